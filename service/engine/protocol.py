@@ -1,0 +1,223 @@
+"""The frames of the two doors between front and engine. Plain values only; both sides import this file.
+
+A frame on the wire is a 4-byte big-endian length and one JSON object whose `type` names the frame (orjson).
+Door 1, front -> engine: Submit, Cancel. Door 2, engine -> front: Loading, Ready, Accepted, Refused, Step, Beat,
+Fatal. Each generation is named by an `id` that the front chose; the engine never invents one.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+# 64 MiB: a prompt is bounded by RILL_MAX_BODY_BYTES long before; a larger length is a broken peer.
+MAX_FRAME_BYTES = 64 << 20
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. The defaults are llama.cpp's own; 0 or 1 switch a sampler off as there.
+
+    `seed` is always a number in 0 .. 2**32-2: the front resolves it (2**32-1 means "random" to llama.cpp).
+    """
+
+    seed: int
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Generate. Exactly one of `messages` (chat: the model's template applies), `text` and `tokens` (raw) is given.
+
+    `max_tokens` None means: up to the stream's limit, min(n_ctx, the model's).
+    """
+
+    id: str
+    sampling: Sampling
+    messages: list[dict[str, str]] | None = None
+    text: str | None = None
+    tokens: list[int] | None = None
+    max_tokens: int | None = None
+    stop: list[str] = field(default_factory=list)
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Free the generation's sequence before the next step. Unknown or finished ids are ignored."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The model is being read: `progress` 0..1."""
+
+    progress: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The engine takes work from now on; what was loaded, and how."""
+
+    model: str  # general.name of the GGUF, or its file's stem
+    description: str  # llama.cpp's own, e.g. "llama 4M Q8_0"
+    n_params: int
+    model_bytes: int
+    n_vocab: int
+    n_ctx: int  # KV budget in tokens, all sequences together
+    n_ctx_seq: int  # one stream's limit: min(n_ctx, the model's training context)
+    n_seq: int
+    n_batch: int
+    n_threads: int
+    kv_type: str
+    kv_bytes: int
+    flash_attention: str
+    n_layers: int  # as llama.cpp counts what can be offloaded: the blocks and the output layer
+    n_layers_offloaded: int
+    gpu: str  # the build's GPU devices, "" when it has none
+    has_chat_template: bool
+    load_s: float
+    llama_cpp: str  # version of the binding that vendors the engine's sources
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The prompt was templated and tokenized and waits for its turn."""
+
+    id: str
+    n_prompt: int
+    max_tokens: int  # after clamping to the stream's limit
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The prompt can't be run; nothing else happened. `code` is an errors.py code, e.g. context_length_exceeded."""
+
+    id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The generation is over and its sequence is free. Durations in seconds; TTFT is the front's to measure."""
+
+    id: str
+    reason: FinishReason
+    n_prompt: int
+    n_cached: int  # prompt tokens not computed again
+    n_generated: int
+    queue_s: float  # accepted -> first prefill slice
+    prefill_s: float  # first slice -> first token
+    decode_s: float  # first token -> last token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One turn of the engine's loop: everything that it changed.
+
+    queued:   (id, position) of waiting generations whose place changed; the next to run has position 1
+    prefill:  (id, n_done, n_prompt) of prompts that this step read a slice of; the first one ends the waiting
+    deltas:   (id, token ids, text): the text these tokens made deliverable; a token whose bytes or stop string are
+              not complete yet comes with a later delta
+    """
+
+    queued: list[tuple[str, int]] = field(default_factory=list)
+    prefill: list[tuple[str, int, int]] = field(default_factory=list)
+    deltas: list[tuple[str, list[int], str]] = field(default_factory=list)
+    finished: list[Finish] = field(default_factory=list)
+    n_running: int = 0
+    n_waiting: int = 0
+    n_batch: int = 0  # tokens in this step's llama_decode
+    n_prefill: int = 0  # ... of which prompt tokens
+    kv_used: int = 0  # cells
+    n_preempted: int = 0  # sequences put back to waiting in this step, for want of cells
+    step_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The process lives; its loop has been busy with the present step for `busy_s` seconds (0: idle)."""
+
+    busy_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal:
+    """The engine can't go on and is about to exit: a model that does not load, a context that can't be had."""
+
+    message: str
+
+
+Frame = Submit | Cancel | Loading | Ready | Accepted | Refused | Step | Beat | Fatal
+
+_TYPES: dict[str, type[Any]] = {
+    cls.__name__.lower(): cls for cls in (Submit, Cancel, Loading, Ready, Accepted, Refused, Step, Beat, Fatal)
+}
+
+
+class ProtocolError(Exception):
+    """The other side sent what is no frame."""
+
+
+def encode(frame: Frame) -> bytes:
+    """A frame's bytes on the wire, length first."""
+    body = orjson.dumps({"type": type(frame).__name__.lower(), **_fields(frame)})
+    return struct.pack(">I", len(body)) + body
+
+
+def decode(body: bytes | bytearray | memoryview) -> Frame:
+    """The frame that a body (without its length) holds. Raises ProtocolError."""
+    try:
+        values = orjson.loads(body)
+        cls = _TYPES[values.pop("type")]
+        if cls is Submit:
+            values["sampling"] = Sampling(**values["sampling"])
+        elif cls is Step:
+            values["finished"] = [Finish(**f) for f in values["finished"]]
+        frame: Frame = cls(**values)
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
+        raise ProtocolError(f"not a frame: {e}") from e
+    return frame
+
+
+class Decoder:
+    """Cuts a byte stream into frames, wherever the reads happened to end."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames completed by `data`, in order. Raises ProtocolError."""
+        self._buffer += data
+        frames: list[Frame] = []
+        start = 0
+        while len(self._buffer) - start >= 4:
+            (size,) = struct.unpack_from(">I", self._buffer, start)
+            if size > MAX_FRAME_BYTES:
+                raise ProtocolError(f"a frame of {size} bytes")
+            if len(self._buffer) - start - 4 < size:
+                break
+            frames.append(decode(bytes(self._buffer[start + 4 : start + 4 + size])))
+            start += 4 + size
+        del self._buffer[:start]
+        return frames
+
+
+def _fields(frame: Frame) -> dict[str, Any]:
+    if isinstance(frame, Step):  # the hot one: asdict copies deeply, orjson writes tuples and dataclasses itself
+        return {name: getattr(frame, name) for name in Step.__slots__}
+    return asdict(frame)
