@@ -125,7 +125,7 @@ class Finish:
     decode_s: float  # first token -> last token
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Step:
     """One turn of the engine's loop: everything that it changed.
 

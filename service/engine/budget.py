@@ -1,0 +1,91 @@
+"""What the machine gives: cores that may be used, memory that is free, and the KV cache that fits into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .llama import KV_BITS
+
+DEFAULT_N_CTX = 16384  # 16 streams of 1,024 tokens; 2 GiB for an 8B model at f16, 200 MiB for a 0.5B one
+
+
+class BudgetError(Exception):
+    """The KV cache asked for does not fit into the memory that is free."""
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Physical cores that this process may use: its affinity, within the container's CPU quota.
+
+    Two hyper-threads of one core would wait for each other at every barrier.
+    """
+    allowed = os.sched_getaffinity(0)
+    cores = {_core(root, cpu) for cpu in allowed}
+    quota = _read(root / "sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        return max(1, min(len(cores), round(int(quota[0]) / int(quota[1]))))
+    return max(1, len(cores))
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that can still be had: MemAvailable, within the container's limit."""
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+            break
+    else:
+        return 1 << 62  # no /proc: nothing to check against
+    limit = _read(root / "sys/fs/cgroup/memory.max").strip()
+    used = _read(root / "sys/fs/cgroup/memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        available = min(available, int(limit) - int(used))
+    return available
+
+
+def kv_bytes_per_token(meta: Callable[[str], str | None], kv_type: str) -> int:
+    """Upper bound of the KV cache's bytes for one token, from the GGUF's metadata; 0 when it does not tell.
+
+    Per layer n_head_kv x (key length + value length) values (gguf.md of ggml); windows and states need less.
+    """
+    arch = meta("general.architecture") or ""
+
+    def number(key: str, default: int = 0) -> int:
+        text = meta(f"{arch}.{key}") or ""
+        return int(text) if text.isdigit() else default
+
+    n_head = number("attention.head_count")
+    head = number("embedding_length") // n_head if n_head else 0
+    key, value = number("attention.key_length", head), number("attention.value_length", head)
+    values = number("block_count") * number("attention.head_count_kv", n_head) * (key + value)
+    return int(values * KV_BITS[kv_type] / 8)
+
+
+def choose_n_ctx(asked: int | None, *, n_ctx_train: int, n_seq: int, bytes_per_token: int, n_bytes_free: int) -> int:
+    """The KV budget in tokens: what was asked for, or what n_seq full streams need within DEFAULT_N_CTX.
+
+    Raises BudgetError when the cache would take more than is free: the kernel would kill the process later instead.
+    """
+    wanted = asked or min(n_ctx_train * n_seq, DEFAULT_N_CTX)
+    if bytes_per_token == 0 or wanted * bytes_per_token <= n_bytes_free:
+        return wanted
+    fits = n_bytes_free // bytes_per_token
+    if asked is None and fits >= 512:  # less than a page of text is no service
+        return fits // 256 * 256
+    raise BudgetError(
+        f"a KV cache of {wanted} tokens needs {wanted * bytes_per_token / 2**20:.0f} MiB and "
+        f"{n_bytes_free / 2**20:.0f} MiB are free; {max(fits, 0)} tokens would fit (RILL_N_CTX)"
+    )
+
+
+def _core(root: Path, cpu: int) -> tuple[str, str]:
+    topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+    package, core = _read(topology / "physical_package_id"), _read(topology / "core_id")
+    return (package, core) if core else ("", str(cpu))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,147 @@
+"""The engine's end of the two doors: a thread reads frames and tokenizes, a thread beats, the loop steps and reports."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+
+from .budget import BudgetError
+from .engine import Engine
+from .inbox import Inbox
+from .llama import LlamaError
+from .load import Options, describe, load
+from .protocol import (
+    Beat,
+    Cancel,
+    Decoder,
+    Fatal,
+    Frame,
+    Loading,
+    ProtocolError,
+    Refused,
+    Sampling,
+    Submit,
+    encode,
+)
+from .sequence import Sequence
+from .template import TemplateError
+
+BEAT_S = 0.5  # the front gives up after RILL_ENGINE_TIMEOUT_S without one
+
+# What the reader hands to the loop: a sequence to run, or the id of one to cancel.
+Work = tuple[Sequence, Sampling, bool] | str
+
+
+class Door:
+    """Frames out, from any thread; `busy_since` is the loop's word on when its present step began."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lock = threading.Lock()
+        self.busy_since: float | None = None
+
+    def send(self, frame: Frame) -> None:
+        """Write one frame. When the front is gone so is the reason to live: the process ends."""
+        try:
+            with self._lock:
+                self._socket.sendall(encode(frame))
+        except OSError:
+            os._exit(0)
+
+    def receive(self) -> list[Frame]:
+        """The next frames; ends the process at the end of the door."""
+        while True:
+            try:
+                data = self._socket.recv(1 << 18)
+            except OSError:
+                data = b""
+            if not data:
+                os._exit(0)
+            if frames := self._decoder.feed(data):
+                return frames
+
+    _decoder = Decoder()
+
+    def beat(self) -> None:
+        """Tell for ever that the process lives and how long its step has been going on."""
+        while True:
+            since = self.busy_since
+            self.send(Beat(0.0 if since is None else time.monotonic() - since))
+            time.sleep(BEAT_S)
+
+
+def serve(sock: socket.socket, options: Options) -> int:
+    """Load, then answer the front until it leaves. Returns an exit status; Fatal was sent when it is not 0."""
+    door = Door(sock)
+    threading.Thread(target=door.beat, name="beat", daemon=True).start()
+    try:
+        model, context, ready = load(options, _every_percent(door))
+        inbox = Inbox(model, n_ctx_seq=ready.n_ctx_seq)
+    except (LlamaError, BudgetError, TemplateError) as e:
+        door.send(Fatal(str(e)))
+        return 1
+    print(describe(ready), file=sys.stderr, flush=True)
+    door.send(ready)
+    work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(door, inbox, work), name="door", daemon=True).start()
+    try:
+        _run(Engine(model, context), door, work)
+    except LlamaError as e:
+        door.send(Fatal(str(e)))
+    return 1
+
+
+def _run(engine: Engine, door: Door, work: queue.SimpleQueue[Work]) -> None:
+    """Step while there is something to do. Ends only by LlamaError or with the process."""
+    while True:
+        if engine.is_idle:
+            _take(engine, door, work.get())
+        while not work.empty():
+            _take(engine, door, work.get())
+        door.busy_since = time.monotonic()
+        step = engine.step()
+        door.busy_since = None
+        door.send(step)
+
+
+def _take(engine: Engine, door: Door, work: Work) -> None:
+    if isinstance(work, str):
+        engine.cancel(work)
+        return
+    sequence, sampling, ignore_eos = work
+    engine.submit(sequence, sampling, ignore_eos)
+
+
+def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
+    """Door 1: tokenize beside the running step, so that a refusal needs no turn of the loop."""
+    try:
+        while True:
+            for frame in door.receive():
+                if isinstance(frame, Submit):
+                    opened = inbox.open(frame, time.monotonic())
+                    if isinstance(opened, Refused):
+                        door.send(opened)
+                    else:
+                        door.send(opened[1])  # before the work: a step must never report an unknown id
+                        work.put((opened[0], frame.sampling, frame.ignore_eos))
+                elif isinstance(frame, Cancel):
+                    work.put(frame.id)
+    except ProtocolError as e:
+        door.send(Fatal(str(e)))
+        os._exit(1)
+
+
+class _every_percent:
+    """Loading frames, one a percent: a callback for each tensor would be hundreds."""
+
+    def __init__(self, door: Door) -> None:
+        self._door, self._last = door, -1
+
+    def __call__(self, progress: float) -> None:
+        if (percent := int(progress * 100)) != self._last:
+            self._last = percent
+            self._door.send(Loading(progress))

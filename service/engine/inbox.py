@@ -1,0 +1,62 @@
+"""Submit frame -> Sequence: template, tokenize, bounds. What can't be run is refused here, before it costs a step."""
+
+from __future__ import annotations
+
+from .llama import LlamaError, Model
+from .protocol import Accepted, Refused, Submit
+from .sequence import Sequence
+from .template import Prompts, TemplateError
+from .text import Text
+
+
+class Inbox:
+    """Safe beside the engine's thread: it reads the vocabulary only."""
+
+    def __init__(self, model: Model, *, n_ctx_seq: int) -> None:
+        """n_ctx_seq: one stream's limit, prompt and answer together. Raises TemplateError."""
+        self._model = model
+        self._n_ctx_seq = n_ctx_seq
+        self._prompts = Prompts(model)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model brings a chat template of its own."""
+        return self._prompts.has_template
+
+    def open(self, submit: Submit, now: float) -> tuple[Sequence, Accepted] | Refused:
+        """A sequence ready to be scheduled, or why it can't be; max_tokens is clamped to the stream's limit."""
+        try:
+            tokens = self._tokens(submit)
+        except (TemplateError, LlamaError) as e:
+            return Refused(submit.id, "invalid_prompt", str(e))
+        if not tokens:
+            return Refused(submit.id, "invalid_prompt", "The prompt has no tokens.")
+        room = self._n_ctx_seq - len(tokens)
+        if room < 1:
+            return Refused(
+                submit.id,
+                "context_length_exceeded",
+                f"The prompt has {len(tokens)} tokens; this model's context holds {self._n_ctx_seq}, "
+                "the answer included.",
+            )
+        max_tokens = min(submit.max_tokens or room, room)
+        stop = submit.stop if submit.messages is None else [*submit.stop, *self._prompts.stop]
+        sequence = Sequence(
+            id=submit.id,
+            tokens=tokens,
+            n_prompt=len(tokens),
+            max_tokens=max_tokens,
+            text=Text(stop),
+            accepted_at=now,
+        )
+        return sequence, Accepted(submit.id, len(tokens), max_tokens)
+
+    def _tokens(self, submit: Submit) -> list[int]:
+        if submit.messages is not None:
+            return self._prompts.chat(submit.messages)
+        if submit.text is not None:
+            return self._prompts.raw(submit.text)
+        tokens = list(submit.tokens or [])
+        if bad := [t for t in tokens if not 0 <= t < self._model.n_vocab]:
+            raise LlamaError(f"no token {bad[0]} in a vocabulary of {self._model.n_vocab}")
+        return tokens

@@ -1,0 +1,340 @@
+"""llama.cpp through its low-level binding: the only file that imports llama_cpp, and every pointer stays in it.
+
+A wrong argument in C aborts the process, so each class checks what facts about the C side demand before it calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# libgomp reads these once, when the library is loaded: its threads spin at every barrier otherwise, and stall
+# for whole time slices when a neighbour (the front, nginx) wants a core. Set by the caller's environment, they win.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+import llama_cpp as lib
+from llama_cpp._ggml import libggml, libggml_base_path
+
+VERSION: str = lib.__version__
+MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ: sequence ids of one context
+KV_TYPES = {  # what llama.cpp's own programs accept for the KV cache
+    "f32": lib.GGML_TYPE_F32,
+    "f16": lib.GGML_TYPE_F16,
+    "bf16": lib.GGML_TYPE_BF16 if hasattr(lib, "GGML_TYPE_BF16") else 30,  # 30: ggml.h, absent from the binding
+    "q8_0": lib.GGML_TYPE_Q8_0,
+    "q5_1": lib.GGML_TYPE_Q5_1,
+    "q5_0": lib.GGML_TYPE_Q5_0,
+    "q4_1": lib.GGML_TYPE_Q4_1,
+    "q4_0": lib.GGML_TYPE_Q4_0,
+    "iq4_nl": lib.GGML_TYPE_IQ4_NL,
+}
+KV_BITS = {
+    "f32": 32,
+    "f16": 16,
+    "bf16": 16,
+    "q8_0": 8.5,
+    "q5_1": 6,
+    "q5_0": 5.5,
+    "q4_1": 5,
+    "q4_0": 4.5,
+    "iq4_nl": 4.5,
+}
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
+
+
+class LlamaError(Exception):
+    """llama.cpp could not do what was asked; the message says what, with llama.cpp's own last words."""
+
+
+class NoRoom(LlamaError):
+    """llama_decode found no cells for the batch; nothing was computed."""
+
+
+_log: Callable[[int, str], None] = print
+
+
+@lib.llama_log_callback
+def _on_log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    _log(level, text.decode("utf-8", "replace"))
+
+
+def start(log: Callable[[int, str], None]) -> None:
+    """Load the backends; `log(level, text)` receives llama.cpp's lines (2 info, 3 warning, 4 error, 5 continued)."""
+    global _log
+    _log = log
+    lib.llama_log_set(_on_log, ctypes.c_void_p(0))
+    libggml.ggml_backend_reg_count.restype = ctypes.c_size_t
+    if libggml.ggml_backend_reg_count() == 0:  # a GGML_BACKEND_DL build: its CPU variants lie beside the library
+        libggml.ggml_backend_load_all_from_path(str(libggml_base_path).encode())
+    lib.llama_backend_init()
+
+
+def gpu_devices() -> list[str]:
+    """Descriptions of the GPUs that this build can use; empty for a CPU build or where there is none."""
+    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    base = ctypes.CDLL(str(Path(libggml_base_path) / "libggml-base.so"))
+    base.ggml_backend_dev_type.argtypes = base.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_dev_description.restype = ctypes.c_char_p
+    devices = [libggml.ggml_backend_dev_get(i) for i in range(libggml.ggml_backend_dev_count())]
+    # ggml_backend_dev_type: 0 CPU, 1 GPU, 2 integrated GPU, 3 accelerator
+    return [base.ggml_backend_dev_description(d).decode() for d in devices if base.ggml_backend_dev_type(d) in (1, 2)]
+
+
+class Model:
+    """The weights and the vocabulary of one GGUF file. Tokenizing is safe from any thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int = -1,
+        split_mode: str = "layer",
+        main_gpu: int = 0,
+        on_progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """Raises LlamaError when the file is no model that this build can read."""
+        if not path.is_file():
+            raise LlamaError(f"there is no model file at {path}")
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        params.split_mode = SPLIT_MODES[split_mode]
+        params.main_gpu = main_gpu
+        self._progress = lib.llama_progress_callback(lambda p, _: on_progress(p) is None)  # kept: C holds a pointer
+        params.progress_callback = self._progress
+        self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not self._model:
+            raise LlamaError(f"{path.name} could not be loaded")
+        if lib.llama_model_has_encoder(self._model) or not lib.llama_model_has_decoder(self._model):
+            raise LlamaError(f"{path.name} is no decoder-only text model")
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        if self.n_vocab == 0:
+            raise LlamaError(f"{path.name} has no vocabulary")
+        self.name = self.meta("general.name") or path.stem
+        self.description = _string(lambda b, n: lib.llama_model_desc(self._model, b, n)) or ""
+        self.n_params: int = lib.llama_model_n_params(self._model)
+        self.n_bytes: int = lib.llama_model_size(self._model)
+        self.n_layers: int = lib.llama_model_n_layer(self._model)
+        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
+        self.bos: int = lib.llama_vocab_bos(self._vocab)  # -1: none
+        self.eos: int = lib.llama_vocab_eos(self._vocab)
+        attributes = [lib.llama_vocab_get_attr(self._vocab, t) for t in range(self.n_vocab)]
+        controls = [
+            t for t, a in enumerate(attributes) if a & (lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN)
+        ]
+        self.control_texts = frozenset(self.text_of(t) for t in controls) - {""}
+        self.end_tokens = frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, t))
+        self._pieces: dict[int, bytes] = {}
+
+    def meta(self, key: str) -> str | None:
+        """A metadata value as text, None when the file has no such key."""
+        return _string(lambda b, n: lib.llama_model_meta_val_str(self._model, key.encode(), b, n))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own Jinja2 chat template, if it brings one."""
+        text = lib.llama_model_chat_template(self._model, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    def text_of(self, token: int) -> str:
+        """How the vocabulary spells a token: what control tokens are written as. "" for -1 (none)."""
+        return "" if token < 0 else lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The ids of a text. Lone surrogates, which UTF-8 can't carry, become U+FFFD; NUL is text like any other.
+
+        add_special: write BOS/EOS where the vocabulary asks for it; parse_special: control tokens' texts become them.
+        """
+        data = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+        room = len(data) + 8  # a token is a byte at least; BOS, EOS and a prefixed space come on top
+        ids = (lib.llama_token * room)()
+        n = lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special, parse_special)
+        if n < 0:
+            raise LlamaError(f"a text of {len(data)} bytes could not be tokenized")
+        return ids[:n]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token adds to the answer; none for control tokens. The id must be < n_vocab."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            if not 0 <= token < self.n_vocab:  # C would abort
+                raise LlamaError(f"no token {token} in a vocabulary of {self.n_vocab}")
+            buffer = ctypes.create_string_buffer(64)
+            while (n := lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)) < 0:
+                buffer = ctypes.create_string_buffer(-n)
+            piece = self._pieces[token] = buffer.raw[:n]
+        return piece
+
+    def close(self) -> None:
+        """Free the weights; nothing of this model may be used afterwards."""
+        lib.llama_model_free(self._model)
+
+
+class Context:
+    """One llama_context: a pool of KV cells shared by all sequences. One thread at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_seq: int,
+        n_batch: int,
+        n_threads: int,
+        kv_type: str = "f16",
+        flash_attention: str = "auto",
+    ) -> None:
+        """Raises LlamaError when the memory can't be had or the model refuses the combination."""
+        params = lib.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
+        params.n_seq_max = n_seq
+        params.n_outputs_max = n_seq  # one row of logits a sequence: 512 rows of a 152k vocabulary are 311 MB
+        params.n_threads = params.n_threads_batch = n_threads
+        params.type_k = params.type_v = KV_TYPES[kv_type]
+        params.flash_attn_type = FLASH_ATTENTION[flash_attention]
+        params.kv_unified = True
+        params.no_perf = True
+        self._context = lib.llama_init_from_model(model._model, params)
+        if not self._context:
+            raise LlamaError(f"a context of {n_ctx} tokens with a {kv_type} KV cache could not be had")
+        self._memory = lib.llama_get_memory(self._context)
+        self._n_vocab = model.n_vocab
+        self._warm_up_token = max(model.bos, 0)
+        self.n_ctx: int = lib.llama_n_ctx(self._context)
+        self.n_batch: int = lib.llama_n_batch(self._context)
+        self.n_seq = n_seq
+        self._tokens = np.zeros(self.n_batch, np.int32)
+        self._positions = np.zeros(self.n_batch, np.int32)
+        self._seq_ids = np.zeros(self.n_batch, np.int32)
+        self._logits = np.zeros(self.n_batch, np.int8)
+        self._batch = self._make_batch()
+
+    def _make_batch(self) -> Any:
+        """A llama_batch over the four arrays: filling it is numpy's work, not ctypes'."""
+        self._n_seq_ids = np.ones(self.n_batch, np.int32)
+        self._seq_id_pointers = self._seq_ids.ctypes.data + 4 * np.arange(self.n_batch, dtype=np.uint64)
+        batch = lib.llama_batch()
+        for name, array in (
+            ("token", self._tokens),
+            ("pos", self._positions),
+            ("n_seq_id", self._n_seq_ids),
+            ("seq_id", self._seq_id_pointers),
+            ("logits", self._logits),
+        ):
+            kind = dict(lib.llama_batch._fields_)[name]
+            setattr(batch, name, ctypes.cast(array.ctypes.data, kind))
+        return batch
+
+    def decode(self, rows: Iterable[tuple[int, int, Sequence[int], bool]]) -> list[int]:
+        """Compute (seq_id, first position, tokens, logits wanted for the last) rows in one llama_decode.
+
+        Returns for each row the batch index of its last token. Raises NoRoom (nothing computed) or LlamaError.
+        """
+        n, last = 0, []
+        for seq_id, position, tokens, wants_logits in rows:
+            end = n + len(tokens)
+            if end > self.n_batch or not tokens or not 0 <= seq_id < self.n_seq:  # C would abort, or refuse all
+                raise LlamaError(f"a batch of {end} tokens, {self.n_batch} fit; sequence {seq_id} of {self.n_seq}")
+            self._tokens[n:end] = tokens
+            self._positions[n:end] = np.arange(position, position + len(tokens), dtype=np.int32)
+            self._seq_ids[n:end] = seq_id
+            self._logits[n:end] = 0
+            self._logits[end - 1] = wants_logits
+            last.append(end - 1)
+            n = end
+        self._batch.n_tokens = n
+        status = lib.llama_decode(self._context, self._batch)
+        if status == 1:
+            raise NoRoom(f"no cells for a batch of {n} tokens")
+        if status != 0:
+            raise LlamaError(f"llama_decode returned {status}")
+        return last
+
+    def warm_up(self) -> None:
+        """Decode one token and forget it: the first request would else pay for touching the weights' pages."""
+        token = self._warm_up_token
+        self.decode([(0, 0, [token], True)])
+        self.forget(0)
+
+    def argmax(self, index: int) -> int:
+        """The likeliest token after batch index `index`, which must have asked for logits."""
+        row = lib.llama_get_logits_ith(self._context, index)
+        if not row:
+            raise LlamaError(f"no logits at batch index {index}")
+        return int(np.ctypeslib.as_array(row, (self._n_vocab,)).argmax())
+
+    def sample(self, sampler: Sampler, index: int) -> int:
+        """Draw from the logits of batch index `index`, which must have asked for them, and tell the sampler."""
+        return lib.llama_sampler_sample(sampler._chain, self._context, index)
+
+    def forget(self, seq_id: int) -> None:
+        """Free a sequence's cells. Must precede any reuse of its id."""
+        if not lib.llama_memory_seq_rm(self._memory, seq_id, -1, -1):
+            raise LlamaError(f"sequence {seq_id} could not be removed")
+
+    def close(self) -> None:
+        """Free the context."""
+        lib.llama_free(self._context)
+
+
+class Sampler:
+    """A C sampler chain. Built from sampling.chain's links: (name, arguments) in their order."""
+
+    def __init__(self, model: Model, links: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+        params = lib.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self._chain = lib.llama_sampler_chain_init(params)
+        for name, arguments in links:
+            link = _LINKS[name](model, *arguments)
+            if not link:  # NULL is a falsy pointer object, not None
+                raise LlamaError(f"the sampler {name} could not be made")
+            lib.llama_sampler_chain_add(self._chain, link)
+
+    def accept(self, tokens: Iterable[int]) -> None:
+        """Tell the chain of tokens that it did not draw itself: the prompt, or what was delivered before."""
+        for token in tokens:
+            lib.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        """Free the chain and its links; a second call does nothing."""
+        if self._chain:
+            lib.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def _forbid(model: Model, tokens: Sequence[int]) -> Any:
+    """A sampler that sets the logits of `tokens` to minus infinity."""
+    biases = (lib.llama_logit_bias * len(tokens))(*[(t, float("-inf")) for t in tokens])
+    return lib.llama_sampler_init_logit_bias(model.n_vocab, len(tokens), biases)
+
+
+_LINKS: dict[str, Callable[..., Any]] = {
+    "forbid": _forbid,
+    "penalties": lambda model, *a: lib.llama_sampler_init_penalties(model.n_vocab, *a),
+    "top_k": lambda _, k: lib.llama_sampler_init_top_k(k),
+    "top_p": lambda _, p: lib.llama_sampler_init_top_p(p, 1),
+    "min_p": lambda _, p: lib.llama_sampler_init_min_p(p, 1),
+    "temperature": lambda _, t: lib.llama_sampler_init_temp(t),
+    "draw": lambda _, seed: lib.llama_sampler_init_dist(seed),
+    "greedy": lambda _: lib.llama_sampler_init_greedy(),
+}
+
+
+def _string(fill: Callable[[Any, int], int]) -> str | None:
+    """What a C function of the snprintf kind writes: called again with room enough. None when it returns < 0."""
+    size = 256
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        n = fill(buffer, size)
+        if n < size:
+            return None if n < 0 else buffer.raw[:n].decode("utf-8", "replace")
+        size = n + 1

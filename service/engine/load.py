@@ -1,0 +1,130 @@
+"""Options -> a loaded model, its context and what the front must know of them. Says what it found; checks the budget."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import llama
+from .budget import choose_n_ctx, free_memory, kv_bytes_per_token, usable_cores
+from .llama import Context, LlamaError, Model
+from .protocol import Ready
+from .template import Prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to load; None lets the engine choose."""
+
+    model: Path
+    n_ctx: int | None = None
+    n_seq: int = 32
+    n_batch: int = 512
+    n_threads: int | None = None
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+    n_gpu_layers: int = -1
+    split_mode: str = "layer"
+    main_gpu: int = 0
+
+
+class Journal:
+    """llama.cpp's log: warnings go to stderr, a few facts that it tells nowhere else are kept."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.n_layers_offloaded = 0
+        self.n_layers = 0
+        self.kv_bytes = 0
+        self.flash_attention = ""
+        self._level = 0
+
+    def __call__(self, level: int, text: str) -> None:
+        """One piece of log; level 5 goes on with the line before."""
+        self._level = level = self._level if level == 5 else level
+        if found := re.search(r"offloaded (\d+)/(\d+) layers", text):
+            self.n_layers_offloaded, self.n_layers = int(found[1]), int(found[2])
+        elif found := re.search(r"(?:KV|RS) buffer size = +([\d.]+) MiB", text):
+            self.kv_bytes += int(float(found[1]) * 2**20)
+        elif found := re.search(r"Flash Attention.*set to (\w+)", text):
+            self.flash_attention = "on" if found[1] == "enabled" else "off"
+        if level >= 4:
+            self.errors.append(text.strip())
+        if level >= 3:
+            sys.stderr.write(text if text.endswith("\n") else text + "\n")
+
+
+def load(options: Options, on_progress: Callable[[float], None]) -> tuple[Model, Context, Ready]:
+    """Read the model and make its context. Raises LlamaError, BudgetError or TemplateError, each saying what to do."""
+    began = time.monotonic()
+    journal = Journal()
+    llama.start(journal)
+    gpus = llama.gpu_devices()
+    try:
+        model = Model(
+            options.model,
+            n_gpu_layers=options.n_gpu_layers if gpus else 0,
+            split_mode=options.split_mode,
+            main_gpu=options.main_gpu,
+            on_progress=on_progress,
+        )
+        on_gpu = bool(gpus) and options.n_gpu_layers != 0
+        per_token = 0 if on_gpu else kv_bytes_per_token(model.meta, options.kv_type)
+        n_ctx = choose_n_ctx(
+            options.n_ctx,
+            n_ctx_train=model.n_ctx_train,
+            n_seq=options.n_seq,
+            bytes_per_token=per_token,
+            n_bytes_free=free_memory(),
+        )
+        n_threads = options.n_threads or usable_cores()
+        context = Context(
+            model,
+            n_ctx=n_ctx,
+            n_seq=options.n_seq,
+            n_batch=min(options.n_batch, n_ctx),
+            n_threads=n_threads,
+            kv_type=options.kv_type,
+            flash_attention=options.flash_attention,
+        )
+    except LlamaError as e:
+        reasons = "; ".join(journal.errors[-3:])
+        raise LlamaError(f"{e}: {reasons}" if reasons else str(e)) from e
+    context.warm_up()
+    ready = Ready(
+        model=model.name,
+        description=model.description,
+        n_params=model.n_params,
+        model_bytes=model.n_bytes,
+        n_vocab=model.n_vocab,
+        n_ctx=context.n_ctx,
+        n_ctx_seq=min(context.n_ctx, model.n_ctx_train),
+        n_seq=context.n_seq,
+        n_batch=context.n_batch,
+        n_threads=n_threads,
+        kv_type=options.kv_type,
+        kv_bytes=journal.kv_bytes,
+        flash_attention=journal.flash_attention or options.flash_attention,
+        n_layers=journal.n_layers or model.n_layers + 1,
+        n_layers_offloaded=journal.n_layers_offloaded if gpus else 0,
+        gpu=", ".join(gpus),
+        has_chat_template=Prompts(model).has_template,
+        load_s=time.monotonic() - began,
+        llama_cpp=llama.VERSION,
+    )
+    return model, context, ready
+
+
+def describe(ready: Ready) -> str:
+    """The line an operator reads after a start: model, KV budget, threads, what was offloaded."""
+    offload = f"{ready.n_layers_offloaded} of {ready.n_layers} layers on {ready.gpu}" if ready.gpu else "no GPU"
+    return (
+        f"engine: {ready.model} ({ready.description}, {ready.model_bytes / 2**20:.1f} MiB) loaded in {ready.load_s:.2f} s; "
+        f"KV budget {ready.n_ctx} tokens ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
+        f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
+        f"batch {ready.n_batch}, {ready.n_threads} threads, flash attention {ready.flash_attention}, {offload}"
+    )
