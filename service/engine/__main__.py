@@ -1,4 +1,4 @@
-"""The engine's process. Alone: `python -m service.engine "prompt"` streams to stdout; with --door it serves the front."""
+"""The engine's process. `python -m service.engine "prompt"` streams to stdout; with --door it serves the front."""
 
 from __future__ import annotations
 

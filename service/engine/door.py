@@ -1,4 +1,4 @@
-"""The engine's end of the two doors: a thread reads frames and tokenizes, a thread beats, the loop steps and reports."""
+"""The engine's end of the two doors: one thread reads and tokenizes, one beats, the loop steps and reports."""
 
 from __future__ import annotations
 

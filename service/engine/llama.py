@@ -60,7 +60,7 @@ class NoRoom(LlamaError):
 _log: Callable[[int, str], None] = print
 
 
-@lib.llama_log_callback
+@lib.llama_log_callback  # type: ignore[untyped-decorator]  # the binding has no types
 def _on_log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     _log(level, text.decode("utf-8", "replace"))
 
@@ -108,7 +108,7 @@ class Model:
         params.n_gpu_layers = n_gpu_layers
         params.split_mode = SPLIT_MODES[split_mode]
         params.main_gpu = main_gpu
-        self._progress = lib.llama_progress_callback(lambda p, _: on_progress(p) is None)  # kept: C holds a pointer
+        self._progress = lib.llama_progress_callback(lambda p, _: (on_progress(p), True)[1])  # kept: C holds a pointer
         params.progress_callback = self._progress
         self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
@@ -160,7 +160,7 @@ class Model:
         n = lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special, parse_special)
         if n < 0:
             raise LlamaError(f"a text of {len(data)} bytes could not be tokenized")
-        return ids[:n]
+        return list(ids[:n])
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to the answer; none for control tokens. The id must be < n_vocab."""
@@ -274,7 +274,7 @@ class Context:
 
     def sample(self, sampler: Sampler, index: int) -> int:
         """Draw from the logits of batch index `index`, which must have asked for them, and tell the sampler."""
-        return lib.llama_sampler_sample(sampler._chain, self._context, index)
+        return int(lib.llama_sampler_sample(sampler._chain, self._context, index))
 
     def forget(self, seq_id: int) -> None:
         """Free a sequence's cells. Must precede any reuse of its id."""

@@ -1,4 +1,4 @@
-"""Options -> a loaded model, its context and what the front must know of them. Says what it found; checks the budget."""
+"""Options -> a loaded model, its context, and what the front must know of them; the KV budget is checked."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ def describe(ready: Ready) -> str:
     """The line an operator reads after a start: model, KV budget, threads, what was offloaded."""
     offload = f"{ready.n_layers_offloaded} of {ready.n_layers} layers on {ready.gpu}" if ready.gpu else "no GPU"
     return (
-        f"engine: {ready.model} ({ready.description}, {ready.model_bytes / 2**20:.1f} MiB) loaded in {ready.load_s:.2f} s; "
+        f"engine: {ready.model} ({ready.description}, {ready.model_bytes / 2**20:.1f} MiB) "
+        f"loaded in {ready.load_s:.2f} s; "
         f"KV budget {ready.n_ctx} tokens ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
         f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
         f"batch {ready.n_batch}, {ready.n_threads} threads, flash attention {ready.flash_attention}, {offload}"

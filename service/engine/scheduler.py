@@ -79,10 +79,10 @@ class Scheduler:
         room = self.n_batch - len(decoding)
         if decoding:
             room = min(room, self.n_slice)
-        for sequence in [s for s in self.running if s.is_prefilling]:
-            room -= self._slice(batch, sequence, room)
-        while room > 0 and (sequence := self._admit()) is not None:
-            room -= self._slice(batch, sequence, room)
+        for prefilling in [s for s in self.running if s.is_prefilling]:
+            room -= self._slice(batch, prefilling, room)
+        while room > 0 and (admitted := self._admit()) is not None:
+            room -= self._slice(batch, admitted, room)
         return batch
 
     def preempt_youngest(self) -> tuple[int, Sequence] | None:
