@@ -108,7 +108,12 @@ class Model:
         params.n_gpu_layers = n_gpu_layers
         params.split_mode = SPLIT_MODES[split_mode]
         params.main_gpu = main_gpu
-        self._progress = lib.llama_progress_callback(lambda p, _: (on_progress(p), True)[1])  # kept: C holds a pointer
+
+        def report(progress: float, _: ctypes.c_void_p) -> bool:
+            on_progress(progress)
+            return True  # go on loading
+
+        self._progress = lib.llama_progress_callback(report)  # kept: C holds a pointer to it
         params.progress_callback = self._progress
         self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
