@@ -70,9 +70,6 @@ def start(log: Callable[[int, str], None]) -> None:
     global _log
     _log = log
     lib.llama_log_set(_on_log, ctypes.c_void_p(0))
-    libggml.ggml_backend_reg_count.restype = ctypes.c_size_t
-    if libggml.ggml_backend_reg_count() == 0:  # a GGML_BACKEND_DL build: its CPU variants lie beside the library
-        libggml.ggml_backend_load_all_from_path(str(libggml_base_path).encode())
     lib.llama_backend_init()
 
 
