@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .llama import LlamaError, Model
+from .llama import SHALLOW_BYTES, LlamaError, Model
 from .protocol import Accepted, Refused, Submit
 from .sequence import Sequence
 from .template import Prompts, TemplateError
@@ -25,6 +25,8 @@ class Inbox:
 
     def open(self, submit: Submit, now: float) -> tuple[Sequence, Accepted] | Refused:
         """A sequence ready to be scheduled, or why it can't be; max_tokens is clamped to the stream's limit."""
+        if too_long := self._surely_too_long(submit):
+            return too_long
         try:
             tokens = self._tokens(submit)
         except (TemplateError, LlamaError) as e:
@@ -33,12 +35,7 @@ class Inbox:
             return Refused(submit.id, "invalid_prompt", "The prompt has no tokens.")
         room = self._n_ctx_seq - len(tokens)
         if room < 1:
-            return Refused(
-                submit.id,
-                "context_length_exceeded",
-                f"The prompt has {len(tokens)} tokens; this model's context holds {self._n_ctx_seq}, "
-                "the answer included.",
-            )
+            return self._too_long(submit, str(len(tokens)))
         max_tokens = min(submit.max_tokens or room, room)
         stop = submit.stop if submit.messages is None else [*submit.stop, *self._prompts.stop]
         sequence = Sequence(
@@ -50,6 +47,21 @@ class Inbox:
             accepted_at=now,
         )
         return sequence, Accepted(submit.id, len(tokens), max_tokens)
+
+    def _surely_too_long(self, submit: Submit) -> Refused | None:
+        """Refuse by size alone what can't fit: some tokenizers take minutes for a megabyte."""
+        texts = [submit.text or "", *(m["content"] for m in submit.messages or [])]
+        n_bytes = sum(len(text) for text in texts)  # characters: a byte at least
+        if n_bytes <= SHALLOW_BYTES:
+            return None
+        at_least = n_bytes // self._model.longest_piece
+        return self._too_long(submit, f"at least {at_least}") if at_least >= self._n_ctx_seq else None
+
+    def _too_long(self, submit: Submit, n_tokens: str) -> Refused:
+        message = (
+            f"The prompt has {n_tokens} tokens; this model's context holds {self._n_ctx_seq}, the answer included."
+        )
+        return Refused(submit.id, "context_length_exceeded", message)
 
     def _tokens(self, submit: Submit) -> list[int]:
         if submit.messages is not None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ import llama_cpp as lib
 from llama_cpp._ggml import libggml, libggml_base_path
 
 VERSION: str = lib.__version__
+# Some vocabularies (Falcon, DeepSeek) are split by std::regex, which takes 0.5 KiB of stack for each character of a long
+# word: 1 MiB of one letter overflows a thread's 8 MiB and kills the process. Up to this size it can't.
+SHALLOW_BYTES = 8192
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ: sequence ids of one context
 KV_TYPES = {  # what llama.cpp's own programs accept for the KV cache
     "f32": lib.GGML_TYPE_F32,
@@ -159,10 +164,19 @@ class Model:
         data = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
         room = len(data) + 8  # a token is a byte at least; BOS, EOS and a prefixed space come on top
         ids = (lib.llama_token * room)()
-        n = lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special, parse_special)
+
+        def run() -> int:
+            return int(lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special, parse_special))
+
+        n = run() if len(data) <= SHALLOW_BYTES else _on_deep_stack(len(data), run)
         if n < 0:
             raise LlamaError(f"a text of {len(data)} bytes could not be tokenized")
         return list(ids[:n])
+
+    @cached_property
+    def longest_piece(self) -> int:
+        """Bytes of the longest token: a text of n bytes has at least n / longest_piece tokens."""
+        return max(len(lib.llama_vocab_get_text(self._vocab, t)) for t in range(self.n_vocab))
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to the answer; none for control tokens. The id must be < n_vocab."""
@@ -329,6 +343,21 @@ _LINKS: dict[str, Callable[..., Any]] = {
     "draw": lambda _, seed: lib.llama_sampler_init_dist(seed),
     "greedy": lambda _: lib.llama_sampler_init_greedy(),
 }
+
+
+def _on_deep_stack(n_bytes: int, run: Callable[[], int]) -> int:
+    """`run()` on a thread whose stack lets std::regex recurse once for each of n_bytes. Raises LlamaError."""
+    result: list[int] = []
+    before = threading.stack_size(n_bytes * 1024 + (8 << 20))
+    try:
+        thread = threading.Thread(target=lambda: result.append(run()), name="tokenize")
+        thread.start()
+    except RuntimeError as e:
+        raise LlamaError(f"no memory to tokenize a text of {n_bytes} bytes") from e
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    return result[0]
 
 
 def _string(fill: Callable[[Any, int], int]) -> str | None:
