@@ -1,0 +1,142 @@
+"""How the page looks and is reached: phones, dark mode, keyboards, long answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from .reader import ask
+from .scripted import Connection, Service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
+
+STORY = (
+    "Once upon a time there was a small fox who lived beside a stream. Every morning the fox ran down to the water "
+    "and listened.\n\nOne day the stream was quiet. “Where did your song go?” asked the fox. The stream said nothing, "
+    "so the fox followed it up the hill, over the stones and under the old pine, until it found a heavy branch lying "
+    "across the spring.\n\nThe fox pulled and pulled. At last the branch came free, and the water sang again."
+)
+
+# WCAG 2.2's formula, on what the browser computed; text of 16 px needs 4.5.
+CONTRAST = """(element) => {
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).map(Number)
+      .map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  let behind = element;
+  while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+  const [a, b] = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(light);
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
+
+
+async def tell(stream: Connection, text: str) -> None:
+    for word in text.split(" "):
+        await stream.text(word + " ")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1100])
+async def test_light_and_dark_on_a_phone_and_a_desk(
+    browser: Browser, service: Service, shots: Path | None, scheme: str, width: int
+) -> None:
+    """From 320 px on nothing sticks out sideways, and all text has at least WCAG's contrast, light and dark."""
+    async with await browser.new_context(
+        viewport={"width": width, "height": 740}, color_scheme="dark" if scheme == "dark" else "light"
+    ) as context:
+        page = await context.new_page()
+        await page.goto(service.url)
+        await expect(page.locator("#model")).to_have_text("starter-q8_0")
+        await shoot(page, shots, f"{scheme}-{width}-idle")
+        await ask(page, "Tell me a story about a fox")
+        stream = await service.next()
+        await stream.status("thinking", progress=0.4)
+        await expect(page.locator("#status")).to_have_text("Thinking 40 %")
+        await shoot(page, shots, f"{scheme}-{width}-thinking")
+        await tell(stream, STORY + " " + "w" * 200)
+        await expect(page.locator("#answer")).to_contain_text("www")
+        await shoot(page, shots, f"{scheme}-{width}-answering")
+        await stream.failure({"message": "The engine stopped.", "code": "engine_crash"})
+        await expect(page.get_by_role("alert")).to_contain_text("engine_crash")
+        await page.get_by_text("Length and temperature").click()
+        await shoot(page, shots, f"{scheme}-{width}-failed")
+        assert width >= await page.evaluate("() => document.documentElement.scrollWidth")
+        for element in await page.locator("p, dt, dd, summary, legend, span, button, code, label").all():
+            if await element.is_visible() and (await element.text_content() or "").strip():
+                assert await element.evaluate(CONTRAST) >= 4.5, await element.text_content()
+
+
+async def shoot(page: Page, folder: Path | None, name: str) -> None:
+    if folder is not None:
+        await page.screenshot(path=folder / f"{name}.png")
+
+
+async def test_no_field_makes_a_phone_zoom(page: Page, service: Service) -> None:
+    """Phones zoom into a focused field of less than 16 px; none is."""
+    sizes = "(fields) => fields.map((field) => parseFloat(getComputedStyle(field).fontSize))"
+    assert min(await page.locator("textarea, input").evaluate_all(sizes)) >= 16
+
+
+async def test_the_page_follows_the_text_only_for_a_reader_at_its_end(page: Page, service: Service) -> None:
+    """New text scrolls the page for a reader at the end of it, and leaves one who scrolled up in peace."""
+    at_end = "() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2"
+    await ask(page)
+    stream = await service.next()
+    await tell(stream, "\n\n".join([STORY] * 4) + "first")
+    await expect(page.locator("#answer")).to_contain_text("first")
+    assert await page.evaluate(at_end)
+    assert await page.evaluate("() => scrollY") > 0
+    await expect(page.get_by_role("button", name="Stop")).to_be_in_viewport()
+    await page.evaluate("() => scrollTo(0, 100)")
+    await tell(stream, STORY + "second")
+    await expect(page.locator("#answer")).to_contain_text("second")
+    assert await page.evaluate("() => scrollY") == 100
+
+
+async def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
+    """A reader without a mouse starts in the prompt, reaches Send and Stop, and never loses the focus."""
+    await expect(page.get_by_role("textbox", name="Prompt")).to_be_focused()
+    await page.keyboard.type("Hello")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("ArrowLeft")
+    await expect(page.get_by_label("Reading", exact=True)).to_be_checked()
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Space")
+    stream = await service.next()
+    assert (stream.query["prompt"], stream.query["pace"]) == ("Hello", "10")
+    await stream.text("Hi")
+    await expect(page.get_by_role("button", name="Stop")).to_be_focused()
+    await page.keyboard.press("Space")
+    await expect(page.locator("#status")).to_have_text("Stopped")
+    await expect(page.get_by_role("button", name="Send")).to_be_focused()
+
+
+async def test_the_reading_speed_is_kept(page: Page, service: Service) -> None:
+    """The reading speed belongs to the reader: it is the same after a reload."""
+    await page.get_by_label("Relaxed").check()
+    await page.reload()
+    await expect(page.get_by_label("Relaxed")).to_be_checked()
+
+
+async def test_motion_stops_for_those_who_ask(page: Page, service: Service) -> None:
+    """With reduced motion nothing on the page moves but the text."""
+    await page.emulate_media(reduced_motion="reduce")
+    await ask(page)
+    stream = await service.next()
+    for phase in ("queued", "thinking", "answering"):
+        await stream.status(phase)
+        await expect(page.locator(f"body[data-phase={phase}]")).to_be_visible()
+        assert await page.evaluate("() => document.getAnimations().length") == 0
+
+
+async def test_a_flood_of_tokens_is_shown_whole(page: Page, service: Service) -> None:
+    """Five thousand deltas as fast as they come are all there, in order, at the end."""
+    await ask(page)
+    stream = await service.next()
+    await stream.text(*(f"{n} " for n in range(5000)))
+    await stream.done(tokens=5000)
+    await expect(page.locator("#status")).to_have_text("Done")
+    assert "".join(f"{n} " for n in range(5000)) == await page.locator("#answer").text_content()

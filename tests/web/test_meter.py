@@ -1,0 +1,32 @@
+"""The figures, from times handed in: the module is pure, and Chromium is only the interpreter it runs in."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import Page
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
+
+# Deltas at the given times after a start at 1,000 ms, then the three figures; the live one as seen at `now`.
+METER = """async ({deltas, now, tokens}) => {
+  const { Meter } = await import("/web/meter.js");
+  const meter = new Meter(1000);
+  for (const at of deltas) meter.delta(at);
+  return [meter.firstTokenS, meter.liveRate(now), meter.finalRate(tokens)].map((n) => Number.isNaN(n) ? null : n);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("deltas", "now", "tokens", "expected"),
+    [
+        pytest.param([], 2000, 0, [None, None, None], id="nothing yet"),
+        pytest.param([1250], 1300, 1, [0.25, None, None], id="one token is no rate"),
+        pytest.param([1500, 1600, 1700, 1800], 2000, 4, [0.5, 6, 10], id="the live rate falls in a pause"),
+        pytest.param([1500, 1600], 9000, 2, [0.5, 0, 10], id="a stall is zero"),
+        pytest.param([1500, 1501, 1502], 1502, 200, [0.5, None, None], id="one breath is not measured"),
+        pytest.param([1000, 2000], 2000, 41, [0, 1, 40], id="the count is the service's, deltas hold many"),
+    ],
+)
+async def test_figures(page: Page, deltas: list[int], now: int, tokens: int, expected: list[float | None]) -> None:
+    """First token in seconds, rate over the last three seconds, rate over the whole; none from too little."""
+    assert expected == await page.evaluate(METER, {"deltas": deltas, "now": now, "tokens": tokens})
