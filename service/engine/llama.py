@@ -24,8 +24,8 @@ import llama_cpp as lib
 from llama_cpp._ggml import libggml, libggml_base_path
 
 VERSION: str = lib.__version__
-# Some vocabularies (Falcon, DeepSeek) are split by std::regex, which takes 0.5 KiB of stack for each character of a long
-# word: 1 MiB of one letter overflows a thread's 8 MiB and kills the process. Up to this size it can't.
+# Some vocabularies (Falcon, DeepSeek) are split by std::regex, which takes 0.5 KiB of stack for each character of a
+# long word: 1 MiB of one letter overflows a thread's 8 MiB and kills the process. Up to this size it can't.
 SHALLOW_BYTES = 8192
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ: sequence ids of one context
 KV_TYPES = {  # what llama.cpp's own programs accept for the KV cache
