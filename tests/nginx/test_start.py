@@ -1,0 +1,115 @@
+"""What nginx/start promises: nginx knows the replicas that are ready, and no stream notices when that changes."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from .conftest import Nginx, until
+from .upstream import open_stream, upstream
+
+pytestmark = pytest.mark.e2e
+
+Watching = Callable[..., AbstractAsyncContextManager[Nginx]]
+
+
+def listed(nginx: Nginx) -> str:
+    return (nginx.home / "run" / "replicas.conf").read_text()
+
+
+async def test_replicas_come_and_go(watching: Watching, client: aiohttp.ClientSession) -> None:
+    """A replica gets requests from when it is ready until it says that it is not any more; it then gets no more."""
+    async with upstream() as one, upstream() as two:
+        two.ready = False
+        async with watching(one, two) as nginx:
+
+            async def ask(n: int) -> tuple[int, int]:
+                before = len(one.asked), len(two.asked)
+                for _ in range(n):
+                    async with client.get(nginx.url + "/v1/models", headers={"Connection": "close"}) as response:
+                        assert response.status == 200
+                return len(one.asked) - before[0], len(two.asked) - before[1]
+
+            assert await ask(10) == (10, 0)
+            old = set(nginx.workers)
+            two.ready = True
+            await until(lambda: two.address in listed(nginx))
+            await until(lambda: old.isdisjoint(nginx.workers))
+            assert await ask(10) == (5, 5)
+            old = set(nginx.workers)
+            one.ready = False
+            await until(lambda: one.address not in listed(nginx))
+            await until(lambda: old.isdisjoint(nginx.workers))
+            assert await ask(10) == (0, 10)
+            old = set(nginx.workers)
+            await one.stop()
+            two.ready = False  # none is ready: all that are known are listed, and say themselves what is wrong
+            await until(lambda: one.address in listed(nginx) and two.address in listed(nginx))
+
+
+async def test_a_stream_outlives_a_change_of_replicas(watching: Watching, client: aiohttp.ClientSession) -> None:
+    """A stream goes on, event by event, while replicas come and go around it; the workers of old lists end with their
+    last stream."""
+    received: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = await open_stream(request)
+        for n in range(4):
+            await response.write(b"data: %d\n\n" % n)
+            await received.get()
+        return response
+
+    async with upstream(stream) as one, upstream() as two:
+        two.ready = False
+        async with watching(one, two) as nginx:
+            first = set(nginx.workers)
+            async with client.get(nginx.url + "/stream") as response:
+                for n in range(4):
+                    assert await response.content.readany() == b"data: %d\n\n" % n
+                    was = listed(nginx)
+                    two.ready = not two.ready
+                    await until(lambda was=was: listed(nginx) != was)  # type: ignore[misc]
+                    await until(lambda: bool(set(nginx.workers) - first))
+                    received.put_nowait(b"")
+                assert await response.read() == b""
+            await until(lambda: first.isdisjoint(nginx.workers))
+
+
+async def test_a_stop_lets_streams_end(watching: Watching, client: aiohttp.ClientSession) -> None:
+    """SIGTERM closes the listener, waits for the open streams and then ends with 0."""
+    go_on = asyncio.Event()
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = await open_stream(request)
+        await response.write(b"data: 0\n\n")
+        await go_on.wait()
+        await response.write(b"data: 1\n\n")
+        return response
+
+    async with upstream(stream) as one, watching(one) as nginx, AsyncExitStack() as stack:
+        response = await stack.enter_async_context(client.get(nginx.url + "/stream"))
+        assert await response.content.readany() == b"data: 0\n\n"
+        nginx.process.send_signal(signal.SIGTERM)
+        await until(lambda: not nginx.listens)
+        go_on.set()
+        assert await response.read() == b"data: 1\n\n"
+        assert await asyncio.wait_for(nginx.process.wait(), 10) == 0
+
+
+async def test_no_replica_at_all(watching: Watching, client: aiohttp.ClientSession) -> None:
+    """With nothing behind it nginx runs, says 502 at once, and serves when a replica has come."""
+    async with upstream() as one:
+        await one.stop()
+        async with watching(one) as nginx:
+            async with client.get(nginx.url + "/v1/models") as response:
+                assert response.status == 502
+            await one.start()
+            async with asyncio.timeout(10):
+                status = 0
+                while status != 200:
+                    async with client.get(nginx.url + "/v1/models") as response:
+                        status = response.status
