@@ -7,17 +7,20 @@ from typing import Any
 
 from .protocol import Sampling
 
+# Below this, logits divided by the temperature overflow 32-bit floats and noise would be drawn.
+MIN_TEMPERATURE = 1e-6
+
 
 def is_greedy(sampling: Sampling, ignore_eos: bool, end_tokens: Collection[int]) -> bool:
     """Whether the next token is the plain argmax of the logits: no chain is needed then."""
-    return sampling.temperature <= 0 and not _penalizes(sampling) and not (ignore_eos and end_tokens)
+    return sampling.temperature < MIN_TEMPERATURE and not _penalizes(sampling) and not (ignore_eos and end_tokens)
 
 
 def chain(sampling: Sampling, ignore_eos: bool, end_tokens: Collection[int]) -> list[tuple[str, tuple[Any, ...]]]:
     """(name, arguments) of each link that changes anything; the last one selects a token.
 
     The order is llama.cpp's own (common/sampling.cpp): bias, penalties, top_k, top_p, min_p, temperature, draw.
-    A temperature of 0 takes the likeliest token, so what only trims the tail is left out.
+    A temperature of (almost) 0 takes the likeliest token, so what only trims the tail is left out.
     """
     links: list[tuple[str, tuple[Any, ...]]] = []
     if ignore_eos and end_tokens:
@@ -25,7 +28,7 @@ def chain(sampling: Sampling, ignore_eos: bool, end_tokens: Collection[int]) -> 
     if _penalizes(sampling):
         s = sampling
         links.append(("penalties", (s.repeat_last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty)))
-    if sampling.temperature <= 0:
+    if sampling.temperature < MIN_TEMPERATURE:
         return [*links, ("greedy", ())]
     if sampling.top_k > 0:
         links.append(("top_k", (sampling.top_k,)))
