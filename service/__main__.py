@@ -1,0 +1,96 @@
+"""`python -m service`: settings, logs, the event loop, signals. Exits 0 after a drain, 2 for a wrong setting."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+import uvloop
+
+from service import log, model, settings
+from service.app import Rill
+from service.listen import listen
+from service.settings import Settings
+from service.supervisor import Supervisor, command
+
+# "Tell me a story about a fox": with the words joined by +, a shell and curl need no more quoting.
+EXAMPLE = "/stream?prompt=Tell+me+a+story+about+a+fox"
+
+
+def main() -> int:
+    """Run the service until SIGTERM or SIGINT."""
+    try:
+        values = settings.read()
+        model.check(values.model)
+    except (settings.SettingsError, model.ModelError) as e:
+        print(f"rill: {e}", file=sys.stderr)
+        return 2
+    log.set_up(values.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(values))
+
+
+async def serve(values: Settings) -> int:
+    """Listen, print where, and drain at the first signal; a second one ends the drain."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log.on_loop_error)
+    rill = Rill(values, lambda sink: supervisor(values, sink))
+    try:
+        runner, url = await listen(rill.app, values.host, values.port)
+    except OSError as e:
+        print(f"rill: can't listen on {values.host}:{values.port}: {e.strerror}", file=sys.stderr)
+        return 2
+    print(f"Rill is at {url}/ — its page; or, from a shell:\n\n    curl -N '{url}{EXAMPLE}'\n", flush=True)
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (second if first.is_set() else first).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await first.wait()
+    draining = asyncio.create_task(rill.drain())
+    hurrying = asyncio.create_task(second.wait())
+    await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (draining, hurrying):
+        task.cancel()
+    await runner.cleanup()
+    logging.getLogger("service").info("stopped")
+    return 0
+
+
+def supervisor(values: Settings, sink: Rill) -> Supervisor:
+    """The engine's supervisor, given what the settings say of the engine."""
+    options: dict[str, object] = {
+        "n_ctx": values.n_ctx,
+        "n_seq": values.n_seq,
+        "n_batch": values.n_batch,
+        "n_threads": values.n_threads,
+        "kv_type": values.kv_type,
+        "flash_attention": values.flash_attention,
+        "n_gpu_layers": values.n_gpu_layers,
+        "split_mode": values.split_mode,
+        "main_gpu": values.main_gpu,
+    }
+
+    async def prepare() -> list[str]:
+        def progress(share: float) -> None:
+            engine.progress = share
+
+        path = await asyncio.to_thread(model.obtain, values.model, values.model_sha256, progress)
+        return command(str(path), options)
+
+    engine = Supervisor(
+        prepare=prepare,
+        sink=sink,
+        timeout_s=values.engine_timeout_s,
+        step_timeout_s=values.step_timeout_s,
+        load_timeout_s=values.load_timeout_s,
+    )
+    return engine
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The composition root: every part is built here, once, and given plain values."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from service import __version__
+from service.admission import Admission
+from service.engine.protocol import Accepted, Ready, Refused, Step, Submit
+from service.errors import NotReady, ShuttingDown
+from service.handlers.access import Access
+from service.handlers.exchange import exchanges, on_prepare
+from service.handlers.openai import OpenAIRoutes
+from service.handlers.ops import OpsRoutes
+from service.handlers.page import PageRoutes
+from service.handlers.stream import StreamRoutes
+from service.metrics import Metrics
+from service.registry import Limits, Streams
+from service.settings import Settings
+from service.supervisor import State
+
+log = logging.getLogger("service")
+
+WEB = Path(__file__).parent / "web"
+LAG_S = 0.25  # how often the loop's lag is measured, and at most the time between two ticks
+LAST_WORDS_S = 2.0  # for the readers of streams that the end of the drain cut short
+
+
+class EngineProcess(Protocol):
+    """What the front needs of a supervisor."""
+
+    state: State
+    progress: float
+    reason: str
+    info: Ready | None
+
+    def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def submit(self, submit: Submit, /) -> None: ...
+    def cancel(self, id: str, /) -> None: ...
+
+
+class Rill:
+    """The service, less its listener. As the supervisor's sink it passes on what the engine says."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Callable[[Rill], EngineProcess],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics(version=__version__)
+        self.engine = engine(self)
+        self.draining = False
+        self.admission = Admission(n_seq=settings.n_seq, max_waiting=settings.max_waiting, closed=self._why_closed)
+        self.streams = Streams(
+            engine=self.engine,
+            admission=self.admission,
+            observer=self.metrics,
+            clock=clock,
+            limits=Limits(
+                queue_timeout_s=settings.queue_timeout_s,
+                heartbeat_s=settings.heartbeat_s,
+                write_timeout_s=settings.write_timeout_s,
+                resume_grace_s=settings.resume_grace_s,
+                stream_ttl_s=settings.stream_ttl_s,
+            ),
+        )
+        self.metrics.readers.set_function(lambda: self.streams.n_readers)
+        self.metrics.streams.set_function(lambda: self.streams.n_live)
+        self.app = self._application(clock)
+
+    def _application(self, clock: Callable[[], float]) -> web.Application:
+        settings = self.settings
+        access = Access(
+            api_keys=tuple(key.get_secret_value() for key in settings.api_keys),
+            origins=settings.allowed_origins,
+            model_names=settings.model_names,
+        )
+        app = web.Application(
+            middlewares=[exchanges(self.metrics.refused, clock), access.middleware()],
+            client_max_size=settings.max_body_bytes,
+        )
+        app.on_response_prepare.append(on_prepare)
+        app.on_response_prepare.append(access.on_prepare)
+        stream = StreamRoutes(
+            streams=self.streams,
+            access=access,
+            max_body_bytes=settings.max_body_bytes,
+            attached=lambda outcome: self.metrics.attaches.labels(outcome).inc(),
+        )
+        openai = OpenAIRoutes(
+            streams=self.streams,
+            access=access,
+            loaded=lambda: self.engine.info,
+            max_body_bytes=settings.max_body_bytes,
+            version=__version__,
+        )
+        ops = OpsRoutes(readiness=self.readiness, metrics=self.metrics.text)
+        for routes in (stream, openai, ops, PageRoutes(WEB)):
+            app.add_routes(routes.routes())
+        app.cleanup_ctx.append(self._run)
+        return app
+
+    # The supervisor's sink.
+
+    def ready(self, ready: Ready) -> None:
+        log.info("ready", extra={"model": ready.model, "load_s": round(ready.load_s, 3)})
+        self.metrics.ready(ready)
+        self.streams.ready(ready)
+        if self.draining:
+            self.admission.shut(self._why_closed)
+
+    def deliver(self, frame: Accepted | Refused | Step) -> None:
+        self.streams.deliver(frame)
+
+    def lost(self) -> None:
+        self.metrics.lost()
+        self.streams.lost(self._why_closed)
+
+    # Life cycle.
+
+    def readiness(self) -> dict[str, Any]:
+        """The body of /readyz: why not, and how far the load has come."""
+        state = self.engine.state
+        if self.draining:
+            return {"ready": False, "reason": "draining"}
+        if state is State.READY:
+            return {"ready": True}
+        body: dict[str, Any] = {"ready": False, "reason": str(state)}
+        if state is State.LOADING:
+            body["progress"] = round(self.engine.progress, 3)
+        if self.engine.reason:
+            body["message"] = self.engine.reason
+        return body
+
+    async def drain(self) -> None:
+        """Take no new streams, let the running ones finish within drain_s, then end the rest with a failure."""
+        self.draining = True
+        self.admission.shut(self._why_closed)
+        log.info("draining", extra={"streams": self.streams.n_live})
+        if not await self._until(lambda: self.streams.n_live == 0, self.settings.drain_s):
+            self.streams.fail_all(lambda: ShuttingDown("The service is shutting down.", retry_after_s=5.0))
+        await self._until(lambda: self.streams.n_readers == 0, LAST_WORDS_S)
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Whether it came true in time. Asked at each tick: nothing here is urgent."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
+                    await asyncio.sleep(self._tick_s)
+        except TimeoutError:
+            return condition()
+        return True
+
+    async def _run(self, app: web.Application) -> AsyncIterator[None]:
+        self.engine.start()
+        ticking = asyncio.create_task(self._tick_for_ever(), name="tick")
+        yield
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+        await self.engine.stop()
+
+    async def _tick_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(self._tick_s)
+            self.metrics.lag.observe(max(0.0, loop.time() - before - self._tick_s))
+            self.streams.tick()
+
+    @property
+    def _tick_s(self) -> float:
+        shortest = min(self.settings.heartbeat_s, self.settings.write_timeout_s, self.settings.queue_timeout_s)
+        return min(LAG_S, shortest / 4)
+
+    def _why_closed(self) -> NotReady | ShuttingDown:
+        if self.draining:
+            return ShuttingDown("The service is shutting down.", retry_after_s=5.0)
+        if self.engine.state is State.LOADING and not self.engine.reason:
+            return NotReady("The model is being loaded.", retry_after_s=2.0)
+        return NotReady("The engine is being restarted.", retry_after_s=2.0)

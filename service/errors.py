@@ -1,0 +1,150 @@
+"""The one tree of errors. Each knows its HTTP status, its code in OpenAI's error body, and its outcome in metrics.
+
+Foreign exceptions (pydantic's, orjson's, aiohttp's, the engine's refusals) are mapped to these where they enter.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+class RillError(Exception):
+    """Something the client must be told; `message` is for people and never holds any of the prompt."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+    outcome = "failed"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error body."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+class Invalid(RillError):
+    """The request can't be understood or is out of bounds; sending it again is no use."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+    outcome = "invalid"
+
+
+class Unsupported(Invalid):
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(Invalid):
+    code = "context_length_exceeded"
+
+
+class Unauthorized(Invalid):
+    status = 401
+    code = "invalid_api_key"
+    outcome = "unauthorized"
+
+
+class Forbidden(Invalid):
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
+class NotFound(Invalid):
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class StreamNotFound(NotFound):
+    code = "stream_not_found"
+
+
+class MethodNotAllowed(Invalid):
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooSlow(Invalid):
+    status = 408
+    code = "request_timeout"
+
+
+class KeyReused(Invalid):
+    status = 409
+    code = "key_reused"
+
+
+class BodyTooLarge(Invalid):
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedEncoding(Invalid):
+    status = 415
+    code = "unsupported_encoding"
+
+
+class Refused(RillError):
+    """Not now: the same request may succeed after `retry_after_s`."""
+
+    status = 503
+    code = "unavailable"
+    outcome = "unavailable"
+
+
+class QueueFull(Refused):
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+    outcome = "queue_full"
+
+
+class QueueTimeout(Refused):
+    code = "queue_timeout"
+    outcome = "queue_timeout"
+
+
+class NotReady(Refused):
+    code = "not_ready"
+
+
+class ShuttingDown(Refused):
+    code = "shutting_down"
+    outcome = "shutting_down"
+
+
+class EngineCrash(Refused):
+    code = "engine_crash"
+    outcome = "engine_crash"
+
+
+class StreamLost(RillError):
+    """The stream that a reader wants to resume is unknown here or has expired. Never starts another generation."""
+
+    status = 410
+    type = "invalid_request_error"
+    code = "stream_lost"
+    outcome = "lost"
+
+
+_BY_ENGINE_CODE = {ContextLengthExceeded.code: ContextLengthExceeded, Unsupported.code: Unsupported}
+
+
+def refused_by_engine(code: str, message: str) -> Invalid:
+    """The error for a Refused frame: the engine only refuses what a client got wrong, so always a 4xx."""
+    error = _BY_ENGINE_CODE.get(code, Invalid)(message, param="prompt")
+    if re.fullmatch(r"[a-z_]{1,64}", code):
+        error.code = code
+    return error

@@ -1,0 +1,118 @@
+"""/v1/chat/completions, /v1/completions, /v1/models: what OpenAI's clients expect, over the same streams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import orjson
+from aiohttp import web
+
+from service.engine.protocol import Ready
+from service.errors import ModelNotFound, NotReady
+from service.handlers.access import Access
+from service.handlers.body import read_body
+from service.handlers.exchange import EXCHANGE
+from service.handlers.sending import note, send
+from service.handlers.stream import pace_of
+from service.openai import (
+    Answer,
+    ChatRequest,
+    Chunks,
+    Kind,
+    TextRequest,
+    Whole,
+    check_include_usage,
+    model_object,
+    refuse_unsupported,
+)
+from service.registry import Streams
+from service.schema import Order, parse_json, validate
+from service.streams import Dialect, Stream
+
+
+class OpenAIRoutes:
+    """`loaded()` is what the engine runs, or None before it is ready."""
+
+    def __init__(
+        self,
+        *,
+        streams: Streams,
+        access: Access,
+        loaded: Callable[[], Ready | None],
+        max_body_bytes: int,
+        version: str,
+    ) -> None:
+        self._streams = streams
+        self._access = access
+        self._loaded = loaded
+        self._max_body_bytes = max_body_bytes
+        self._version = version
+        self._created = int(time.time())
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/chat/completions", self.chat),
+            web.post("/v1/completions", self.text),
+            web.get("/v1/models", self.models),
+            web.get("/v1/models/{name:.+}", self.model),
+        ]
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._complete(request, "chat", ChatRequest)
+
+    async def text(self, request: web.Request) -> web.StreamResponse:
+        return await self._complete(request, "text", TextRequest)
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        self._access.tenant(request)
+        ready = self._ready()
+        names = self._access.model_names or (ready.model,)
+        return web.json_response(
+            {"object": "list", "data": [model_object(name, ready, self._created) for name in names]}
+        )
+
+    async def model(self, request: web.Request) -> web.StreamResponse:
+        self._access.tenant(request)
+        ready = self._ready()
+        name = request.match_info["name"]
+        if name not in (self._access.model_names or (ready.model,)):
+            raise ModelNotFound("There is no model of this name here; see /v1/models.", param="model")
+        return web.json_response(model_object(name, ready, self._created))
+
+    async def _complete(
+        self, request: web.Request, kind: Kind, schema: type[ChatRequest] | type[TextRequest]
+    ) -> web.StreamResponse:
+        tenant = self._access.tenant(request)
+        pace = pace_of(request)
+        body = parse_json(await read_body(request, self._max_body_bytes))
+        refuse_unsupported(body)
+        asked = validate(schema, body)
+        check_include_usage(asked)
+        order = asked.to_order()
+        self._access.check_model(order.model)
+        ready = self._ready()
+        answer = Answer(kind, model=order.model or ready.model, fingerprint=f"rill-{self._version}-{ready.llama_cpp}")
+        if asked.stream:
+            stream = self._open(request, order, Chunks(answer, include_usage=asked.include_usage), tenant)
+            return await send(request, self._streams, stream, pace=pace or asked.pace)
+        whole = Whole(answer)
+        stream = self._open(request, order, whole, tenant)
+        with self._streams.attach(stream, stall=lambda: None) as reader:
+            await reader.closed()
+        assert stream.summary is not None
+        body_bytes = orjson.dumps(whole.body(stream.summary))
+        headers = {"Cache-Control": "no-store"}
+        return web.Response(body=body_bytes, content_type="application/json", headers=headers)
+
+    def _open(self, request: web.Request, order: Order, dialect: Dialect, tenant: str) -> Stream:
+        exchange = request[EXCHANGE]
+        stream = self._streams.open(order, dialect, route=exchange.route, arrived_at=exchange.arrived_at, tenant=tenant)
+        note(request, stream)
+        return stream
+
+    def _ready(self) -> Ready:
+        ready = self._loaded()
+        if ready is None:
+            raise NotReady("The model is being loaded.", retry_after_s=2.0)
+        return ready

@@ -1,0 +1,38 @@
+"""/healthz, /readyz, /metrics: for those who operate it. None of them asks the engine anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+class OpsRoutes:
+    """`readiness()` is the body of /readyz; `metrics()` the exposition."""
+
+    def __init__(self, *, readiness: Callable[[], dict[str, Any]], metrics: Callable[[], bytes]) -> None:
+        self._readiness = readiness
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """200 as long as the front answers at all."""
+        return web.json_response({"healthy": True}, headers=NO_STORE)
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """200 while new streams are taken: the engine is loaded and beats, and nothing is draining."""
+        body = self._readiness()
+        return web.json_response(body, status=200 if body["ready"] else 503, headers=NO_STORE)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})

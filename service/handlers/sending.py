@@ -1,0 +1,43 @@
+"""A stream's log onto a socket: the one loop that writes events."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from service.handlers.exchange import EXCHANGE
+from service.registry import Streams
+from service.streams import Stream
+
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx: pass each write on at once
+}
+
+
+async def send(
+    request: web.Request, streams: Streams, stream: Stream, *, place: int = 0, pace: float | None = None
+) -> web.StreamResponse:
+    """Write the stream's events from number `place` on, at most `pace` tokens a second, until it is closed and read.
+
+    Raises the stream's error if it ended before the engine took its prompt; nothing is sent by then.
+    """
+
+    def abort() -> None:
+        if request.transport is not None:
+            request.transport.abort()
+
+    with streams.attach(stream, place=place, pace=pace, stall=abort) as reader:
+        await reader.admitted()
+        response = web.StreamResponse(headers={**HEADERS, "X-Stream-Id": stream.id})
+        await response.prepare(request)
+        while chunk := await reader.next():
+            await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+def note(request: web.Request, stream: Stream, *, attached: bool = False) -> None:
+    """Tell the exchange which stream it is about."""
+    exchange = request[EXCHANGE]
+    exchange.stream, exchange.attached = stream, attached

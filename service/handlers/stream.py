@@ -1,0 +1,168 @@
+"""/stream and /v1/streams: the native dialect, made for EventSource. Started by GET or POST, resumed by event id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from service import sse
+from service.errors import StreamLost, StreamNotFound
+from service.handlers.access import Access
+from service.handlers.body import read_body
+from service.handlers.exchange import EXCHANGE
+from service.handlers.sending import HEADERS, note, send
+from service.registry import Streams
+from service.schema import PaceRequest, StreamRequest, parse_json, parse_query, validate
+from service.streams import Stream
+
+EVENT_ID = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,9})")
+Attached = Callable[[str], None]
+
+
+class StreamRoutes:
+    """`attached(outcome)` is told of each request for a stream that exists already: attached, read or lost."""
+
+    def __init__(self, *, streams: Streams, access: Access, max_body_bytes: int, attached: Attached) -> None:
+        self._streams = streams
+        self._access = access
+        self._max_body_bytes = max_body_bytes
+        self._attached = attached
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/stream", self.get, allow_head=False),  # a HEAD would generate
+            web.post("/stream", self.post),
+            web.post("/v1/streams", self.create),
+            web.get("/v1/streams/{id}", self.read, allow_head=False),
+            web.delete("/v1/streams/{id}", self.cancel),
+        ]
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """Start a stream, or go on with the one that Last-Event-ID or `key` names: never a second generation."""
+        fields = parse_query(query(request))
+        if last := last_event_id(request, fields):
+            return await self._resume(request, last, fields)
+        tenant = self._access.tenant(request)
+        asked = validate(StreamRequest, fields, strict=False)
+        stream = self._start(request, asked, tenant, resumable=True)
+        return await send(request, self._streams, stream, pace=asked.pace)
+
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """The same by a JSON body. Without a `key` nobody could come back, so it ends when its client leaves."""
+        tenant = self._access.tenant(request)
+        asked = await self._body(request)
+        stream = self._start(request, asked, tenant, resumable=asked.key is not None)
+        return await send(request, self._streams, stream, pace=pace_of(request) or asked.pace)
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """Start a stream that is read elsewhere: 201 with its id and address. It waits resume_grace_s for a reader."""
+        tenant = self._access.tenant(request)
+        stream = self._start(request, await self._body(request), tenant, resumable=True)
+        with self._streams.attach(stream, stall=lambda: None) as reader:
+            await reader.admitted()
+        url = f"/v1/streams/{stream.id}"
+        headers = {"Location": url, "X-Stream-Id": stream.id, "Cache-Control": "no-store"}
+        return web.json_response({"id": stream.id, "url": url}, status=201, headers=headers)
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        """Attach to a stream by its id, which is the right to read it."""
+        fields = parse_query(query(request))
+        id = request.match_info["id"]
+        if last := last_event_id(request, fields):
+            return await self._resume(request, last, fields, within=id)
+        stream = self._streams.find(id)
+        if stream is not None:
+            return await self._attach(request, stream, 0, fields)
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            return self._lost(request)
+        raise StreamNotFound("There is no such stream here, or it has expired.")
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """End a stream: its readers get `done` with finish_reason cancelled. 204, also when it had ended."""
+        tenant = self._access.tenant(request)
+        stream = self._streams.find(request.match_info["id"])
+        if stream is None or stream.tenant != tenant:
+            raise StreamNotFound("There is no such stream here, or it has expired.")
+        note(request, stream, attached=True)
+        self._streams.cancel(stream)
+        return web.Response(status=204)
+
+    async def _body(self, request: web.Request) -> StreamRequest:
+        return validate(StreamRequest, parse_json(await read_body(request, self._max_body_bytes)))
+
+    def _start(self, request: web.Request, asked: StreamRequest, tenant: str, *, resumable: bool) -> Stream:
+        order = asked.to_order()
+        self._access.check_model(order.model)
+        exchange = request[EXCHANGE]
+        if asked.key is not None and (stream := self._streams.by_key(tenant, asked.key, order)):
+            self._attached("attached")
+            note(request, stream, attached=True)
+            return stream
+        stream = self._streams.open(
+            order,
+            sse.Native(),
+            route=exchange.route,
+            arrived_at=exchange.arrived_at,
+            tenant=tenant,
+            key=asked.key,
+            resumable=resumable,
+        )
+        note(request, stream)
+        return stream
+
+    async def _resume(
+        self, request: web.Request, last: str, fields: dict[str, str | list[str]], within: str | None = None
+    ) -> web.StreamResponse:
+        """Go on after the event `last` (of the stream `within`, if given)."""
+        if last == sse.LOST_ID:
+            return self._read(request)
+        match = EVENT_ID.fullmatch(last)
+        stream = self._streams.find(match[1]) if match and within in (None, match[1]) else None
+        if match is None or stream is None or int(match[2]) >= len(stream.log):
+            return self._lost(request)
+        place = int(match[2]) + 1
+        if place == len(stream.log) and not stream.open:
+            note(request, stream, attached=True)
+            return self._read(request)
+        return await self._attach(request, stream, place, fields)
+
+    async def _attach(
+        self, request: web.Request, stream: Stream, place: int, fields: dict[str, str | list[str]]
+    ) -> web.StreamResponse:
+        pace = validate(PaceRequest, {"pace": fields.get("pace")}, strict=False).pace
+        self._attached("attached")
+        note(request, stream, attached=True)
+        return await send(request, self._streams, stream, place=place, pace=pace)
+
+    def _read(self, request: web.Request) -> web.StreamResponse:
+        """204: there is nothing more to read, which makes an EventSource stop."""
+        self._attached("read")
+        request[EXCHANGE].attached = True
+        return web.Response(status=204, headers={"Cache-Control": "no-store"})
+
+    def _lost(self, request: web.Request) -> web.StreamResponse:
+        """One failure whose id makes the next attempt end with 204. A 404 would leave an EventSource without a word."""
+        self._attached("lost")
+        exchange = request[EXCHANGE]
+        exchange.attached, exchange.outcome = True, StreamLost.outcome
+        error = StreamLost("This stream is not known here any more; start a new one.")
+        return web.Response(body=sse.lost(error), headers=HEADERS)
+
+
+def query(request: web.Request) -> str:
+    """The query as it was sent: aiohttp's own parse lets broken UTF-8 pass."""
+    return urlsplit(request.raw_path).query
+
+
+def last_event_id(request: web.Request, fields: dict[str, str | list[str]]) -> str:
+    """The id of the last event that the reader has; "" when it has none. The header is newer than the address."""
+    given = request.headers.get("Last-Event-ID") or fields.get("last_event_id") or ""
+    return given if isinstance(given, str) else ""
+
+
+def pace_of(request: web.Request) -> float | None:
+    """`pace` in the query, which any route takes. Raises Invalid."""
+    return validate(PaceRequest, {"pace": parse_query(query(request)).get("pace")}, strict=False).pace

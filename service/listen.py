@@ -1,0 +1,95 @@
+"""The listening socket and what aiohttp puts on it: bounds on connections, and words for what isn't HTTP."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import Any
+
+from aiohttp import web
+
+from service.errors import Invalid, RillError
+from service.handlers.exchange import error_response
+
+log = logging.getLogger("service.connection")
+
+# The kernel doubles it. A stalled reader then holds 128 KiB there and 64 KiB in aiohttp, where the default let
+# 2.88 MB pile up; an event stream needs a fraction of it.
+SEND_BUFFER_BYTES = 64 << 10
+BACKLOG = 1024
+KEEPALIVE_S = 75.0  # longer than nginx keeps its upstream connections
+CLOSE_S = 5.0  # for handlers that are still writing when the listener is closed
+
+
+async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, str]:
+    """Serve `app`; returns its runner and its address as a URL. Raises OSError if the address can't be had."""
+    sock = _socket(host, port)
+    runner = _Runner(
+        app,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_S,
+        auto_decompress=False,  # a zip bomb is refused unread
+        handler_cancellation=True,  # a handler that waits for a token must learn that its client left
+        shutdown_timeout=CLOSE_S,
+    )
+    await runner.setup()
+    await web.SockSite(runner, sock, backlog=BACKLOG).start()
+    name, number = sock.getsockname()[:2]
+    shown = f"[{name}]" if ":" in name else "127.0.0.1" if name == "0.0.0.0" else name
+    return runner, f"http://{shown}:{number}"
+
+
+def _socket(host: str, port: int) -> socket.socket:
+    info = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    sock = socket.socket(info[0], socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # inherited by each connection
+        sock.bind(info[4])
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, whose own errors speak OpenAI's language and whose log lines quote nothing."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What could not be parsed (a URL or header beyond 8,190 bytes among it), and errors outside of any route."""
+        log.info("broken request", extra={"status": status, "error": type(exc).__name__})
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has begun")
+        if status < 500:
+            error: RillError = Invalid("The request is not valid HTTP, or its address or headers are too long.")
+        else:
+            error = RillError("Something went wrong on our side.")
+        response = error_response(error)
+        response.set_status(status)
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info")
+        log.error("connection error", extra={"error": type(error).__name__})
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _Server  # AppRunner has no parameter for the kind of its connections
+        return server

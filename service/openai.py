@@ -1,0 +1,236 @@
+"""The wire contract of the OpenAI routes: bodies in, chunks and objects out. Pure; handlers/openai.py does the HTTP.
+
+What is said comes from OpenAI's API reference; fields of our own (`timings`, `seed`) are additions that its clients
+ignore. A parameter that would change the answer and is not supported is refused, never silently dropped.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.engine.protocol import Ready
+from service.errors import Invalid, RillError, Unsupported
+from service.schema import MAX_MESSAGES, Message, Order, Params, Text
+from service.streams import Status, Summary
+
+Kind = Literal["chat", "text"]
+
+MAX_PROMPT_TOKENS = 1 << 20  # the body's bound comes first; this bounds validation alone
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # the engine knows the vocabulary and checks the rest
+
+
+def _one_prompt(value: object) -> object:
+    """`["text"]` and `[[1, 2]]` hold one prompt; more than one is refused."""
+    if isinstance(value, list) and value and isinstance(value[0], str | list):
+        if len(value) > 1:
+            raise ValueError("only one prompt a request is supported")
+        return value[0]
+    return value
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool | None = None
+
+
+class Completion(Params):
+    """What both routes take beside the sampling parameters."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(Completion):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+
+    def to_order(self) -> Order:
+        return self.order(messages=tuple(message.pair() for message in self.messages))
+
+
+class TextRequest(Completion):
+    """POST /v1/completions."""
+
+    prompt: Annotated[Text | Annotated[list[TokenId], Field(min_length=1)], BeforeValidator(_one_prompt)]
+
+    def to_order(self) -> Order:
+        if isinstance(self.prompt, str):
+            return self.order(text=self.prompt)
+        return self.order(tokens=tuple(self.prompt))
+
+
+def _nothing(value: object) -> bool:
+    return not value
+
+
+# Parameter -> whether this value asks for no more than we do anyway.
+HARMLESS: dict[str, Callable[[Any], bool]] = {
+    "n": lambda value: value == 1 and value is not True,
+    "best_of": lambda value: value == 1 and value is not True,
+    "tools": _nothing,
+    "tool_choice": lambda value: value in ("none", "auto"),
+    "functions": _nothing,
+    "function_call": lambda value: value in ("none", "auto"),
+    "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
+    "logprobs": lambda value: value is False,
+    "top_logprobs": lambda value: value == 0,
+    "logit_bias": _nothing,
+    "echo": lambda value: value is False,
+    "suffix": lambda value: value == "",
+    "modalities": lambda value: value == ["text"],
+    "audio": _nothing,
+    "prediction": _nothing,
+    "grammar": _nothing,
+    "json_schema": _nothing,
+}
+
+
+def refuse_unsupported(body: dict[str, Any]) -> None:
+    """Raises Unsupported for the first parameter whose value asks for what we can't do; null asks for nothing."""
+    for name, is_harmless in HARMLESS.items():
+        value = body.get(name)
+        if value is not None and not is_harmless(value):
+            raise Unsupported(f"'{name}' with this value is not supported.", param=name)
+
+
+class Answer:
+    """One answer's envelope: its id, the model's name as it was asked for, the moment of its creation."""
+
+    def __init__(self, kind: Kind, *, model: str, fingerprint: str) -> None:
+        self.kind = kind
+        prefix = "chatcmpl-" if kind == "chat" else "cmpl-"
+        self.id = prefix + secrets.token_hex(12)
+        self.created = int(time.time())
+        self.model = model
+        self.fingerprint = fingerprint
+
+    def envelope(self, object: str) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+class Chunks:
+    """The streaming dialect: `data:` lines only, since a named event would reach the caller as a chunk."""
+
+    def __init__(self, answer: Answer, *, include_usage: bool) -> None:
+        self._chat = answer.kind == "chat"
+        object = "chat.completion.chunk" if self._chat else "text_completion"
+        self._envelope = answer.envelope(object)
+        self._include_usage = include_usage
+        # The delta is the hot one: all but its text is said once.
+        marker = "\0"
+        whole = orjson.dumps(self._chunk(marker))
+        head, tail = whole.split(orjson.dumps(marker))
+        self._head, self._tail = b"data: " + head, tail
+
+    def opening(self, status: Status) -> bytes:
+        """The first chunk leaves at admission: it carries the stream's first id."""
+        return self._data(self._chunk(""))
+
+    def status(self, status: Status) -> bytes:
+        return b""
+
+    def delta(self, text: str) -> bytes:
+        return self._head + orjson.dumps(text) + self._tail
+
+    def done(self, summary: Summary) -> list[bytes]:
+        last = self._chunk(None, summary.finish_reason) | {"timings": summary.timings(), "seed": summary.seed}
+        bodies = [self._data(last)]
+        if self._include_usage:
+            bodies.append(self._data(self._envelope | {"choices": [], "usage": summary.usage()}))
+        return [*bodies, b"data: [DONE]"]
+
+    def failure(self, error: RillError) -> bytes:
+        return self._data(error.body())
+
+    def _chunk(self, text: str | None, finish_reason: str | None = None) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0}
+        if not self._chat:
+            choice["text"] = text or ""
+        elif text is None:
+            choice["delta"] = {}
+        elif text == "":
+            choice["delta"] = {"role": "assistant", "content": ""}
+        else:
+            choice["delta"] = {"content": text}
+        choice |= {"logprobs": None, "finish_reason": finish_reason}
+        usage = {"usage": None} if self._include_usage else {}
+        return self._envelope | {"choices": [choice]} | usage
+
+    @staticmethod
+    def _data(value: dict[str, Any]) -> bytes:
+        return b"data: " + orjson.dumps(value)
+
+
+class Whole:
+    """The dialect of an answer that is sent in one piece: says nothing, and keeps the text."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._parts: list[str] = []
+
+    def opening(self, status: Status) -> bytes:
+        return b""
+
+    def status(self, status: Status) -> bytes:
+        return b""
+
+    def delta(self, text: str) -> bytes:
+        self._parts.append(text)
+        return b""
+
+    def done(self, summary: Summary) -> list[bytes]:
+        return []
+
+    def failure(self, error: RillError) -> bytes:
+        return b""
+
+    def body(self, summary: Summary) -> dict[str, Any]:
+        """The whole response."""
+        text = "".join(self._parts)
+        choice: dict[str, Any] = {"index": 0}
+        if self._answer.kind == "chat":
+            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+        else:
+            choice["text"] = text
+        choice |= {"logprobs": None, "finish_reason": summary.finish_reason}
+        envelope = self._answer.envelope("chat.completion" if self._answer.kind == "chat" else "text_completion")
+        ours = {"timings": summary.timings(), "seed": summary.seed}
+        return envelope | {"choices": [choice], "usage": summary.usage()} | ours
+
+
+def model_object(name: str, ready: Ready, created: int) -> dict[str, Any]:
+    """One entry of GET /v1/models; `meta` is what llama-server calls it too."""
+    meta = {
+        "description": ready.description,
+        "n_params": ready.n_params,
+        "size": ready.model_bytes,
+        "n_vocab": ready.n_vocab,
+        "n_ctx": ready.n_ctx,
+        "n_ctx_seq": ready.n_ctx_seq,
+        "has_chat_template": ready.has_chat_template,
+    }
+    return {"id": name, "object": "model", "created": created, "owned_by": "rill", "meta": meta}
+
+
+def check_include_usage(completion: Completion) -> None:
+    """OpenAI refuses stream_options without stream; so do we. Raises Invalid."""
+    if completion.stream_options is not None and not completion.stream:
+        raise Invalid("'stream_options' is only allowed when 'stream' is true.", param="stream_options")

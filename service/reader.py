@@ -1,0 +1,151 @@
+"""One HTTP response attached to a stream: its place in the log, its pace, its heartbeat, its write timeout.
+
+A reader holds no events of its own: it joins the log's bytes from its place on. One clock beats for all readers (see
+registry.Streams.tick), so that an event costs no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from service import sse
+from service.streams import Phase, Stream
+
+# One write: aiohttp waits for the socket after 64 KiB, so a late reader of a long log meets backpressure in between.
+MAX_WRITE_BYTES = 64 << 10
+
+
+class Pace:
+    """When the next event is due at so many tokens a second. After a stall it goes on evenly and makes up for less
+    than one interval: what was missed is not sent in a burst."""
+
+    __slots__ = ("_due", "_interval_s")
+
+    def __init__(self, tokens_per_s: float) -> None:
+        self._interval_s = 1.0 / tokens_per_s
+        self._due = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next event may leave; 0 or less: now."""
+        return self._due - now
+
+    def sent(self, n_tokens: int, now: float) -> None:
+        """An event of n_tokens left."""
+        late = now - self._due
+        start = self._due if late < self._interval_s else now
+        self._due = start + max(1, n_tokens) * self._interval_s
+
+
+class Reader:
+    """`await next()` and write what it returns, until it returns b"": the stream's end."""
+
+    __slots__ = ("_beat", "_clock", "_idle_since", "_pace", "_place", "_waiter", "_writing_since", "stall", "stream")
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        place: int = 0,
+        pace: float | None = None,
+        clock: Callable[[], float],
+        stall: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.stream = stream
+        self.stall = stall  # called when a write has taken too long
+        self._place = place  # index of the next event to send
+        self._pace = None if pace is None else Pace(pace)
+        self._clock = clock
+        self._waiter: asyncio.Future[None] | None = None
+        self._idle_since = clock()
+        self._writing_since: float | None = None
+        self._beat = place > 0  # one that resumes gets a first byte, and with it its headers, at once
+
+    async def admitted(self) -> None:
+        """Wait until the engine took the prompt. Raises the stream's error if it ended before."""
+        await self._until(lambda: self.stream.phase is not Phase.SUBMITTED)
+        if self.stream.error is not None and not self.stream.log:
+            raise self.stream.error
+
+    async def closed(self) -> None:
+        """Wait for the stream's end. Raises its error if it failed."""
+        await self._until(lambda: not self.stream.open)
+        if self.stream.error is not None:
+            raise self.stream.error
+
+    async def next(self) -> bytes:
+        """The bytes to write next: events, or a heartbeat; b"" when the stream is closed and read to its end."""
+        self._writing_since = None
+        while True:
+            now = self._clock()
+            chunk, wait_s = self.take(now)
+            if not chunk and self._beat:
+                chunk = sse.HEARTBEAT
+            if chunk:
+                self._beat = False
+                self._idle_since = self._writing_since = now
+                return chunk
+            if wait_s is None and not self.stream.open:
+                return b""
+            await self._wait(wait_s)
+
+    def take(self, now: float) -> tuple[bytes, float | None]:
+        """(events that are due, seconds until more are): b"" and None when the log holds no more."""
+        log, place = self.stream.log, self._place
+        if place >= len(log):
+            return b"", None
+        if self._pace is not None and (weight := self.stream.weights[place]):
+            wait_s = self._pace.wait_s(now)
+            if wait_s > 0:
+                return b"", wait_s
+            self._pace.sent(weight, now)
+            end = place + 1
+        elif self._pace is not None or self.stream.n_bytes > MAX_WRITE_BYTES:
+            end = self._end_of_write(place)
+        else:
+            end = len(log)
+        self._place = end
+        return (log[place] if end == place + 1 else b"".join(log[place:end])), None
+
+    def wake(self) -> None:
+        """The log has grown, or the phase has changed."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def tick(self, now: float, *, heartbeat_s: float, write_timeout_s: float) -> None:
+        """Beat if nothing was sent for heartbeat_s; give up a write that has taken write_timeout_s."""
+        if self._writing_since is not None:
+            if now - self._writing_since >= write_timeout_s:
+                self._writing_since = None
+                self.stall()
+        elif now - self._idle_since >= heartbeat_s:
+            self._beat = True
+            self.wake()
+
+    def _end_of_write(self, place: int) -> int:
+        """The end of the events from `place` on that go out together: no paced one, and about MAX_WRITE_BYTES."""
+        log, weights = self.stream.log, self.stream.weights
+        size, end = 0, place
+        while end < len(log) and size < MAX_WRITE_BYTES and not (self._pace is not None and weights[end]):
+            size += len(log[end])
+            end += 1
+        return end
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._wait(None)
+
+    async def _wait(self, timeout_s: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, self.wake)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def __repr__(self) -> str:
+        return f"<Reader at {self._place} of {len(self.stream.log)} in {self.stream.id[:8]}>"

@@ -1,0 +1,264 @@
+"""Every stream that lives or may still be read: opened here, fed here by the engine's frames, forgotten here.
+
+The engine's frames come in, submits and cancels go out; all times that end or forget a stream are kept by `tick`.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from service import sse
+from service.admission import MAX_RETRY_AFTER_S, Admission
+from service.engine.protocol import Accepted, Ready, Refused, Step, Submit
+from service.errors import EngineCrash, KeyReused, QueueTimeout, RillError, refused_by_engine
+from service.errors import Refused as RefusedError
+from service.reader import Reader
+from service.schema import N_SEEDS, Order
+from service.streams import Dialect, Stream
+
+# EventSources that lost one server must not all come back in the same instant.
+RETRY_MS = (1500, 2500)
+
+
+class Engine(Protocol):
+    """Door 1."""
+
+    def submit(self, submit: Submit, /) -> None: ...
+    def cancel(self, id: str, /) -> None: ...
+
+
+class Observer(Protocol):
+    """What the metrics want to know."""
+
+    def gap(self, gap_s: float, /) -> None: ...
+    def step(self, step: Step, /) -> None: ...
+    def closed(self, stream: Stream, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long and how much. Seconds, bytes."""
+
+    queue_timeout_s: float = 60.0
+    heartbeat_s: float = 15.0
+    write_timeout_s: float = 30.0
+    resume_grace_s: float = 30.0
+    stream_ttl_s: float = 300.0
+    max_finished: int = 10_000
+    max_finished_bytes: int = 64 << 20  # about a million tokens' events
+
+
+class Streams:
+    """The streams by id and by key. `clock` is the time of everything in here: monotonic seconds."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        admission: Admission,
+        observer: Observer,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self._engine = engine
+        self._admission = admission
+        self._observer = observer
+        self._clock = clock
+        self._live: dict[str, Stream] = {}
+        self._finished: OrderedDict[str, Stream] = OrderedDict()  # oldest end first
+        self._finished_bytes = 0
+        self._keys: dict[tuple[str, str], tuple[str, Order]] = {}
+        self._key_of: dict[str, tuple[str, str]] = {}
+        self._readers: set[Reader] = set()
+        self._deserted: dict[str, float] = {}  # live streams without a reader: when they are given up
+
+    def open(
+        self,
+        order: Order,
+        dialect: Dialect,
+        *,
+        route: str,
+        arrived_at: float,
+        tenant: str = "",
+        key: str | None = None,
+        resumable: bool = False,
+    ) -> Stream:
+        """A new stream, submitted to the engine. Raises a Refused when there is no place for it.
+
+        A resumable one runs on for resume_grace_s whenever it has no reader; another ends with its last reader.
+        """
+        ticket = self._admission.admit()
+        stream = Stream(
+            submit=order.submit(secrets.token_hex(16), secrets.randbelow(N_SEEDS)),
+            dialect=dialect,
+            ticket=ticket,
+            route=route,
+            tenant=tenant,
+            arrived_at=arrived_at,
+            retry=sse.retry(random.randint(*RETRY_MS)),
+            grace_s=self.limits.resume_grace_s if resumable else 0.0,
+            closed=self._on_close,
+            gap=self._observer.gap,
+        )
+        self._live[stream.id] = stream
+        self._deserted[stream.id] = self._clock() + max(stream.grace_s, self.limits.resume_grace_s)
+        if key is not None:
+            self._keys[tenant, key] = stream.id, order
+            self._key_of[stream.id] = tenant, key
+        self._engine.submit(stream.submit)
+        return stream
+
+    def find(self, id: str) -> Stream | None:
+        """The stream of this id, live or finished and not yet forgotten."""
+        return self._live.get(id) or self._finished.get(id)
+
+    def by_key(self, tenant: str, key: str, order: Order) -> Stream | None:
+        """The stream that this key made. Raises KeyReused when it was made for another order."""
+        id, first = self._keys.get((tenant, key), ("", order))
+        stream = self.find(id)
+        if stream is not None and first != order:
+            raise KeyReused("This key was used for another request.", param="key")
+        return stream
+
+    @contextmanager
+    def attach(
+        self, stream: Stream, *, place: int = 0, pace: float | None = None, stall: Callable[[], None]
+    ) -> Iterator[Reader]:
+        """A reader of the stream from the event numbered `place` on, for as long as the context lasts."""
+        reader = Reader(stream, place=place, pace=pace, clock=self._clock, stall=stall)
+        stream.readers.append(reader)
+        self._readers.add(reader)
+        self._deserted.pop(stream.id, None)
+        try:
+            yield reader
+        finally:
+            self._readers.discard(reader)
+            stream.readers.remove(reader)
+            if stream.open and not stream.readers:
+                self._desert(stream)
+
+    def cancel(self, stream: Stream, outcome: str = "cancelled") -> None:
+        """End a stream now; the engine frees its sequence within a step."""
+        if stream.open:
+            self._engine.cancel(stream.id)
+            stream.cancel(outcome, self._clock())
+
+    # What the engine says.
+
+    def ready(self, ready: Ready) -> None:
+        """It takes work from now on."""
+        self._admission.open(n_seq=ready.n_seq)
+
+    def deliver(self, frame: Accepted | Refused | Step) -> None:
+        """One frame of door 2. Frames for streams that have ended meanwhile are ignored."""
+        if isinstance(frame, Step):
+            self._step(frame)
+            return
+        stream = self._live.get(frame.id)
+        if stream is None:
+            return
+        if isinstance(frame, Accepted):
+            stream.accept(frame.n_prompt, self._admission.wait_s(stream.ticket.place))
+        else:
+            stream.fail(refused_by_engine(frame.code, frame.message), self._clock())
+
+    def lost(self, shut: Callable[[], RefusedError]) -> None:
+        """The engine died: refuse new streams, and end every live one with a failure."""
+        self._admission.shut(shut)
+        for stream in list(self._live.values()):
+            stream.fail(EngineCrash("The engine stopped; it is being restarted.", retry_after_s=5.0), self._clock())
+
+    # What time does.
+
+    def tick(self) -> None:
+        """Keep all times: call it a few times a second."""
+        now, limits = self._clock(), self.limits
+        for reader in list(self._readers):
+            reader.tick(now, heartbeat_s=limits.heartbeat_s, write_timeout_s=limits.write_timeout_s)
+        for stream in [s for s in self._live.values() if s.started_at is None]:
+            if now - stream.arrived_at >= limits.queue_timeout_s:
+                self._time_out(stream, now)
+        for id in [id for id, end in self._deserted.items() if now >= end]:
+            self.cancel(self._live[id], "client_left")
+        self._forget(now)
+
+    def fail_all(self, make: Callable[[], RillError]) -> None:
+        """End every live stream with this failure, e.g. because the drain is over."""
+        for stream in list(self._live.values()):
+            self._engine.cancel(stream.id)
+            stream.fail(make(), self._clock())
+
+    @property
+    def n_live(self) -> int:
+        return len(self._live)
+
+    @property
+    def n_readers(self) -> int:
+        return len(self._readers)
+
+    def _step(self, step: Step) -> None:
+        now, live = self._clock(), self._live
+        for id, position in step.queued:
+            if stream := live.get(id):
+                stream.queued(position, self._admission.wait_s(position))
+        for id, n_done, n_prompt in step.prefill:
+            if stream := live.get(id):
+                stream.prefill(n_done, n_prompt, now)
+        for id, tokens, text in step.deltas:
+            if stream := live.get(id):
+                stream.delta(tokens, text, now)
+        for finish in step.finished:
+            if stream := live.get(finish.id):
+                stream.finish(finish, now)
+        self._observer.step(step)
+
+    def _desert(self, stream: Stream) -> None:
+        if stream.grace_s:
+            self._deserted[stream.id] = self._clock() + stream.grace_s
+        else:
+            self.cancel(stream, "client_left")
+
+    def _time_out(self, stream: Stream, now: float) -> None:
+        self._engine.cancel(stream.id)
+        message = f"The request waited {self.limits.queue_timeout_s:g} s and did not get its turn; try again later."
+        wait_s = min(self._admission.wait_s(self._admission.n_waiting), MAX_RETRY_AFTER_S)
+        stream.fail(QueueTimeout(message, retry_after_s=max(1.0, wait_s)), now)
+
+    def _on_close(self, stream: Stream) -> None:
+        del self._live[stream.id]
+        self._deserted.pop(stream.id, None)
+        if stream.log:
+            self._finished[stream.id] = stream
+            self._finished_bytes += stream.n_bytes
+        else:  # nobody was told its id
+            self._unkey(stream.id)
+        self._observer.closed(stream)
+
+    def _forget(self, now: float) -> None:
+        """Drop what ended stream_ttl_s ago, and the oldest beyond the bounds. Who reads it still keeps it himself."""
+        limits = self.limits
+        while self._finished:
+            id, stream = next(iter(self._finished.items()))
+            assert stream.closed_at is not None
+            full = len(self._finished) > limits.max_finished or self._finished_bytes > limits.max_finished_bytes
+            if not full and now - stream.closed_at < limits.stream_ttl_s:
+                return
+            del self._finished[id]
+            self._finished_bytes -= stream.n_bytes
+            self._unkey(id)
+
+    def _unkey(self, id: str) -> None:
+        key = self._key_of.pop(id, None)
+        if key is not None and self._keys[key][0] == id:  # else a later stream has the key
+            del self._keys[key]
+
+    def __repr__(self) -> str:
+        return f"<Streams {len(self._live)} live, {len(self._finished)} finished, {len(self._readers)} readers>"

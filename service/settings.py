@@ -1,0 +1,95 @@
+"""The only reader of the environment. Every setting is RILL_ and its name in capitals; README's table is made of this.
+
+Only app.py and __main__.py see Settings; all others are passed values.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class SettingsError(Exception):
+    """A value that can't be used; the message is one line and names the variable."""
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Durations in seconds, sizes in bytes, counts in tokens or streams."""
+
+    model_config = SettingsConfigDict(env_prefix="RILL_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    model: str = Field(
+        default="",
+        description="The model: a path to a GGUF file or `hf:owner/repo:file`; empty: the embedded starter.",
+    )
+    model_sha256: str = Field(
+        default="",
+        pattern="^([0-9a-fA-F]{64})?$",
+        description="The model file's SHA-256, checked at start if given.",
+    )
+    model_names: Names = Field(
+        default=(),
+        description="Comma-separated model names that requests may ask for (else 404); empty: any name is accepted.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on; a container wants 0.0.0.0.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    n_ctx: int | None = Field(
+        default=None,
+        ge=64,
+        description="KV budget in tokens, all streams together; unset: chosen by the model.",
+    )
+    n_seq: int = Field(default=32, ge=1, le=256, description="Streams that run in parallel.")
+    n_batch: int = Field(default=512, ge=1, le=65536, description="Most tokens of one decode call.")
+    n_threads: int | None = Field(
+        default=None, ge=1, le=1024, description="Threads that compute; unset: the cores that may really be used."
+    )
+    kv_type: KvType = Field(default="f16", description="Type of the KV cache; bf16 and q8_0 make CPU results exact.")
+    flash_attention: Literal["auto", "on", "off"] = Field(default="auto", description="Flash attention.")
+    n_gpu_layers: int = Field(default=-1, ge=-1, description="Layers on the GPU; -1: all, if the build has a GPU.")
+    split_mode: Literal["none", "layer", "row"] = Field(default="layer", description="How GPUs share the model.")
+    main_gpu: int = Field(default=0, ge=0, description="The GPU used alone (split_mode none) or for the rest.")
+    max_waiting: int = Field(default=128, ge=0, le=100_000, description="Requests that may wait; one more gets 429.")
+    queue_timeout_s: float = Field(default=60.0, gt=0, description="A request that has waited so long is given up.")
+    heartbeat_s: float = Field(default=15.0, gt=0, description="Silence after which a stream sends a heartbeat.")
+    write_timeout_s: float = Field(default=30.0, gt=0, description="A reader that takes nothing for so long is let go.")
+    resume_grace_s: float = Field(
+        default=30.0, ge=0, description="How long a resumable stream runs on when its last reader has left."
+    )
+    stream_ttl_s: float = Field(default=300.0, ge=0, description="How long a finished stream can still be read.")
+    drain_s: float = Field(default=30.0, ge=0, description="How long running streams may take to finish after SIGTERM.")
+    engine_timeout_s: float = Field(
+        default=10.0, gt=0, description="An engine without a heartbeat for so long is killed and restarted."
+    )
+    step_timeout_s: float = Field(
+        default=120.0, gt=0, description="An engine whose one step takes longer is killed and restarted."
+    )
+    load_timeout_s: float = Field(default=600.0, gt=0, description="A load without progress for so long is given up.")
+    max_body_bytes: int = Field(
+        default=1 << 20, ge=1024, description="Largest request body; a 128k-token prompt is about half of the default."
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="Comma-separated keys, one of which /stream and /v1 then ask for as a Bearer token."
+    )
+    allowed_origins: Names = Field(
+        default=(), description="Comma-separated origins whose pages may call this service from a browser (CORS)."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+
+    @field_validator("model_names", "allowed_origins", "api_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def read() -> Settings:
+    """The settings of this process. Raises SettingsError."""
+    try:
+        return Settings()
+    except ValidationError as e:
+        error = e.errors(include_input=False, include_url=False)[0]
+        raise SettingsError(f"RILL_{str(error['loc'][0]).upper()}: {error['msg']}") from None

@@ -1,0 +1,64 @@
+"""Events to bytes, and nothing else. LF only; one `id` and one line of JSON `data` an event (WHATWG HTML 9.2).
+
+`block` frames what a dialect says. Native is the dialect of /stream; those of the OpenAI routes are in openai.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from service.errors import RillError
+
+if TYPE_CHECKING:  # streams frames its log with this file's `block`
+    from service.streams import Status, Summary
+
+# ONE line feed: with a blank line, openai-python's decoder takes a comment for an event once an id was sent.
+HEARTBEAT = b": hb\n"
+
+LOST_ID = "lost"  # the id of the one event that a lost stream's reader gets; reconnecting with it is answered 204
+
+
+def block(stream: bytes, n: int, body: bytes) -> bytes:
+    """One event on the wire: `<stream>.<n>` is its id, `body` its other lines without the closing blank one."""
+    return b"id: %b.%d\n%b\n\n" % (stream, n, body)
+
+
+def retry(ms: int) -> bytes:
+    """The field that sets an EventSource's pause before it reconnects; only ever at the head of a block with data."""
+    return b"retry: %d\n" % ms
+
+
+def lost(error: RillError) -> bytes:
+    """All that the reader of a lost stream is sent."""
+    return b"id: %b\n%b\n\n" % (LOST_ID.encode(), _event(b"failure", error.body()))
+
+
+class Native:
+    """The events of design.md: status, (default) text, done, failure."""
+
+    def opening(self, status: Status) -> bytes:
+        return self.status(status)
+
+    def status(self, status: Status) -> bytes:
+        return _event(b"status", status.as_dict())
+
+    def delta(self, text: str) -> bytes:
+        return b'data: {"text":%b}' % orjson.dumps(text)
+
+    def done(self, summary: Summary) -> list[bytes]:
+        event = {
+            "finish_reason": summary.finish_reason,
+            "usage": summary.usage(),
+            "timings": summary.timings(),
+            "seed": summary.seed,
+        }
+        return [_event(b"done", event)]
+
+    def failure(self, error: RillError) -> bytes:
+        return _event(b"failure", error.body())
+
+
+def _event(name: bytes, data: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b" % (name, orjson.dumps(data))

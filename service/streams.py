@@ -1,0 +1,303 @@
+"""One stream: a generation and its log of events. Phases are in TABLE; nothing else assigns .phase; it closes once.
+
+The log holds each event's bytes, encoded once, in the dialect the stream was started with; an event's index is the
+number in its id. What a continuation would need (the Submit, the delivered token ids) is kept beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+from service import sse
+from service.admission import Ticket
+from service.engine.protocol import Finish, Submit
+from service.errors import RillError
+
+
+class Phase(StrEnum):
+    SUBMITTED = "submitted"  # the engine has not yet said whether it takes the prompt: nothing is logged
+    QUEUED = "queued"
+    THINKING = "thinking"
+    ANSWERING = "answering"
+    CLOSED = "closed"
+
+
+Event = Literal["wait", "think", "answer", "close"]
+
+TABLE: dict[Phase, dict[Event, Phase]] = {
+    Phase.SUBMITTED: {"wait": Phase.QUEUED, "think": Phase.THINKING, "close": Phase.CLOSED},
+    Phase.QUEUED: {
+        "wait": Phase.QUEUED,
+        "think": Phase.THINKING,
+        "answer": Phase.ANSWERING,
+        "close": Phase.CLOSED,
+    },
+    Phase.THINKING: {
+        "wait": Phase.QUEUED,
+        "think": Phase.THINKING,
+        "answer": Phase.ANSWERING,
+        "close": Phase.CLOSED,
+    },
+    # A preempted stream waits and thinks again inside the engine; to its readers it only pauses.
+    Phase.ANSWERING: {"answer": Phase.ANSWERING, "close": Phase.CLOSED},
+    Phase.CLOSED: {},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a stream stands before its answer. Shares of 0..1, seconds, tokens; position 0: not waiting."""
+
+    phase: Phase
+    position: int = 0
+    eta_s: float | None = None
+    progress: float | None = None
+    n_done: int | None = None
+    n_prompt: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a finished stream amounts to: the source of `usage`, `timings` and the metrics alike."""
+
+    finish_reason: str
+    n_prompt: int
+    n_cached: int
+    n_generated: int
+    seed: int
+    queue_s: float  # accepted by the engine -> first prefill slice
+    prefill_s: float  # first prefill slice -> first token
+    ttft_s: float | None  # request arrived -> first delta logged; None: there was none
+    decode_s: float  # first token -> last token
+    total_s: float  # request arrived -> closed
+
+    def usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.n_prompt,
+            "completion_tokens": self.n_generated,
+            "total_tokens": self.n_prompt + self.n_generated,
+            "prompt_tokens_details": {"cached_tokens": self.n_cached},
+        }
+
+    def timings(self) -> dict[str, Any]:
+        """Seconds; tokens_per_s counts the gaps between tokens, so it is None for fewer than two."""
+        n_gaps = self.n_generated - 1
+        rate = n_gaps / self.decode_s if n_gaps > 0 and self.decode_s > 0 else None
+        return {
+            "queue_s": round(self.queue_s, 4),
+            "prefill_s": round(self.prefill_s, 4),
+            "ttft_s": None if self.ttft_s is None else round(self.ttft_s, 4),
+            "decode_s": round(self.decode_s, 4),
+            "total_s": round(self.total_s, 4),
+            "tokens_per_s": None if rate is None else round(rate, 2),
+        }
+
+
+class Dialect(Protocol):
+    """How events are said on one route. An empty result means: this dialect has no such event."""
+
+    def opening(self, status: Status) -> bytes: ...
+    def status(self, status: Status) -> bytes: ...
+    def delta(self, text: str) -> bytes: ...
+    def done(self, summary: Summary) -> list[bytes]: ...
+    def failure(self, error: RillError) -> bytes: ...
+
+
+class Listener(Protocol):
+    """Who wants to know that the log has grown or the phase has changed."""
+
+    def wake(self) -> None: ...
+
+
+class Stream:
+    """A generation's log. `closed` is told once, when it ends; `gap` each time between two deltas, in seconds.
+
+    Times are the caller's, monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        submit: Submit,
+        dialect: Dialect,
+        ticket: Ticket,
+        route: str,
+        arrived_at: float,
+        retry: bytes = b"",
+        tenant: str = "",
+        grace_s: float = 0.0,
+        closed: Callable[[Stream], None] = lambda stream: None,
+        gap: Callable[[float], None] = lambda gap_s: None,
+    ) -> None:
+        self.id = submit.id
+        self.submit = submit
+        self.route = route
+        self.tenant = tenant
+        self.grace_s = grace_s  # how long it runs on when its last reader has left
+        self.ticket = ticket
+        self.phase = Phase.SUBMITTED
+        self.log: list[bytes] = []
+        self.weights: list[int] = []  # tokens in each event of the log: what `pace` counts
+        self.tokens: list[int] = []  # every token id delivered so far
+        self.readers: list[Listener] = []
+        self.error: RillError | None = None
+        self.summary: Summary | None = None
+        self.outcome = ""
+        self.n_prompt = 0
+        self.n_bytes = 0  # of the log
+        self.arrived_at = arrived_at
+        self.started_at: float | None = None
+        self.first_at: float | None = None
+        self.last_at = arrived_at
+        self.closed_at: float | None = None
+        self.dialect = dialect
+        self._retry = retry
+        self._closed = closed
+        self._gap = gap
+        self._wire_id = submit.id.encode()
+        self._n_held = 0  # tokens whose text has not come yet
+
+    @property
+    def open(self) -> bool:
+        return self.phase is not Phase.CLOSED
+
+    def accept(self, n_prompt: int, eta_s: float) -> None:
+        """The engine takes the prompt: the first event says whether it waits or is about to be read."""
+        if self.phase is not Phase.SUBMITTED:
+            return
+        self.n_prompt = n_prompt
+        if self.ticket.place:
+            self._move("wait")
+            status = Status(Phase.QUEUED, self.ticket.place, round(eta_s, 1))
+        else:
+            self._move("think")
+            status = self._thinking(0)
+        if body := self.dialect.opening(status):
+            self._append(self._retry + sse.block(self._wire_id, 0, body), 0)
+
+    def queued(self, position: int, eta_s: float) -> None:
+        """It waits at this position now; the next to run has 1."""
+        if self._move("wait"):
+            self._say(self.dialect.status(Status(Phase.QUEUED, position, round(eta_s, 1))))
+
+    def prefill(self, n_done: int, n_prompt: int, now: float) -> None:
+        """The engine has read n_done of n_prompt tokens."""
+        if self._move("think"):
+            if self.started_at is None:
+                self.started_at = now
+                self.ticket.start(now)
+            self.n_prompt = n_prompt
+            self._say(self.dialect.status(self._thinking(n_done)))
+
+    def delta(self, tokens: list[int], text: str, now: float) -> None:
+        """These tokens came, and made this text deliverable (which may be none yet)."""
+        if self.phase is not Phase.ANSWERING:
+            if not self._move("answer"):
+                return
+            if self.started_at is None:
+                self.started_at = now
+                self.ticket.start(now)
+            self._say(self.dialect.status(Status(Phase.ANSWERING)))
+        self.tokens += tokens
+        self._n_held += len(tokens)
+        if text:
+            if self.first_at is None:
+                self.first_at = now
+            else:
+                self._gap(now - self.last_at)
+            self.last_at = now
+            weight, self._n_held = self._n_held, 0
+            self._say(self.dialect.delta(text), weight)
+
+    def finish(self, finish: Finish, now: float) -> None:
+        """The engine is done with it."""
+        summary = Summary(
+            finish_reason=finish.reason,
+            n_prompt=finish.n_prompt,
+            n_cached=finish.n_cached,
+            n_generated=finish.n_generated,
+            queue_s=finish.queue_s,
+            prefill_s=finish.prefill_s,
+            decode_s=finish.decode_s,
+            seed=self.submit.sampling.seed,
+            ttft_s=self._ttft_s(),
+            total_s=now - self.arrived_at,
+        )
+        self._close(finish.reason, summary, None, now)
+
+    def cancel(self, outcome: str, now: float) -> None:
+        """End it as cancelled, here and now: the engine frees the sequence by itself within a step."""
+        self._close(outcome, self._summary_so_far(now), None, now)
+
+    def fail(self, error: RillError, now: float) -> None:
+        """End it with the one failure event; before it was accepted, `error` is its readers' to answer with."""
+        self._close(error.outcome, self._summary_so_far(now), error, now)
+
+    def _close(self, outcome: str, summary: Summary, error: RillError | None, now: float) -> None:
+        accepted = self.phase is not Phase.SUBMITTED
+        if not self._move("close"):
+            return
+        self.outcome, self.summary, self.error, self.closed_at = outcome, summary, error, now
+        if error is not None:
+            if accepted:
+                self._say(self.dialect.failure(error))
+        else:
+            for body in self.dialect.done(summary):
+                self._say(body)
+        self.ticket.release(now)
+        self._closed(self)
+        self._wake()
+
+    def _move(self, event: Event) -> bool:
+        phase = TABLE[self.phase].get(event)
+        if phase is None:
+            return False
+        self.phase = phase
+        return True
+
+    def _say(self, body: bytes, weight: int = 0) -> None:
+        if body:
+            self._append(sse.block(self._wire_id, len(self.log), body), weight)
+
+    def _append(self, event: bytes, weight: int) -> None:
+        self.log.append(event)
+        self.weights.append(weight)
+        self.n_bytes += len(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        for reader in self.readers:
+            reader.wake()
+
+    def _thinking(self, n_done: int) -> Status:
+        progress = round(n_done / self.n_prompt, 3) if self.n_prompt else 0.0
+        return Status(Phase.THINKING, progress=progress, n_done=n_done, n_prompt=self.n_prompt)
+
+    def _ttft_s(self) -> float | None:
+        return None if self.first_at is None else self.first_at - self.arrived_at
+
+    def _summary_so_far(self, now: float) -> Summary:
+        started = now if self.started_at is None else self.started_at
+        first = now if self.first_at is None else self.first_at
+        return Summary(
+            finish_reason="cancelled",
+            n_prompt=self.n_prompt,
+            n_cached=0,
+            n_generated=len(self.tokens),
+            seed=self.submit.sampling.seed,
+            queue_s=started - self.arrived_at,
+            prefill_s=first - started if self.started_at is not None else 0.0,
+            ttft_s=self._ttft_s(),
+            decode_s=self.last_at - first if self.first_at is not None else 0.0,
+            total_s=now - self.arrived_at,
+        )
+
+    def __repr__(self) -> str:
+        tokens = f"{len(self.tokens)} tokens, {len(self.readers)} readers"
+        return f"<Stream {self.id[:8]} {self.phase} {self.outcome}| {tokens}>"

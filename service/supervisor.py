@@ -1,0 +1,276 @@
+"""The engine's process: spawn, listen, watch its heartbeat, restart. It knows nothing of streams.
+
+States and what moves them are in TABLE. A death is noticed by the door's end, a hang by its silence (no frame for
+timeout_s, or one step that takes step_timeout_s); either way the process is killed, waited for, and started again
+after a pause that `pause_s` decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Protocol, cast
+
+from service.engine.protocol import (
+    Accepted,
+    Beat,
+    Cancel,
+    Decoder,
+    Fatal,
+    Frame,
+    Loading,
+    ProtocolError,
+    Ready,
+    Refused,
+    Step,
+    Submit,
+    encode,
+)
+
+log = logging.getLogger("service.supervisor")
+
+# Five crashes within a minute are no accident: stay down, and try again only slowly.
+CRASH_WINDOW_S = 60.0
+MAX_CRASHES = 5
+DOWN_S = 30.0
+# facts.md: libgomp's threads spin at every barrier and steal time slices from the front; a crash needs no backtrace.
+ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "GGML_NO_BACKTRACE": "1"}
+
+
+class State(StrEnum):
+    STOPPED = "stopped"
+    LOADING = "loading"
+    READY = "ready"
+    ENGINE_DOWN = "engine_down"
+
+
+TABLE: dict[State, set[State]] = {
+    State.STOPPED: {State.LOADING},
+    State.LOADING: {State.READY, State.ENGINE_DOWN, State.STOPPED},
+    State.READY: {State.ENGINE_DOWN, State.STOPPED},
+    State.ENGINE_DOWN: {State.LOADING, State.STOPPED},
+}
+
+
+class Sink(Protocol):
+    """Who gets what the engine says."""
+
+    def ready(self, ready: Ready, /) -> None: ...
+    def deliver(self, frame: Accepted | Refused | Step, /) -> None: ...
+    def lost(self) -> None: ...
+
+
+def pause_s(crashes: list[float], now: float) -> float:
+    """Seconds until the next start, given the times of the past crashes: none for the first, then doubling from half
+    a second, and DOWN_S from the fifth within a minute on."""
+    n = sum(now - at < CRASH_WINDOW_S for at in crashes)
+    return DOWN_S if n >= MAX_CRASHES else 0.0 if n <= 1 else 0.25 * 2 ** (n - 1)
+
+
+class Supervisor:
+    """Runs `prepare`'s command with `--door FD` for ever, one process at a time; submit and cancel while it is READY.
+
+    `prepare` is awaited once, before the first start; if it raises, that counts as a crash and is tried again.
+    """
+
+    def __init__(
+        self,
+        *,
+        prepare: Callable[[], Awaitable[list[str]]],
+        sink: Sink,
+        timeout_s: float = 10.0,
+        step_timeout_s: float = 120.0,
+        load_timeout_s: float = 600.0,
+        pause_s: Callable[[list[float], float], float] = pause_s,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.state = State.STOPPED
+        self.progress = 0.0  # of loading
+        self.info: Ready | None = None  # what is loaded, or was last
+        self.reason = ""  # why it is down, for people
+        self.n_restarts = 0
+        self.pid: int | None = None
+        self._prepare = prepare
+        self._command: list[str] = []
+        self._sink = sink
+        self._timeout_s = timeout_s
+        self._step_timeout_s = step_timeout_s
+        self._load_timeout_s = load_timeout_s
+        self._pause_s = pause_s
+        self._clock = clock
+        self._door: _Door | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._crashes: list[float] = []
+
+    def start(self) -> None:
+        """Spawn the engine and keep it running; returns at once."""
+        self._task = asyncio.create_task(self._run(), name="supervisor")
+
+    async def stop(self) -> None:
+        """End the engine and wait for its end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._become(State.STOPPED)
+
+    def submit(self, submit: Submit) -> None:
+        self._send(submit)
+
+    def cancel(self, id: str) -> None:
+        self._send(Cancel(id))
+
+    def _send(self, frame: Frame) -> None:
+        if self._door is not None:
+            self._door.send(frame)
+
+    async def _run(self) -> None:
+        while True:
+            self._become(State.LOADING)
+            self.progress = 0.0
+            reason = await self._one_life()
+            now = self._clock()
+            self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
+            pause = self._pause_s(self._crashes, now)
+            log.error("engine ended", extra={"reason": reason, "restart_in_s": pause})
+            self.n_restarts += 1
+            await asyncio.sleep(pause)
+
+    async def _one_life(self) -> str:
+        """From spawn to death; returns why it ended. The sink has been told, and the process is gone, by then."""
+        try:
+            self._command = self._command or await self._prepare()
+        except Exception as e:
+            return self._fall(str(e))
+        ours, theirs = socket.socketpair()
+        door = _Door(self._receive, self._clock)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    "--door",
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,  # a signal to our group is ours to answer: we drain first
+                    env={**os.environ, **ENVIRONMENT},
+                )
+            self.pid = process.pid
+        except OSError as e:
+            ours.close()
+            return self._fall(f"it can't be started: {e}")
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: door, sock=ours)
+            self._door = door
+            reason = await self._watch(door)
+            self._fall(reason)
+        finally:
+            self._door = None
+            door.close()
+            self.pid = None
+            if process.returncode is None:
+                process.kill()
+            status = await asyncio.shield(process.wait())
+        return f"{reason} (exit status {status})"
+
+    async def _watch(self, door: _Door) -> str:
+        """Wait for the door's end, a broken frame or too long a silence; returns which."""
+        while True:
+            wait_s = self._silence_limit_s() / 4
+            try:
+                async with asyncio.timeout(wait_s):
+                    return await asyncio.shield(door.ended)
+            except TimeoutError:
+                pass
+            if self._clock() - door.heard_at > self._silence_limit_s():
+                return f"no heartbeat for {self._silence_limit_s():g} s"
+            if door.busy_s > self._step_timeout_s:
+                return f"one step took more than {self._step_timeout_s:g} s"
+
+    def _silence_limit_s(self) -> float:
+        return self._timeout_s if self.state is State.READY else self._load_timeout_s
+
+    def _fall(self, reason: str) -> str:
+        self.reason = reason
+        self._become(State.ENGINE_DOWN)
+        self._sink.lost()
+        return reason
+
+    def _receive(self, frame: Frame) -> None:
+        if isinstance(frame, Step | Accepted | Refused):
+            if self.state is State.READY:
+                self._sink.deliver(frame)
+        elif isinstance(frame, Loading):
+            self.progress = frame.progress
+        elif isinstance(frame, Ready):
+            self.info = frame
+            self._become(State.READY)
+            self._sink.ready(frame)
+
+    def _become(self, state: State) -> None:
+        if state is not self.state:
+            assert state in TABLE[self.state], (self.state, state)
+            self.state = state
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {self.state} pid {self.pid}, {self.n_restarts} restarts>"
+
+
+class _Door(asyncio.Protocol):
+    """Our end of the socket: frames in, frames out. `ended` tells why there will be no more."""
+
+    def __init__(self, receive: Callable[[Frame], None], clock: Callable[[], float]) -> None:
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.heard_at = clock()
+        self.busy_s = 0.0
+        self._receive = receive
+        self._clock = clock
+        self._decoder = Decoder()
+        self._transport: asyncio.Transport | None = None
+        self._fatal = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._clock()
+        if self.ended.done():
+            return
+        try:
+            frames = self._decoder.feed(data)
+        except ProtocolError as e:
+            self.ended.set_result(f"it sent what is no frame: {e}")
+            return
+        for frame in frames:
+            if isinstance(frame, Beat):
+                self.busy_s = frame.busy_s
+            elif isinstance(frame, Fatal):
+                self._fatal = frame.message
+            else:
+                self._receive(frame)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(self._fatal or "it died")
+
+    def send(self, frame: Frame) -> None:
+        if self._transport is not None:
+            self._transport.write(encode(frame))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def command(model: str, options: dict[str, object]) -> list[str]:
+    """The engine's command line; options that are None are left to the engine's own defaults."""
+    line = [sys.executable, "-m", "service.engine", "--model", model]
+    for name, value in options.items():
+        if value is not None:
+            line += [f"--{name.replace('_', '-')}", str(value)]
+    return line
