@@ -1,8 +1,9 @@
 // One generation: its EventSource, its resume after a cut and its single end. Nothing here touches the document.
+import { address, cancel, create } from "./service.js";
 
 /**
- * @typedef {{prompt: string, pace?: string, max_tokens?: string, temperature?: string}} Request
- * @typedef {{message: string, code?: string}} Failure
+ * @typedef {import("./service.js").Failure} Failure
+ * @typedef {Omit<import("./service.js").Request, "key">} Request
  * @typedef {{
  *   status(phase: string, detail: {position?: number, eta_s?: number, progress?: number}): void,
  *   text(delta: string): void,
@@ -12,9 +13,6 @@
  * }} Reader
  */
 
-/** The service refuses a request line over 8,190 bytes; this leaves room for the key and for Last-Event-ID. */
-const MAX_URL_BYTES = 6 * 1024;
-
 /** After "Reconnecting…": an open connection that is not cut again for so long counts as restored. */
 const SETTLED_MS = 1000;
 
@@ -23,12 +21,14 @@ const REOPEN_MS = [500, 1000, 2000, 4000, 8000, 8000, 8000];
 
 export class Generation {
   #url = "";
+  #stream = "";
   #lastId = "";
   #lastText = -1;
+  #created = false;
   #attempt = 0;
-  #shown = "";
   #ended = false;
   #timer = 0;
+  #shown = "";
   /** @type {[string, object]} */
   #status = ["connecting", {}];
   /** @type {EventSource | undefined} */
@@ -36,50 +36,65 @@ export class Generation {
 
   /** @param {Request} request @param {Reader} reader */
   constructor(request, reader) {
+    // The key makes a repeated request attach to this generation: no reconnection ever starts a second one.
+    this.request = { ...request, key: uuid() };
     this.reader = reader;
     this.#show("connecting");
-    address(request).then(
-      (url) => {
-        this.#url = url;
-        if (!this.#ended) this.#open(url);
-      },
-      (refusal) => this.#fail(refusal),
-    );
+    this.#url = address(this.request);
+    if (this.#url) this.#open(this.#url);
+    else this.#create();
   }
 
   /** Leaves the stream and asks the service to free its place. */
   stop() {
     if (this.#ended) return;
-    const stream = streamOf(this.#lastId);
+    if (this.#stream) cancel(this.#stream);
     this.#end(() => this.reader.stopped());
-    // Before the first id there is nothing to name; the service sees the reader leave.
-    if (stream) fetch(`v1/streams/${encodeURIComponent(stream)}`, { method: "DELETE", keepalive: true }).catch(() => {});
   }
 
   #open(/** @type {string} */ url) {
     const source = (this.#source = new EventSource(url));
     source.onopen = () => this.#later(SETTLED_MS, () => this.#tell(...this.#status));
     source.onerror = () => this.#cut(source);
-    /** @type {Record<string, (data: any, event: MessageEvent) => void>} */
-    const handlers = {
-      message: (data, event) => this.#text(data.text, numberOf(event.lastEventId)),
-      status: (data) => this.#show(data.phase, data),
-      done: (data) => this.#end(() => this.reader.done(data)),
-      failure: (data) => this.#fail(data.error ?? data),
-    };
-    for (const [name, handle] of Object.entries(handlers)) {
-      source.addEventListener(name, (event) => this.#take(/** @type {MessageEvent} */ (event), handle));
+    source.addEventListener("message", (event) => this.#take(event, (data) => this.#text(data.text, event)));
+    source.addEventListener("status", (event) => this.#take(event, (data) => this.#show(data.phase, data)));
+    source.addEventListener("done", (event) => this.#take(event, (data) => this.#end(() => this.reader.done(data))));
+    // A failure may be about the stream that is missing, and then its id is no stream's.
+    source.addEventListener("failure", (event) => this.#parse(event, (data) => this.#fail(data.error ?? data)));
+  }
+
+  /**
+   * The same request by POST: for a prompt that no address holds, and for one that was refused, because an
+   * EventSource does not say why and a POST does. If the reason has passed meanwhile, the answer simply starts.
+   */
+  async #create() {
+    this.#created = true;
+    try {
+      const { id, url } = await create(this.request);
+      if (this.#ended) return cancel(id); // stopped while it was being made
+      this.#stream = id;
+      this.#open((this.#url = url));
+    } catch (failure) {
+      this.#fail(/** @type {Failure} */ (failure));
     }
   }
 
-  /** Every event comes through here: it belongs to this stream, or the generation fails. */
-  #take(/** @type {MessageEvent} */ event, /** @type {(data: any, event: MessageEvent) => void} */ handle) {
+  /** An event of this stream. One of another would mix two answers: it ends the generation. */
+  #take(/** @type {MessageEvent} */ event, /** @type {(data: any) => void} */ handle) {
     if (this.#ended) return;
-    const known = streamOf(this.#lastId);
-    if (known && streamOf(event.lastEventId) !== known) {
+    const stream = streamOf(event.lastEventId);
+    if (this.#stream && stream !== this.#stream) {
       this.#fail({ message: "The connection came back with another answer than this one.", code: "stream_changed" });
       return;
     }
+    this.#stream = stream;
+    this.#lastId = event.lastEventId;
+    this.#attempt = 0;
+    clearTimeout(this.#timer);
+    this.#parse(event, handle);
+  }
+
+  #parse(/** @type {MessageEvent} */ event, /** @type {(data: any) => void} */ handle) {
     let data;
     try {
       data = JSON.parse(event.data);
@@ -87,14 +102,12 @@ export class Generation {
       this.#fail({ message: "The service sent something this page cannot read.", code: "bad_event" });
       return;
     }
-    this.#lastId = event.lastEventId;
-    this.#attempt = 0;
-    clearTimeout(this.#timer);
-    handle(data, event);
+    handle(data);
   }
 
   /** A resume that begins too early must not repeat text, so numbers only rise. */
-  #text(/** @type {string} */ text, /** @type {number} */ number) {
+  #text(/** @type {string} */ text, /** @type {MessageEvent} */ event) {
+    const number = numberOf(event.lastEventId);
     if (number <= this.#lastText) return;
     this.#lastText = number;
     if (this.#shown !== "answering") this.#show("answering");
@@ -115,13 +128,9 @@ export class Generation {
   #cut(/** @type {EventSource} */ source) {
     if (this.#ended) return;
     clearTimeout(this.#timer);
-    if (source.readyState === EventSource.CLOSED && !this.#lastId) {
-      refusal().then((failure) => this.#fail(failure));
-    } else if (source.readyState === EventSource.CLOSED) {
-      this.#reopen();
-    } else {
-      this.#tell("reconnecting");
-    }
+    if (source.readyState !== EventSource.CLOSED) this.#tell("reconnecting");
+    else if (this.#lastId || this.#created) this.#reopen();
+    else this.#create();
   }
 
   #reopen() {
@@ -131,8 +140,8 @@ export class Generation {
       return;
     }
     this.#tell("reconnecting");
-    const resume = `last_event_id=${encodeURIComponent(this.#lastId)}`;
-    this.#later(wait * (0.75 + Math.random() / 2), () => this.#open(`${this.#url}&${resume}`));
+    const resume = this.#lastId && `${this.#url.includes("?") ? "&" : "?"}last_event_id=${this.#lastId}`;
+    this.#later(wait * (0.75 + Math.random() / 2), () => this.#open(this.#url + resume));
   }
 
   #later(/** @type {number} */ ms, /** @type {() => void} */ action) {
@@ -154,43 +163,6 @@ export class Generation {
   }
 }
 
-/**
- * Where the stream of a request is read. The key makes a repeated GET attach to the generation instead of starting it again.
- * @param {Request} request
- * @returns {Promise<string>} rejects with a Failure
- */
-async function address(request) {
-  const query = new URLSearchParams({ prompt: request.prompt, key: uuid() });
-  for (const name of /** @type {const} */ (["pace", "max_tokens", "temperature"])) {
-    const value = request[name];
-    if (value) query.set(name, value);
-  }
-  const url = `stream?${query}`;
-  if (url.length <= MAX_URL_BYTES) return url; // percent-encoded, so characters are bytes
-  // POST /v1/streams takes any length and answers {id, url}: its url is what this function will then return.
-  const failure = { message: `This prompt is too long for this page: ${kib(url.length)} KB where ${kib(MAX_URL_BYTES)} KB fit in an
-    address. Shorten it, or send it with POST /stream.`.replace(/\s+/g, " "), code: "prompt_too_long" };
-  throw failure;
-}
-
-/** Why the first connection was turned away: an EventSource does not tell, and asking again would generate.
- * @returns {Promise<Failure>} */
-async function refusal() {
-  try {
-    const [ready, models] = await Promise.all(["readyz", "v1/models"].map((url) => fetch(url, { cache: "no-store" })));
-    if (models.status === 401 || models.status === 403) {
-      return { message: "This service asks for an API key, which this page cannot send.", code: "unauthorized" };
-    }
-    if (ready.status === 503) {
-      const { status, reason } = await ready.json().catch(() => ({}));
-      return { message: `The service is not ready yet (${reason ?? status ?? "starting"}). Try again in a moment.`, code: "not_ready" };
-    }
-  } catch {
-    return { message: "The service cannot be reached. Check the connection and try again.", code: "unreachable" };
-  }
-  return { message: "The service refused this request; it may be busy. Try again in a moment.", code: "refused" };
-}
-
 /** Ids are `<stream>.<n>` or `<stream>.<n>.<hash>`. */
 function streamOf(/** @type {string} */ id) {
   return id.split(".")[0];
@@ -198,10 +170,6 @@ function streamOf(/** @type {string} */ id) {
 
 function numberOf(/** @type {string} */ id) {
   return Number(id.split(".")[1]);
-}
-
-function kib(/** @type {number} */ bytes) {
-  return (bytes / 1024).toFixed(1).replace(/\.0$/, "");
 }
 
 /** crypto.randomUUID exists on secure origins only, and a phone on the same network reads plain HTTP. */

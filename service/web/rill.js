@@ -1,6 +1,7 @@
 // The page's composition: the form starts a generation, the generation's events go to the view. No state beyond the current one.
 import { Generation } from "./generation.js";
 import { Meter } from "./meter.js";
+import { model } from "./service.js";
 import * as view from "./view.js";
 
 /** How often the live figures change: faster than this nobody can read. */
@@ -94,9 +95,7 @@ function rememberPace() {
 
 async function nameModel() {
   try {
-    const answer = await fetch("v1/models");
-    const { data } = await answer.json();
-    view.model(data[0].id);
+    view.model(await model());
   } catch {
     view.model(""); // The name is an ornament: a failure that matters shows when something is asked.
   }

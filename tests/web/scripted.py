@@ -17,10 +17,10 @@ POLICY = "default-src 'self'"
 
 
 class Connection:
-    """One GET /stream: the test refuses it or opens it, then writes events to it until it finishes or cuts it."""
+    """One reader's GET: the test refuses it or opens it, then writes events to it until it finishes or cuts it."""
 
-    def __init__(self, request: web.Request, stream: str, numbers: Counter[str]) -> None:
-        self.key = request.query["key"]
+    def __init__(self, request: web.Request, key: str, stream: str, numbers: Counter[str]) -> None:
+        self.key = key
         self.stream = stream
         self.query = request.query
         # As the service does: the header, which the browser keeps current, goes before the query.
@@ -86,14 +86,16 @@ class Service:
         self.deleted: asyncio.Queue[str] = asyncio.Queue()
         self.generations: list[str] = []  # the keys that started one, in order
         self.url = ""  # set once it listens
-        self.ready: dict[str, str] | None = None  # what /readyz says with its 503; None: it is ready
+        self.posted: list[dict[str, Any]] = []  # the bodies of POST /v1/streams
+        self.refusal: web.Response | None = None  # what POST /v1/streams is answered; None: 201
         self._numbers: Counter[str] = Counter()
         self.app = web.Application()
         self.app.router.add_get("/", self._asset)
         self.app.router.add_get("/web/{name}", self._asset)
         self.app.router.add_get("/v1/models", self._models)
-        self.app.router.add_get("/readyz", self._readyz)
-        self.app.router.add_get("/stream", self._stream, allow_head=False)
+        self.app.router.add_get("/stream", self._start, allow_head=False)
+        self.app.router.add_post("/v1/streams", self._create)
+        self.app.router.add_get("/v1/streams/{stream}", self._attach, allow_head=False)
         self.app.router.add_delete("/v1/streams/{stream}", self._delete)
 
     async def next(self) -> Connection:
@@ -116,14 +118,22 @@ class Service:
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "starter-q8_0", "object": "model"}]})
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        return web.json_response(self.ready or {"status": "ready"}, status=503 if self.ready else 200)
+    async def _start(self, request: web.Request) -> web.StreamResponse:
+        return await self._read(request, request.query["key"])
 
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
-        key = request.query["key"]
-        if key not in self.generations:
-            self.generations.append(key)
-        connection = Connection(request, f"stream{self.generations.index(key)}", self._numbers)
+    async def _create(self, request: web.Request) -> web.Response:
+        self.posted.append(await request.json())
+        if self.refusal is not None:
+            return self.refusal
+        stream = self._stream(self.posted[-1]["key"])
+        return web.json_response({"id": stream, "url": f"/v1/streams/{stream}"}, status=201)
+
+    async def _attach(self, request: web.Request) -> web.StreamResponse:
+        number = int(request.match_info["stream"].removeprefix("stream"))
+        return await self._read(request, self.generations[number])
+
+    async def _read(self, request: web.Request, key: str) -> web.StreamResponse:
+        connection = Connection(request, key, self._stream(key), self._numbers)
         self.connected.put_nowait(connection)
         try:
             await connection.finished.wait()
@@ -131,6 +141,12 @@ class Service:
             connection.left.set()
             raise
         return connection.response
+
+    def _stream(self, key: str) -> str:
+        """The id of the stream that this key names; a new key is a new generation."""
+        if key not in self.generations:
+            self.generations.append(key)
+        return f"stream{self.generations.index(key)}"
 
     async def _delete(self, request: web.Request) -> web.Response:
         self.deleted.put_nowait(request.match_info["stream"])
