@@ -232,6 +232,7 @@ class Context:
         self._positions = np.zeros(self.n_batch, np.int32)
         self._seq_ids = np.zeros(self.n_batch, np.int32)
         self._logits = np.zeros(self.n_batch, np.int8)
+        self._n_computed = 0  # tokens of the last batch, once it has been decoded
         self._batch = self._make_batch()
 
     def _make_batch(self) -> Any:
@@ -267,12 +268,13 @@ class Context:
             self._logits[end - 1] = wants_logits
             last.append(end - 1)
             n = end
-        self._batch.n_tokens = n
+        self._batch.n_tokens, self._n_computed = n, 0
         status = lib.llama_decode(self._context, self._batch)
         if status == 1:
             raise NoRoom(f"no cells for a batch of {n} tokens")
         if status != 0:
             raise LlamaError(f"llama_decode returned {status}")
+        self._n_computed = n
         return last
 
     def warm_up(self) -> None:
@@ -283,14 +285,18 @@ class Context:
 
     def argmax(self, index: int) -> int:
         """The likeliest token after batch index `index`, which must have asked for logits."""
+        self._check_logits(index)
         row = lib.llama_get_logits_ith(self._context, index)
-        if not row:
-            raise LlamaError(f"no logits at batch index {index}")
         return int(np.ctypeslib.as_array(row, (self._n_vocab,)).argmax())
 
     def sample(self, sampler: Sampler, index: int) -> int:
         """Draw from the logits of batch index `index`, which must have asked for them, and tell the sampler."""
+        self._check_logits(index)
         return int(lib.llama_sampler_sample(sampler._chain, self._context, index))
+
+    def _check_logits(self, index: int) -> None:
+        if not 0 <= index < self._n_computed or not self._logits[index]:  # C would abort
+            raise LlamaError(f"no logits at batch index {index}")
 
     def forget(self, seq_id: int) -> None:
         """Free a sequence's cells. Must precede any reuse of its id."""
@@ -305,7 +311,10 @@ class Context:
 class Sampler:
     """A C sampler chain. Built from sampling.chain's links: (name, arguments) in their order."""
 
-    def __init__(self, model: Model, links: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+    def __init__(self, model: Model, links: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+        """Raises LlamaError for a chain that selects nothing, with which C would abort, and for a link it refuses."""
+        if not links or links[-1][0] not in ("draw", "greedy"):
+            raise LlamaError("the last link of a sampler chain must select a token")
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self._chain = lib.llama_sampler_chain_init(params)
