@@ -1,0 +1,1 @@
+"""The whole way, nothing scripted: real processes, the embedded model."""
