@@ -9,7 +9,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +162,15 @@ class Model:
         add_special: write BOS/EOS where the vocabulary asks for it; parse_special: control tokens' texts become them.
         """
         data = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
-        room = len(data) + 8  # a token is a byte at least; BOS, EOS and a prefixed space come on top
-        ids = (lib.llama_token * room)()
-
-        def run() -> int:
-            return int(lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special, parse_special))
-
-        n = run() if len(data) <= SHALLOW_BYTES else _on_deep_stack(len(data), run)
-        if n < 0:
-            raise LlamaError(f"a text of {len(data)} bytes could not be tokenized")
-        return list(ids[:n])
+        # Mostly a token is a byte at least, and BOS, EOS and a prefixed space come on top. Without a token for a space
+        # SentencePiece spells each as three bytes.
+        for room in (len(data) + 8, 3 * len(data) + 8):
+            ids = (lib.llama_token * room)()
+            run = partial(lib.llama_tokenize, self._vocab, data, len(data), ids, room, add_special, parse_special)
+            n = run() if len(data) <= SHALLOW_BYTES else _on_deep_stack(len(data), run)
+            if n >= 0:
+                return list(ids[:n])
+        raise LlamaError(f"a text of {len(data)} bytes could not be tokenized")
 
     @cached_property
     def longest_piece(self) -> int:
