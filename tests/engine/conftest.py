@@ -62,8 +62,8 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """tiny.write into a new file of the test run."""
     folder = tmp_path_factory.mktemp("models")
 
-    def write_one(name: str, **options: object) -> Path:
-        return tiny.write(folder / f"{name}.gguf", **options)  # type: ignore[arg-type]  # tiny checks them
+    def write_one(stem: str, **options: object) -> Path:
+        return tiny.write(folder / f"{stem}.gguf", **options)  # type: ignore[arg-type]  # tiny checks them
 
     return write_one
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine import budget
+from service.engine import budget, llama
 from service.engine.budget import (
     DEFAULT_N_CTX,
     BudgetError,
@@ -18,7 +18,7 @@ from service.engine.budget import (
     usable_cores,
 )
 from service.engine.llama import KV_BITS, KV_TYPES, LlamaError, Model
-from service.engine.load import Journal, llama
+from service.engine.load import Journal
 
 from .conftest import MakeContext
 

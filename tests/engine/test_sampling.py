@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from service.engine.sampling import chain, is_greedy
 
 from .conftest import MakeContext
 
-PLAIN = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+PLAIN = Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0)
 samplings = st.builds(
     Sampling,
     seed=st.integers(0, 2**32 - 2),
@@ -50,15 +51,15 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("sampling", "expected"),
     [
-        (Sampling(seed=1, temperature=1.0, **PLAIN), ["temperature", "draw"]),
-        (Sampling(seed=1, **{**PLAIN, "top_k": 1}), ["top_k", "temperature", "draw"]),
-        (Sampling(seed=1, **{**PLAIN, "top_k": -1}), ["temperature", "draw"]),
-        (Sampling(seed=1, **{**PLAIN, "top_p": 0.0}), ["top_p", "temperature", "draw"]),
-        (Sampling(seed=1, **{**PLAIN, "min_p": 0.1}), ["min_p", "temperature", "draw"]),
-        (Sampling(seed=1, presence_penalty=0.5, **PLAIN), ["penalties", "temperature", "draw"]),
-        (Sampling(seed=1, frequency_penalty=-0.5, **PLAIN), ["penalties", "temperature", "draw"]),
-        (Sampling(seed=1, repeat_penalty=1.1, **PLAIN), ["penalties", "temperature", "draw"]),
-        (Sampling(seed=1, repeat_penalty=1.1, repeat_last_n=0, **PLAIN), ["temperature", "draw"]),
+        (replace(PLAIN, temperature=1.0), ["temperature", "draw"]),
+        (replace(PLAIN, top_k=1), ["top_k", "temperature", "draw"]),
+        (replace(PLAIN, top_k=-1), ["temperature", "draw"]),
+        (replace(PLAIN, top_p=0.0), ["top_p", "temperature", "draw"]),
+        (replace(PLAIN, min_p=0.1), ["min_p", "temperature", "draw"]),
+        (replace(PLAIN, presence_penalty=0.5), ["penalties", "temperature", "draw"]),
+        (replace(PLAIN, frequency_penalty=-0.5), ["penalties", "temperature", "draw"]),
+        (replace(PLAIN, repeat_penalty=1.1), ["penalties", "temperature", "draw"]),
+        (replace(PLAIN, repeat_penalty=1.1, repeat_last_n=0), ["temperature", "draw"]),
         (Sampling(seed=1, temperature=0.0), ["greedy"]),
         (Sampling(seed=1, temperature=-1.0), ["greedy"]),
         (Sampling(seed=1, temperature=0.0, repeat_penalty=1.1), ["penalties", "greedy"]),
@@ -128,7 +129,7 @@ def test_greedy_chain_is_argmax(bpe: Model, make_context: MakeContext) -> None:
     likeliest = context.argmax(index)
     assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=0.0)) == [likeliest] * 3
     assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=2.0, top_k=1)) == [likeliest] * 3
-    assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=2.0, **{**PLAIN, "top_p": 0.0})) == [likeliest] * 3
+    assert draw(context, bpe, index, 3, replace(PLAIN, temperature=2.0, top_p=0.0)) == [likeliest] * 3
 
 
 def test_a_seed_repeats_and_another_differs(bpe: Model, make_context: MakeContext) -> None:
@@ -137,7 +138,7 @@ def test_a_seed_repeats_and_another_differs(bpe: Model, make_context: MakeContex
     index = logits_of(context, bpe, "the fox")
 
     def with_seed(seed: int) -> list[int]:
-        return draw(context, bpe, index, 30, Sampling(seed=seed, temperature=2.0, **PLAIN))
+        return draw(context, bpe, index, 30, replace(PLAIN, seed=seed, temperature=2.0))
 
     assert with_seed(0) == with_seed(0)
     assert with_seed(2**32 - 2) == with_seed(2**32 - 2)
@@ -148,9 +149,7 @@ def test_a_higher_temperature_spreads(bpe: Model, make_context: MakeContext) -> 
     """Temperature reaches C: a low one stays with few tokens, a high one takes many."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
-    cold, warm = (
-        len(set(draw(context, bpe, index, 200, Sampling(seed=1, temperature=t, **PLAIN)))) for t in (0.1, 3.0)
-    )
+    cold, warm = (len(set(draw(context, bpe, index, 200, replace(PLAIN, temperature=t)))) for t in (0.1, 3.0))
     assert cold < warm / 3
 
 
@@ -158,7 +157,7 @@ def test_top_k_bounds_the_choice(bpe: Model, make_context: MakeContext) -> None:
     """With top_k 5 five tokens are drawn at most, and with patience all five."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
-    drawn = draw(context, bpe, index, 300, Sampling(seed=1, temperature=5.0, **{**PLAIN, "top_k": 5}))
+    drawn = draw(context, bpe, index, 300, replace(PLAIN, temperature=5.0, top_k=5))
     assert len(set(drawn)) == 5
 
 
@@ -166,7 +165,7 @@ def test_forbidden_end_tokens_are_never_drawn(bpe: Model, make_context: MakeCont
     """ignore_eos keeps every end token out, where without it they would be drawn."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
-    hot = Sampling(seed=1, temperature=50.0, **PLAIN)  # every token about equally likely
+    hot = replace(PLAIN, temperature=50.0)  # every token about equally likely
     assert bpe.end_tokens & set(draw(context, bpe, index, 3000, hot))
     assert not bpe.end_tokens & set(draw(context, bpe, index, 3000, hot, ignore_eos=True))
 
@@ -176,11 +175,11 @@ def test_presence_penalty_counts_what_was_accepted(bpe: Model, make_context: Mak
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     first = context.argmax(index)
-    heavy = {"seed": 1, "temperature": 0.0, "presence_penalty": 1000.0}
-    assert draw(context, bpe, index, 1, Sampling(**heavy)) == [first]  # type: ignore[arg-type]
-    second = draw(context, bpe, index, 1, Sampling(**heavy), accepted=[first])[0]  # type: ignore[arg-type]
+    heavy = Sampling(seed=1, temperature=0.0, presence_penalty=1000.0)
+    assert draw(context, bpe, index, 1, heavy) == [first]
+    second = draw(context, bpe, index, 1, heavy, accepted=[first])[0]
     assert second != first
-    short = Sampling(**heavy, repeat_last_n=2)  # type: ignore[arg-type]
+    short = replace(heavy, repeat_last_n=2)
     assert draw(context, bpe, index, 1, short, accepted=[first, second, second]) == [first]
 
 

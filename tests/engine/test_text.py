@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ stops = st.lists(st.text(letters, min_size=1, max_size=4), max_size=4)
 
 def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
     at = [0, *sorted(c for c in cuts if c < len(data)), len(data)]
-    return [data[a:b] for a, b in zip(at, at[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(at)]
 
 
 def run(text: Text, pieces: list[bytes]) -> str:

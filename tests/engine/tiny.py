@@ -29,6 +29,7 @@ def write(
     kind: Literal["bpe", "spm"] = "bpe",
     chat_template: str | None = CHATML,
     controls: Sequence[str] = CONTROLS,
+    words: Sequence[str] = WORDS,
     bos: str = "<s>",
     eos: str = "</s>",
     eot: str | None = "<|im_end|>",
@@ -40,6 +41,7 @@ def write(
     n_layers: int = 2,
     n_head_kv: int = 2,
     weights: Literal["q8_0", "f32"] = "q8_0",
+    pre: str = "qwen2",
     name: str | None = "tiny",
     arch: str = "llama",
     seed: int = 1,
@@ -56,7 +58,7 @@ def write(
     w.add_head_count_kv(n_head_kv)
     w.add_layer_norm_rms_eps(1e-5)
     w.add_rope_dimension_count(N_EMBD // N_HEAD)
-    tokens = _bpe(w, controls) if kind == "bpe" else _spm(w, controls, space)
+    tokens = _bpe(w, controls, words, pre) if kind == "bpe" else _spm(w, controls, words, space)
     w.add_vocab_size(len(tokens))
     w.add_bos_token_id(tokens.index(bos))
     w.add_eos_token_id(tokens.index(eos))
@@ -76,11 +78,11 @@ def write(
     return path
 
 
-def _bpe(w: gguf.GGUFWriter, controls: Sequence[str]) -> list[str]:
+def _bpe(w: gguf.GGUFWriter, controls: Sequence[str], words: Sequence[str], pre: str) -> list[str]:
     """Byte-level BPE as GPT-2 made it: 256 printable stand-ins for the bytes, then merges, then control tokens."""
     stand_ins = _byte_stand_ins()
     pieces, merges = list(stand_ins.values()), []
-    for word in WORDS:
+    for word in words:
         pairs = [(word[:n], word[n]) for n in range(1, len(word))]
         for left, right in [*pairs, ("\u0120", word)]:  # Ġ stands for a space
             if left + right not in pieces:
@@ -88,20 +90,20 @@ def _bpe(w: gguf.GGUFWriter, controls: Sequence[str]) -> list[str]:
                 merges.append(f"{left} {right}")
     tokens = [*pieces, *controls]
     w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("qwen2")
+    w.add_tokenizer_pre(pre)
     w.add_token_list(tokens)
     w.add_token_merges(merges)
     w.add_token_types([gguf.TokenType.NORMAL] * len(pieces) + [gguf.TokenType.CONTROL] * len(controls))
     return tokens
 
 
-def _spm(w: gguf.GGUFWriter, controls: Sequence[str], space: bool) -> list[str]:
+def _spm(w: gguf.GGUFWriter, controls: Sequence[str], words: Sequence[str], space: bool) -> list[str]:
     """SentencePiece as Llama 2 has it: <unk>, control tokens, the 256 bytes, then pieces that are better when early."""
     pieces = ["\u2581"] if space else []  # ▁ stands for a space
-    for word in WORDS:
+    for word in words:
         for spelled in (word, "\u2581" + word):
             pieces += [p for n in range(2, len(spelled) + 1) if (p := spelled[:n]) not in pieces]
-    pieces += sorted({letter for word in WORDS for letter in word})
+    pieces += sorted({letter for word in words for letter in word})
     head = ["<unk>", *controls, *(f"<0x{b:02X}>" for b in range(256))]
     tokens = [*head, *pieces]
     w.add_tokenizer_model("llama")
