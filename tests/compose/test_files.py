@@ -1,0 +1,178 @@
+"""The files that describe the deployment agree with each other and with the service. This needs no container."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are not among the locked packages
+
+from service.metrics import Metrics
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+GPU = yaml.safe_load((ROOT / "deploy" / "compose.gpu.yml").read_text())
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "rill.json").read_text())
+ALERTS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
+
+
+def stages() -> dict[str, list[str]]:
+    """The Dockerfile's instructions, stage by stage, continued lines joined."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "deploy" / "Dockerfile").read_text(), flags=re.M).replace("\\\n", "")
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("FROM "):
+            lines = found.setdefault(line.split(" AS ")[1], [])
+        if line:
+            lines.append(re.sub(r" +", " ", line))
+    return found
+
+
+def queries(node: Any) -> Iterator[str]:
+    """Every PromQL expression below a node of the dashboard or the alerts."""
+    if isinstance(node, dict):
+        if isinstance(node.get("expr"), str):
+            yield node["expr"]
+        for value in node.values():
+            yield from queries(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from queries(value)
+
+
+def test_compose_passes_every_setting() -> None:
+    """Each setting of the service can be set in the environment of docker-compose; host and port are the image's."""
+    passed = {line.partition("=")[0] for line in COMPOSE["services"]["service"]["environment"]}
+    assert passed - {"HF_TOKEN"} == {f"RILL_{n.upper()}" for n in Settings.model_fields if n not in ("host", "port")}
+
+
+def test_the_grace_is_more_than_the_drain() -> None:
+    """compose kills only after the service's own time to drain is over."""
+    grace = COMPOSE["services"]["service"]["stop_grace_period"]
+    seconds = re.fullmatch(r"\$\{RILL_STOP_GRACE:-(\d+)s\}", grace)
+    assert seconds is not None
+    assert int(seconds[1]) > Settings.model_fields["drain_s"].default
+
+
+def test_nginx_bounds_a_body_as_the_service_does() -> None:
+    """nginx neither refuses a body that the service would take nor reads one that it would not."""
+    assert "client_max_body_size 1m;" in (ROOT / "nginx" / "nginx.conf").read_text()
+    assert Settings.model_fields["max_body_bytes"].default == 1024 * 1024
+
+
+def test_only_nginx_is_for_everyone() -> None:
+    """nginx alone is published to the network; Prometheus and Grafana to this machine; nothing is named or numbered so
+    that it could not be scaled."""
+    ports = {name: service.get("ports", []) for name, service in COMPOSE["services"].items()}
+    assert ports["nginx"] == ["${RILL_PUBLISH:-8080}:8080"]
+    assert ports["service"] == []
+    assert all(":-127.0.0.1:" in p for name in ("prometheus", "grafana") for p in ports[name])
+    assert not [name for name, service in COMPOSE["services"].items() if "container_name" in service]
+
+
+@pytest.mark.parametrize("name", ["nginx", "service"])
+def test_containers_may_do_little(name: str) -> None:
+    """Read-only, without capabilities or new privileges, under an init."""
+    service = COMPOSE["services"][name]
+    assert service["read_only"] is True
+    assert service["init"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_observation_is_a_profile() -> None:
+    """Prometheus and Grafana start under the profile `observe` and only there."""
+    profiles = {name: service.get("profiles") for name, service in COMPOSE["services"].items()}
+    assert profiles == {"nginx": None, "service": None, "prometheus": ["observe"], "grafana": ["observe"]}
+
+
+def test_mounted_files_exist() -> None:
+    """Every path that compose mounts from here is here: Docker would make an empty directory of a missing one."""
+    mounts = [v for service in COMPOSE["services"].values() for v in service.get("volumes", []) if v.startswith("./")]
+    assert mounts
+    assert [m for m in mounts if not (ROOT / m.split(":")[0]).exists()] == []
+
+
+def test_the_gpu_override() -> None:
+    """It builds the CUDA target under a tag of its own and reserves one NVIDIA GPU."""
+    service = GPU["services"]["service"]
+    assert service["build"]["target"] == "cuda"
+    assert service["image"] != COMPOSE["services"]["service"]["image"]
+    [device] = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def test_the_cuda_image_is_the_cpu_image_but_for_cuda() -> None:
+    """Both targets are built and run by the same instructions; base, packages and the CUDA switch are all that differs.
+    (The CUDA image can't be built where there is no registry to fetch its base from: this holds what can be held.)"""
+    by_name = stages()
+    assert list(by_name) == ["build-cpu", "build-cuda", "cuda", "cpu"]  # the last is the default
+    for cpu, cuda in (("build-cpu", "build-cuda"), ("cpu", "cuda")):
+        same = [
+            line.replace(" CUDA=1", "").replace("build-cuda", "build-cpu").replace(" python3 && rm", " && rm")
+            for line in by_name[cuda][1:]
+        ]
+        ours = by_name[cpu][1:]
+        if cpu == "build-cpu":
+            assert same.pop(0) == ours.pop(0).replace("g++", "g++ python3 python3-venv")
+        assert same == ours
+    assert "-devel-" in by_name["build-cuda"][0]
+    assert "-runtime-" in by_name["cuda"][0]
+    assert "CUDA=1" in " ".join(by_name["build-cuda"])
+
+
+def test_images_run_without_root() -> None:
+    """Both images end as a user of their own, with SIGTERM to stop them and no build stage behind them."""
+    for name in ("cpu", "cuda"):
+        lines = stages()[name]
+        assert "USER rill" in lines
+        assert "STOPSIGNAL SIGTERM" in lines
+        assert not [line for line in lines if "g++" in line]
+
+
+def test_the_build_context_is_what_is_copied() -> None:
+    """What the Dockerfile copies from the context is there and passes .dockerignore, which lets nothing else in."""
+    copied = {line.split()[1] for lines in stages().values() for line in lines if re.match(r"COPY (?!--from)", line)}
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied == allowed
+    assert [path for path in copied if not (ROOT / path).exists()] == []
+
+
+def test_dashboard_and_alerts_ask_for_series_that_exist() -> None:
+    """Every series that the dashboard and the alerts name is one that the service exports."""
+    text = Metrics(version="0").text().decode()
+    series = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+    families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    asked = {
+        name for query in [*queries(DASHBOARD), *queries(ALERTS)] for name in re.findall(r"\b(?:llm|gen_ai)_\w+", query)
+    }
+    assert len(asked) > 15
+    histograms = {f"{family}{end}" for family in families for end in ("_bucket", "_sum", "_count")}
+    assert asked - series - families - histograms == set()
+
+
+def test_the_dashboard_is_whole() -> None:
+    """Every panel has a title, a description, queries and a place of its own, and asks the provisioned data source."""
+    source = yaml.safe_load((ROOT / "deploy" / "grafana" / "datasources" / "prometheus.yml").read_text())
+    [prometheus] = source["datasources"]
+    panels = DASHBOARD["panels"]
+    assert len({p["id"] for p in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["targets"]
+        assert {t["datasource"]["uid"] for t in panel["targets"]} == {prometheus["uid"]}
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
