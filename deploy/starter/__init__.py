@@ -1,0 +1,1 @@
+"""The starter model from nothing: corpus, tokenizer, training, export and evaluation."""

@@ -1,0 +1,1 @@
+"""Tests of the embedded model: the real file in the real llama.cpp."""
