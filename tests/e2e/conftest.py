@@ -67,11 +67,11 @@ async def wire(port: int) -> AsyncIterator[Wire]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, wire: Wire, request: pytest.FixtureRequest) -> AsyncIterator[Page]:
-    """The page, loaded over the wire; its parameter may be "dark". $RILL_SHOTS gets a picture of how it ended."""
+    """The page, loaded over the wire; its parameter may be "dark". $SHOTS gets a picture of how it ended."""
     scheme: Literal["light", "dark"] = getattr(request, "param", "light")
     async with await browser.new_context(viewport={"width": 1100, "height": 800}, color_scheme=scheme) as context:
         page = await context.new_page()
         await page.goto(wire.url)
         yield page
-        if folder := os.environ.get("RILL_SHOTS"):
+        if folder := os.environ.get("SHOTS"):
             await page.screenshot(path=f"{folder}/service-{request.node.name}.png")

@@ -68,8 +68,8 @@ async def page(browser: Browser, service: Service) -> AsyncIterator[Page]:
 
 @pytest.fixture
 def shots() -> Path | None:
-    """Where to leave screenshots: $RILL_SHOTS, or nowhere."""
-    folder = os.environ.get("RILL_SHOTS")
+    """Where to leave screenshots: $SHOTS, or nowhere."""
+    folder = os.environ.get("SHOTS")
     if not folder:
         return None
     Path(folder).mkdir(parents=True, exist_ok=True)

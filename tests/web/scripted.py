@@ -88,6 +88,8 @@ class Service:
         self.url = ""  # set once it listens
         self.posted: list[dict[str, Any]] = []  # the bodies of POST /v1/streams
         self.refusal: web.Response | None = None  # what POST /v1/streams is answered; None: 201
+        self.answering = asyncio.Event()  # clear: a POST waits for its answer
+        self.answering.set()
         self._numbers: Counter[str] = Counter()
         self.app = web.Application()
         self.app.router.add_get("/", self._asset)
@@ -123,6 +125,7 @@ class Service:
 
     async def _create(self, request: web.Request) -> web.Response:
         self.posted.append(await request.json())
+        await self.answering.wait()
         if self.refusal is not None:
             return self.refusal
         stream = self._stream(self.posted[-1]["key"])

@@ -109,6 +109,18 @@ async def test_stop_before_the_first_event(page: Page, service: Service) -> None
         await stream.left.wait()
 
 
+async def test_stop_before_the_stream_has_a_name(page: Page, service: Service) -> None:
+    """Stop while the POST is on its way: what it makes is cancelled as soon as its id is known, and never read."""
+    service.answering.clear()
+    await ask(page, "ü" * 1200)
+    await page.get_by_role("button", name="Stop").click()
+    await expect(page.locator("#status")).to_have_text("Stopped")
+    service.answering.set()
+    async with asyncio.timeout(10):
+        assert await service.deleted.get() == "stream0"
+    assert service.connected.empty()
+
+
 async def test_a_lost_stream_says_so(page: Page, service: Service) -> None:
     """The failure that answers a resume of a forgotten stream has an id of no stream, and is shown all the same."""
     await ask(page)
