@@ -299,6 +299,27 @@ async def test_no_prompt_is_in_any_log(stack: Stack, client: aiohttp.ClientSessi
     assert SECRET not in logged
 
 
+async def test_a_model_of_one_s_own(stack: Stack) -> None:
+    """RILL_MODEL names a file in the volume `models`, which the service may write and which outlives a container; a
+    name that is not there is an error."""
+    [service] = stack.containers("service")
+    docker("exec", service, "sh", "-c", "cp service/starter/*.gguf /models/own.gguf")
+    script = (
+        "python -m service & "
+        "until python -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz')\" 2>/dev/null; do "
+        "kill -0 $! || exit 1; done; "
+        "python -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())\""
+    )
+
+    def up(model: str) -> bool:
+        options = ["--rm", "--no-deps", "-T", "-e", f"RILL_MODEL={model}", "--entrypoint", "sh"]
+        return "\nllm_engine_up 1" in stack.compose("run", *options, "service", "-c", script)
+
+    assert await asyncio.to_thread(up, "/models/own.gguf")
+    with pytest.raises(AssertionError):
+        await asyncio.to_thread(up, "/models/missing.gguf")
+
+
 @pytest.mark.parametrize("name", ["nginx", "service"])
 async def test_a_container_may_do_little(name: str, stack: Stack) -> None:
     """Not root, no capability, no new privileges, a root file system that can't be written; only /tmp, and /models for
