@@ -1,20 +1,24 @@
 """Messages -> token ids, as the model's own chat template says, and never a control token that a caller spelled.
 
 The ids are the reference's (render all, then tokenize once with specials) unless a caller's text contains the text of
-a control token. Then only those occurrences are taken out: a placeholder stands for them while the template renders,
-and they are tokenized as the plain text that they are.
+a control token, or would make one together with the text beside it. Then only those occurrences are taken out: a
+placeholder stands for them while the template renders, and they are tokenized as the plain text that they are.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # What llama.cpp falls back to for a model without a template of its own.
@@ -55,42 +59,84 @@ class Prompts:
         # A model that never learned ChatML spells its end instead of making the token.
         self.stop = [] if source is not None else [CHATML_END]
         self._template = _compile(source if source is not None else CHATML)
-        # Longest first, so that a control text inside a longer one is not what gets found.
-        texts = sorted(vocabulary.control_texts, key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, texts))) if texts else None
+        self._controls = sorted(vocabulary.control_texts)
+        self._backwards = sorted(text[::-1] for text in self._controls)
+        self._control = re.compile(_any_of(self._controls)) if self._controls else None
+        # SentencePiece puts a space before any text it is given; NUL, which merges with nothing, can stand before it.
+        lead = vocabulary.tokenize("\0", add_special=False, parse_special=False)
+        self._lead = lead if len(lead) > 1 else []
 
     def chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The prompt's ids, BOS once where the model wants one. Raises TemplateError."""
-        plain: list[str] = []  # control texts that callers spelled, in the order of their placeholders
-        # Unguessable, so no caller can write a placeholder; letters only, so that no filter changes it.
-        mark = "".join(chr(ord("a") + b % 26) for b in secrets.token_bytes(24))
-
-        def hide(match: re.Match[str]) -> str:
-            plain.append(match.group())
-            return f"{mark}{_letters(len(plain) - 1)}{mark}"
-
-        if self._control is not None:
-            messages = [{k: self._control.sub(hide, v) for k, v in m.items()} for m in messages]
-        parts = re.split(f"{mark}([a-j]+){mark}", self._render(messages))
-        ids: list[int] = []
-        for i, part in enumerate(parts):
-            if i % 2:
-                ids += self._tokenize(plain[_number(part)], parse_special=False, first=False)
-            elif part or i == 0:
-                ids += self._tokenize(part, parse_special=True, first=i == 0)
-        return self._without_doubled_bos(ids)
+        if self._control is None:
+            return self._tokenize(self._render(messages), first=True)
+        hidden = _Hidden()
+        messages = [{k: self._control.sub(hidden, v) for k, v in m.items()} for m in messages]
+        rendered = self._render(messages)
+        cautious = [{**m, "content": self._hide_edges(m["content"], hidden)} for m in messages]
+        if cautious != messages:
+            # What a content begins or ends with may make a control token with the text beside it.
+            alone = self._render(cautious)
+            if self._control.findall(alone) != self._control.findall(rendered):
+                rendered = alone
+        return self._ids(rendered, hidden)
 
     def raw(self, text: str) -> list[int]:
         """The ids of a bare prompt: plain text, BOS in front where the model wants one."""
-        return self._tokenize(text, parse_special=False, first=True)
+        return self._vocabulary.tokenize(text, add_special=True, parse_special=False)
 
-    def _tokenize(self, text: str, *, parse_special: bool, first: bool) -> list[int]:
-        return self._vocabulary.tokenize(text, add_special=first, parse_special=parse_special)
+    def _ids(self, rendered: str, hidden: _Hidden) -> list[int]:
+        """One tokenization with specials, or one for each part between what is hidden."""
+        parts = hidden.split(rendered)
+        ids = self._tokenize(parts[0], first=True)
+        # As the reference: text that follows a control token or nothing is begun anew, other text goes on.
+        goes_on = parts[0] != "" and not parts[0].endswith(tuple(self._controls))
+        for plain, part in zip(parts[1::2], parts[2::2], strict=True):
+            ids += self._plain(hidden.texts[_number(plain)], goes_on)
+            if part:
+                ids += self._continued(part, parse_special=True)
+            goes_on = not part.endswith(tuple(self._controls))
+        return ids
 
-    def _without_doubled_bos(self, ids: list[int]) -> list[int]:
-        """Many templates write BOS, and the tokenizer writes it too."""
-        bos = self._vocabulary.bos
-        return ids[1:] if bos >= 0 and ids[:2] == [bos, bos] else ids
+    def _tokenize(self, text: str, *, first: bool) -> list[int]:
+        # A template that writes BOS itself needs none of the tokenizer's.
+        bos = self._vocabulary.text_of(self._vocabulary.bos)
+        writes_bos = bos != "" and text.startswith(bos)
+        return self._vocabulary.tokenize(text, add_special=first and not writes_bos, parse_special=True)
+
+    def _plain(self, text: str, goes_on: bool) -> list[int]:
+        if goes_on:
+            return self._continued(text, parse_special=False)
+        return self._vocabulary.tokenize(text, add_special=False, parse_special=False)
+
+    def _continued(self, text: str, *, parse_special: bool) -> list[int]:
+        """The ids of a text that others stand before: no space is put between."""
+        if not self._lead:
+            return self._vocabulary.tokenize(text, add_special=False, parse_special=parse_special)
+        ids = self._vocabulary.tokenize("\0" + text, add_special=False, parse_special=parse_special)
+        return ids[len(self._lead) :]
+
+    def _hide_edges(self, text: str, hidden: _Hidden) -> str:
+        """Hide what at the ends of a content, or as all of it, is a part of a control token's text.
+
+        White space around it is left out of account: many templates strip it.
+        """
+        core = text.strip()
+        if not core:
+            return text
+        longest = max(map(len, self._controls))
+        if len(core) < longest and any(core in control for control in self._controls):
+            edges = (len(core), 0)
+        else:
+            sizes = range(min(longest, len(core)) - 1, 0, -1)
+            head = next((n for n in sizes if _begins(self._backwards, core[:n][::-1])), 0)
+            tail = next((n for n in sizes if n <= len(core) - head and _begins(self._controls, core[-n:])), 0)
+            edges = (head, tail)
+        head, tail = edges
+        middle = core[head : len(core) - tail]
+        core = (hidden.hide(core[:head]) if head else "") + middle + (hidden.hide(core[-tail:]) if tail else "")
+        before = len(text) - len(text.lstrip())
+        return text[:before] + core + text[len(text.rstrip()) :]
 
     def _render(self, messages: Sequence[dict[str, str]]) -> str:
         v = self._vocabulary
@@ -105,21 +151,42 @@ class Prompts:
             )
         except jinja2.TemplateError as e:
             raise TemplateError(f"the model's chat template refuses these messages: {e}") from e
-        except (TypeError, ValueError, KeyError, IndexError, RecursionError, OverflowError) as e:
-            raise TemplateError(f"the model's chat template fails on these messages: {e}") from e
+        except Exception as e:  # a template is a program: 1 / 0 is in its power
+            raise TemplateError(f"the model's chat template fails on these messages: {e!r}") from e
+
+
+class _Hidden:
+    """Texts taken out of what callers sent, each with a placeholder in its place."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        # Unguessable, so no caller can write a placeholder; letters only, so that no filter changes it.
+        self._mark = "".join(chr(ord("a") + b % 26) for b in secrets.token_bytes(24))
+
+    def __call__(self, match: re.Match[str]) -> str:
+        return self.hide(match.group())
+
+    def hide(self, text: str) -> str:
+        """The placeholder that now stands for `text`."""
+        self.texts.append(text)
+        return f"{self._mark}{_letters(len(self.texts) - 1)}{self._mark}"
+
+    def split(self, rendered: str) -> list[str]:
+        """Text, placeholder's number in letters, text, ...: an odd number of parts."""
+        return re.split(f"{self._mark}([a-j]+){self._mark}", rendered)
 
 
 def _compile(source: str) -> jinja2.Template:
     """As transformers compiles chat templates (utils/chat_template_utils.py), in Jinja's immutable sandbox."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     environment.filters["tojson"] = _tojson
     try:
         return environment.from_string(source)
-    except jinja2.TemplateError as e:
+    except Exception as e:  # Python's compiler has its own limits
         raise TemplateError(f"the model's chat template does not compile: {e}") from e
 
 
@@ -127,9 +194,51 @@ def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _tojson(value: Any, **options: Any) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """Without Jinja's HTML escapes: a prompt is no web page."""
-    return json.dumps(value, ensure_ascii=False, indent=options.get("indent"))
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class _Generation(Extension):
+    """{% generation %} marks the assistant's words for training; here only its contents count."""
+
+    tags = {"generation"}  # noqa: RUF012  # Jinja declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        parser.stream.skip(1)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _any_of(texts: Iterable[str]) -> str:
+    """A pattern of the longest of `texts` at a place, which tries what they begin with alike once.
+
+    Gemma has 6,000 control tokens: one branch for each would take seconds for 100 KB of "<".
+    """
+    trie: dict[str, Any] = {}
+    for text in texts:
+        node = trie
+        for letter in text:
+            node = node.setdefault(letter, {})
+        node[""] = {}  # a text ends here
+
+    def pattern(node: dict[str, Any]) -> str:
+        branches = [re.escape(letter) + pattern(child) for letter, child in node.items() if letter]
+        rest = branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})" if branches else ""
+        return f"(?:{rest})?" if rest and "" in node else rest
+
+    return pattern(trie)
+
+
+def _begins(texts: Sequence[str], part: str) -> bool:
+    """Whether one of `texts`, which are sorted, begins with `part` and goes on."""
+    at = bisect.bisect_right(texts, part)
+    return at < len(texts) and texts[at].startswith(part)
 
 
 def _letters(number: int) -> str:
