@@ -50,8 +50,8 @@ class Journal:
             self.n_layers_offloaded, self.n_layers = int(found[1]), int(found[2])
         elif found := re.search(r"(?:KV|RS) buffer size = +([\d.]+) MiB", text):
             self.kv_bytes += int(float(found[1]) * 2**20)
-        elif found := re.search(r"Flash Attention.*set to (\w+)", text):
-            self.flash_attention = "on" if found[1] == "enabled" else "off"
+        elif found := re.search(r"flash_attn += (?:en|dis)abled|Flash Attention (?:enabled|not supported)", text):
+            self.flash_attention = "on" if found[0].endswith(" enabled") else "off"
         if level >= 4:
             self.errors.append(text.strip())
         # One sequence never grows past the training context, whatever all of them hold together.
