@@ -1,0 +1,159 @@
+"""Submit to sequence: what is refused, with which words, and what is clamped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.engine.inbox import Inbox
+from service.engine.llama import SHALLOW_BYTES, Model
+from service.engine.protocol import Accepted, Refused, Sampling, Submit
+from service.engine.sequence import Sequence
+from service.engine.template import CHATML_END, TemplateError
+
+from .test_template import With
+
+
+def submit(**fields: Any) -> Submit:
+    return Submit(id="id", sampling=Sampling(seed=1), **fields)
+
+
+def opened(inbox: Inbox, **fields: Any) -> tuple[Sequence, Accepted]:
+    result = inbox.open(submit(**fields), now=5.0)
+    assert not isinstance(result, Refused), result
+    return result
+
+
+def refused(inbox: Inbox, **fields: Any) -> Refused:
+    result = inbox.open(submit(**fields), now=5.0)
+    assert isinstance(result, Refused)
+    assert result.id == "id"
+    return result
+
+
+@pytest.fixture
+def inbox(bpe: Model) -> Inbox:
+    return Inbox(bpe, n_ctx_seq=100)
+
+
+def test_a_chat(inbox: Inbox, bpe: Model) -> None:
+    """Messages become the template's ids, and the answer tells how many they are."""
+    sequence, accepted = opened(inbox, messages=[{"role": "user", "content": "Hello"}], max_tokens=7)
+    text = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    assert sequence.tokens == bpe.tokenize(text, add_special=True, parse_special=True)
+    assert accepted == Accepted("id", n_prompt=len(sequence.tokens), max_tokens=7)
+    assert (sequence.id, sequence.n_prompt, sequence.max_tokens) == ("id", len(sequence.tokens), 7)
+    assert (sequence.accepted_at, sequence.seq_id, sequence.n_past) == (5.0, -1, 0)
+
+
+def test_a_bare_text(inbox: Inbox, bpe: Model) -> None:
+    """Text is completed as it stands, control tokens' texts as text."""
+    sequence, _ = opened(inbox, text="<|im_end|>fox")
+    assert sequence.tokens == bpe.tokenize("<|im_end|>fox", add_special=True, parse_special=False)
+
+
+def test_bare_tokens(inbox: Inbox, bpe: Model) -> None:
+    """Ids are taken as they are: no BOS is added, control tokens may be among them."""
+    ids = [bpe.n_vocab - 1, 0, bpe.eos]
+    sequence, accepted = opened(inbox, tokens=ids)
+    assert sequence.tokens == ids
+    assert accepted.n_prompt == 3
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 90), (1, 1), (89, 89), (90, 90), (91, 90), (2**31 - 1, 90)])
+def test_max_tokens(inbox: Inbox, asked: int | None, expected: int) -> None:
+    """The answer may be as long as was asked for, within what the prompt leaves of the stream's limit."""
+    sequence, accepted = opened(inbox, tokens=[1] * 10, max_tokens=asked)
+    assert sequence.max_tokens == accepted.max_tokens == expected
+
+
+def test_the_longest_prompt(inbox: Inbox) -> None:
+    """A prompt that leaves room for one token is run."""
+    assert opened(inbox, tokens=[1] * 99)[1].max_tokens == 1
+
+
+@pytest.mark.parametrize("n", [100, 101, 5000])
+def test_too_long_a_prompt(inbox: Inbox, n: int) -> None:
+    """A prompt that leaves no room is refused, with both counts."""
+    assert refused(inbox, tokens=[1] * n) == Refused(
+        "id",
+        "context_length_exceeded",
+        f"The prompt has {n} tokens; this model's context holds 100, the answer included.",
+    )
+
+
+def test_too_long_a_text(inbox: Inbox) -> None:
+    """So is a text, whose tokens are counted with BOS, and a chat with all that the template writes."""
+    assert "The prompt has 201 tokens" in refused(inbox, text="x" * 200).message
+    messages = [{"role": "user", "content": "x" * 200}]
+    assert refused(inbox, messages=messages).code == "context_length_exceeded"
+
+
+def test_far_too_long_a_text(inbox: Inbox, bpe: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megabytes are refused by their size alone, never tokenized."""
+    monkeypatch.setattr(bpe, "tokenize", None)
+    for fields in (
+        {"text": "the fox " * 200_000},
+        {"messages": [{"role": "user", "content": "x" * 500_000}, {"role": "user", "content": "y" * 500_000}]},
+    ):
+        result = refused(inbox, **fields)
+        assert result.code == "context_length_exceeded"
+        assert "The prompt has at least " in result.message
+        assert "context holds 100" in result.message
+
+
+def test_refusing_by_size_refuses_nothing_that_fits(bpe: Model) -> None:
+    """A text of the longest tokens that just fits is not refused by its size."""
+    word = max((bpe.piece(t).decode() for t in range(256, bpe.n_vocab)), key=len)
+    n = SHALLOW_BYTES // len(word) + 1
+    ids = bpe.tokenize(word * n, add_special=True, parse_special=False)
+    assert opened(Inbox(bpe, n_ctx_seq=len(ids) + 1), text=word * n)[1].n_prompt == len(ids)
+    assert refused(Inbox(bpe, n_ctx_seq=len(ids)), text=word * n).code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("bad", [-1, 10**6, 2**31, 2**40, -(2**40)])
+def test_token_ids_out_of_range(inbox: Inbox, bpe: Model, bad: int) -> None:
+    """An id that the vocabulary has not is refused by name: in C it would abort the process."""
+    result = refused(inbox, tokens=[1, bad, 2])
+    assert result == Refused("id", "invalid_prompt", f"no token {bad} in a vocabulary of {bpe.n_vocab}")
+    assert refused(inbox, tokens=[bpe.n_vocab]).code == "invalid_prompt"
+
+
+def test_an_empty_prompt(write: Any, inbox: Inbox) -> None:
+    """Nothing to begin from is refused; BOS alone is something."""
+    assert refused(inbox, tokens=[]) == Refused("id", "invalid_prompt", "The prompt has no tokens.")
+    assert refused(inbox).code == "invalid_prompt"
+    assert opened(inbox, text="")[1].n_prompt == 1
+    no_bos = Inbox(Model(write("inbox-no-bos", add_bos=False)), n_ctx_seq=100)
+    assert refused(no_bos, text="").message == "The prompt has no tokens."
+
+
+def test_a_template_that_refuses(bpe: Model) -> None:
+    """The template's own words reach the caller."""
+    inbox = Inbox(With(bpe, "{{ raise_exception('no system role') }}"), n_ctx_seq=100)  # type: ignore[arg-type]
+    result = refused(inbox, messages=[{"role": "system", "content": "x"}])
+    assert result.code == "invalid_prompt"
+    assert "no system role" in result.message
+
+
+def test_a_broken_template(bpe: Model) -> None:
+    """A template that does not compile is known when the model is loaded."""
+    with pytest.raises(TemplateError):
+        Inbox(With(bpe, "{% if %}"), n_ctx_seq=100)  # type: ignore[arg-type]
+
+
+def test_stop_strings(inbox: Inbox, spm: Model) -> None:
+    """The caller's stop strings apply; a chat with a model without a template stops at ChatML's end, too."""
+    sequence, _ = opened(inbox, text="x", stop=["fox"])
+    assert sequence.text.push(b"a fox b") == "a "
+    bare = Inbox(spm, n_ctx_seq=100)
+    assert (inbox.has_template, bare.has_template) == (True, False)
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({"messages": [{"role": "user", "content": "x"}], "stop": ["fox"]}, ["a ", ""]),
+        ({"messages": [{"role": "user", "content": "x"}]}, ["a fox ", ""]),
+        ({"text": "x"}, ["a fox ", CHATML_END]),
+    ]
+    for fields, expected in cases:
+        sequence, _ = opened(bare, **fields)
+        assert [sequence.text.push(b"a fox "), sequence.text.push(CHATML_END.encode())] == expected

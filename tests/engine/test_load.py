@@ -1,0 +1,150 @@
+"""Options to a loaded model: what is checked, chosen and told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.engine import budget, llama, load
+from service.engine.budget import BudgetError
+from service.engine.llama import LlamaError
+from service.engine.load import Journal, Options, describe
+from service.engine.protocol import Ready
+from service.engine.template import TemplateError
+
+
+@pytest.fixture(autouse=True)
+def log_is_put_back() -> Iterator[None]:
+    before = llama._log
+    yield
+    llama.start(before)
+
+
+def loaded(path: Path, **options: Any) -> Ready:
+    model, context, ready = load.load(Options(model=path, n_threads=1, **options), lambda _: None)
+    context.close()
+    model.close()
+    return ready
+
+
+def test_ready(bpe_path: Path) -> None:
+    """The front learns what was loaded and how, and the figures are llama.cpp's."""
+    ready = loaded(bpe_path, n_ctx=2048, n_seq=4, n_batch=128, kv_type="bf16", flash_attention="on")
+    assert (ready.model, ready.n_ctx, ready.n_ctx_seq, ready.n_seq, ready.n_batch) == ("tiny", 2048, 1024, 4, 128)
+    assert (ready.kv_type, ready.flash_attention, ready.n_threads) == ("bf16", "on", 1)
+    assert ready.kv_bytes == 2048 * 2 * 2 * 64 * 2  # cells x layers x (K, V) x 2 heads of 32 x bytes
+    assert ready.has_chat_template
+    assert (ready.n_layers, ready.n_layers_offloaded) == (3, 0) or ready.gpu
+    assert 0 < ready.load_s < 60
+    assert ready.llama_cpp == llama.VERSION
+
+
+def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
+    """With auto the front is told what llama.cpp chose."""
+    assert loaded(bpe_path).flash_attention in ("on", "off")
+    assert loaded(bpe_path, kv_type="q8_0").flash_attention == "on"
+    assert loaded(bpe_path, flash_attention="on").flash_attention == "on"
+    assert loaded(bpe_path, flash_attention="off").flash_attention == "off"
+
+
+def test_defaults(bpe_path: Path) -> None:
+    """Without a budget asked for there is room for each stream's whole context, within the default."""
+    assert loaded(bpe_path, n_seq=4).n_ctx == 4096
+    assert loaded(bpe_path, n_seq=32).n_ctx == budget.DEFAULT_N_CTX
+
+
+def test_a_stream_is_bounded_by_the_smaller_context(bpe_path: Path) -> None:
+    """One stream may fill the cache, or the context that the model was trained with, whichever is less."""
+    assert loaded(bpe_path, n_ctx=512).n_ctx_seq == 512
+    assert loaded(bpe_path, n_ctx=4096).n_ctx_seq == 1024
+
+
+def test_a_small_budget_bounds_the_batch(bpe_path: Path) -> None:
+    """A batch is never larger than the cache."""
+    ready = loaded(bpe_path, n_ctx=256, n_batch=512)
+    assert (ready.n_ctx, ready.n_batch) == (256, 256)
+
+
+def test_progress(bpe_path: Path) -> None:
+    """Loading is reported up to its end."""
+    seen: list[float] = []
+    load.load(Options(model=bpe_path, n_ctx=256, n_threads=1), seen.append)
+    assert seen[-1] == 1.0
+
+
+def test_too_large_a_budget(bpe_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that does not fit is refused before it is asked for, and the error names the setting."""
+    monkeypatch.setattr(load, "free_memory", lambda: 1 << 20)
+    with pytest.raises(BudgetError, match=r"RILL_N_CTX"):
+        loaded(bpe_path, n_ctx=1 << 20)
+    monkeypatch.setattr(load, "free_memory", lambda: 600 * 512)  # 512 bytes a token at f16
+    assert loaded(bpe_path).n_ctx == 512
+
+
+def test_errors_carry_llama_cpps_own_words(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Why a file could not be read stands in the error and on stderr."""
+    path = tmp_path / "notes.gguf"
+    path.write_text("dear diary")
+    with pytest.raises(LlamaError, match=r"notes\.gguf could not be loaded: .*magic"):
+        loaded(path)
+    assert "magic" in capfd.readouterr().err
+
+
+def test_a_context_that_cannot_be_had(bpe_path: Path) -> None:
+    """llama.cpp's reason for refusing a combination stands in the error."""
+    with pytest.raises(LlamaError, match=r"q8_0 KV cache could not be had: .*lash"):
+        loaded(bpe_path, kv_type="q8_0", flash_attention="off")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    """A missing file is named."""
+    with pytest.raises(LlamaError, match=r"no model file at .*nowhere\.gguf"):
+        loaded(tmp_path / "nowhere.gguf")
+
+
+def test_a_broken_template(write: Callable[..., Path]) -> None:
+    """A template that does not compile is an error of the loading."""
+    with pytest.raises(TemplateError, match="does not compile"):
+        loaded(write("broken-template", chat_template="{% if %}"))
+
+
+def test_no_template(spm_path: Path) -> None:
+    """The front is told that a model brings no template."""
+    assert not loaded(spm_path).has_chat_template
+
+
+def test_journal(capsys: pytest.CaptureFixture[str]) -> None:
+    """From the log the journal keeps offload, cache size and flash attention; warnings go to stderr, the rest not."""
+    journal = Journal()
+    for level, text in [
+        (2, "load_tensors: offloaded 3/25 layers to GPU\n"),
+        (2, "llama_kv_cache:      CUDA0 KV buffer size =    12.50 MiB\n"),
+        (2, "llama_kv_cache:        CPU KV buffer size =     1.50 MiB\n"),
+        (2, "llama_memory_recurrent: CPU RS buffer size = 2.00 MiB\n"),
+        (2, "llama_context: flash_attn            = auto\n"),
+        (2, "resolve_fused_ops: Flash Attention enabled\n"),
+        (2, "an info"),
+        (5, " that goes on\n"),
+        (3, "a warning"),
+        (5, " that goes on\n"),
+        (4, "an error\n"),
+    ]:
+        journal(level, text)
+    assert (journal.n_layers_offloaded, journal.n_layers, journal.kv_bytes) == (3, 25, 16 << 20)
+    assert journal.flash_attention == "on"
+    journal(3, "resolve_fused_ops: Flash Attention not supported, set to disabled\n")
+    assert journal.flash_attention == "off"
+    assert journal.errors == ["an error"]
+    err = capsys.readouterr().err
+    assert "a warning" in err and " that goes on" in err and "an error" in err
+    assert "info" not in err
+
+
+def test_describe(bpe_path: Path) -> None:
+    """The line for the operator names model, budget, threads and offload."""
+    line = describe(loaded(bpe_path, n_ctx=1024, n_seq=2, kv_type="f16"))
+    for part in ("tiny", "KV budget 1024 tokens (f16, 0.5 MiB)", "2 sequences", "1 threads", "flash attention"):
+        assert part in line
