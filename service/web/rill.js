@@ -1,4 +1,4 @@
-// The page's composition: the form starts a generation, the generation's events go to the view. No state beyond the current one.
+// The page's composition: the form starts a generation, whose events go to the view. Its only state is the current one.
 import { Generation } from "./generation.js";
 import { Meter } from "./meter.js";
 import { model } from "./service.js";
@@ -6,6 +6,9 @@ import * as view from "./view.js";
 
 /** How often the live figures change: faster than this nobody can read. */
 const FIGURES_MS = 250;
+
+/** How often the model's name is asked for until there is one. */
+const UNNAMED_MS = 2000;
 
 const PACE = "rill.pace";
 
@@ -21,11 +24,11 @@ function start() {
     view.figures({ firstTokenS: meter.firstTokenS, rate, tokens, paced });
   const ticking = setInterval(() => show(meter.liveRate(performance.now())), FIGURES_MS);
   /** Every end: the last text is on the page before the page says that it ended. */
-  const end = (/** @type {string} */ phase, /** @type {object} */ detail, tokens = meter.deltas, rate = meter.finalRate(tokens)) => {
+  const end = (/** @type {string} */ phase, detail = {}, tokens = meter.deltas, timings = {}) => {
     clearInterval(ticking);
     current = undefined;
     view.flush();
-    show(rate, tokens);
+    show(measured(meter.finalRate(tokens), timings), tokens);
     view.status(phase, detail);
   };
   view.clear();
@@ -33,22 +36,20 @@ function start() {
     status: view.status,
     text: (delta) => {
       meter.delta(performance.now());
+      if (meter.deltas === 1) show(NaN); // at once: the figure that this page is about
       view.append(delta);
     },
-    done: (detail) => {
-      const tokens = detail.usage?.completion_tokens ?? meter.deltas;
-      end("done", detail, tokens, measured(meter.finalRate(tokens), detail.timings));
-    },
+    done: (detail) => end("done", detail, detail.usage?.completion_tokens, detail.timings),
     failure: (failure) => {
-      end("failed", {});
+      end("failed");
       view.problem(failure);
     },
-    stopped: () => end("stopped", {}),
+    stopped: () => end("stopped"),
   });
 }
 
 /** What the reader saw; for an answer that came in one breath, what the service says it took. */
-function measured(/** @type {number} */ rate, /** @type {Record<string, number>} */ timings = {}) {
+function measured(/** @type {number} */ rate, /** @type {Record<string, number>} */ timings) {
   return Number.isNaN(rate) ? (timings.tokens_per_s ?? NaN) : rate;
 }
 
@@ -93,11 +94,12 @@ function rememberPace() {
   }
 }
 
+/** A visitor may be here before the model is loaded. */
 async function nameModel() {
   try {
     view.model(await model());
   } catch {
-    view.model(""); // The name is an ornament: a failure that matters shows when something is asked.
+    setTimeout(nameModel, UNNAMED_MS);
   }
 }
 

@@ -46,10 +46,12 @@ export function cancel(/** @type {string} */ stream) {
   fetch(`v1/streams/${encodeURIComponent(stream)}`, { method: "DELETE", keepalive: true }).catch(() => {});
 }
 
-/** The name of the model that answers. */
+/** The name of the model that answers, "" where it may not be known; rejects while it is not known yet. */
 export async function model() {
   const answer = await fetch("v1/models");
-  return (await answer.json()).data[0].id;
+  if (answer.status >= 500) throw await failureOf(answer);
+  const { data } = await answer.json();
+  return data?.[0]?.id ?? "";
 }
 
 /** @returns {Promise<Failure>} in the service's words, or in ours where it was not the service that refused */

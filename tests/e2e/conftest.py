@@ -29,10 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def port() -> AsyncIterator[int]:
-    """`python -m service` as an operator starts it, on a free port, ready."""
-    environment = os.environ | {"RILL_PORT": "0", "RILL_HOST": "127.0.0.1"}
+    """`python -m service` as a newcomer starts it, on a free port, ready: no setting but the port."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", env=environment, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "service", env=environment | {"RILL_PORT": "0"}, stdout=asyncio.subprocess.PIPE
     )
     try:
         async with asyncio.timeout(LOAD_S), aiohttp.ClientSession() as client:

@@ -19,7 +19,7 @@ async def ask(page: Page, prompt: str, *, pace: str = "Fast", longest: int | Non
     """Asks and returns the address that the page's EventSource read: asked again, it replays the stream's log."""
     await page.get_by_label(pace, exact=True).check()
     if longest is not None:
-        await page.get_by_text("Length and temperature").click()
+        await page.get_by_text("Options").click()
         await page.get_by_label("Longest answer").fill(str(longest))
     await page.get_by_role("textbox", name="Prompt").fill(prompt)
     async with page.expect_request(lambda request: "/stream" in request.url and request.method == "GET") as started:

@@ -88,6 +88,7 @@ class Service:
         self.url = ""  # set once it listens
         self.posted: list[dict[str, Any]] = []  # the bodies of POST /v1/streams
         self.refusal: web.Response | None = None  # what POST /v1/streams is answered; None: 201
+        self.loaded = True  # or /v1/models is answered 503
         self.answering = asyncio.Event()  # clear: a POST waits for its answer
         self.answering.set()
         self._numbers: Counter[str] = Counter()
@@ -118,6 +119,8 @@ class Service:
         return web.FileResponse(WEB / name, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
 
     async def _models(self, _: web.Request) -> web.Response:
+        if not self.loaded:
+            return web.json_response({"error": {"message": "Loading.", "code": "not_ready"}}, status=503)
         return web.json_response({"object": "list", "data": [{"id": "starter-q8_0", "object": "model"}]})
 
     async def _start(self, request: web.Request) -> web.StreamResponse:

@@ -72,7 +72,7 @@ async def test_the_request_carries_what_the_form_says(page: Page, service: Servi
     await first.done()
     await expect(page.locator("#status")).to_have_text("Done")
     await page.get_by_label("Reading", exact=True).check()
-    await page.get_by_text("Length and temperature").click()
+    await page.get_by_text("Options").click()
     await page.get_by_label("Longest answer").fill("64")
     await page.get_by_label("Temperature").fill("0.7")
     await page.get_by_role("button", name="Send").click()

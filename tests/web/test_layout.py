@@ -32,6 +32,15 @@ CONTRAST = """(element) => {
   return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
 }"""
 
+# Which of the visible controls lie on one another.
+OVERLAPS = """(controls) => {
+  const boxes = controls.map((control) => [control.textContent, control.getBoundingClientRect()])
+    .filter(([, box]) => box.width);
+  const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  return boxes.flatMap(([name, a], i) =>
+    boxes.slice(i + 1).filter(([, b]) => meet(a, b)).map(([other]) => [name, other]));
+}"""
+
 
 async def tell(stream: Connection, text: str) -> None:
     for word in text.split(" "):
@@ -43,7 +52,7 @@ async def tell(stream: Connection, text: str) -> None:
 async def test_light_and_dark_on_a_phone_and_a_desk(
     browser: Browser, service: Service, shots: Path | None, scheme: str, width: int
 ) -> None:
-    """From 320 px on nothing sticks out sideways, and all text has at least WCAG's contrast, light and dark."""
+    """From 320 px on nothing sticks out or lies on another, and all text has WCAG's contrast, light and dark."""
     async with await browser.new_context(
         viewport={"width": width, "height": 740}, color_scheme="dark" if scheme == "dark" else "light"
     ) as context:
@@ -61,9 +70,10 @@ async def test_light_and_dark_on_a_phone_and_a_desk(
         await shoot(page, shots, f"{scheme}-{width}-answering")
         await stream.failure({"message": "The engine stopped.", "code": "engine_crash"})
         await expect(page.get_by_role("alert")).to_contain_text("engine_crash")
-        await page.get_by_text("Length and temperature").click()
+        await page.get_by_text("Options").click()
         await shoot(page, shots, f"{scheme}-{width}-failed")
         assert width >= await page.evaluate("() => document.documentElement.scrollWidth")
+        assert await page.locator("button, summary, legend, .switch label").evaluate_all(OVERLAPS) == []
         for element in await page.locator("p, dt, dd, summary, legend, span, button, code, label").all():
             if await element.is_visible() and (await element.text_content() or "").strip():
                 assert await element.evaluate(CONTRAST) >= 4.5, await element.text_content()
@@ -119,6 +129,16 @@ async def test_the_reading_speed_is_kept(page: Page, service: Service) -> None:
     await page.get_by_label("Relaxed").check()
     await page.reload()
     await expect(page.get_by_label("Relaxed")).to_be_checked()
+
+
+async def test_a_visitor_before_the_model(page: Page, service: Service) -> None:
+    """Who comes while the model loads sees its name as soon as there is one."""
+    service.loaded = False
+    async with page.expect_response(lambda response: response.status == 503):
+        await page.reload()
+    await expect(page.locator("#model")).to_be_hidden()
+    service.loaded = True
+    await expect(page.locator("#model")).to_have_text("starter-q8_0")
 
 
 async def test_motion_stops_for_those_who_ask(page: Page, service: Service) -> None:

@@ -81,7 +81,7 @@ async def test_a_refusal_that_has_passed(page: Page, service: Service) -> None:
 
 async def test_a_prompt_that_fits_no_address(page: Page, service: Service) -> None:
     """A prompt too long for a URL goes by POST, with all that the form says, and streams like any other."""
-    await page.get_by_text("Length and temperature").click()
+    await page.get_by_text("Options").click()
     await page.get_by_label("Longest answer").fill("64")
     await page.get_by_label("Temperature").fill("0.5")
     await ask(page, "ü" * 1200)
