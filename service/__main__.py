@@ -6,11 +6,12 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable
 
 import uvloop
 
 from service import log, model, settings
-from service.app import Rill
+from service.app import EngineProcess, Rill
 from service.listen import listen
 from service.settings import Settings
 from service.supervisor import Supervisor, command
@@ -28,15 +29,17 @@ def main() -> int:
         print(f"rill: {e}", file=sys.stderr)
         return 2
     log.set_up(values.log_level)
+    if unknown := settings.unknown():
+        logging.getLogger("service").warning("unknown settings", extra={"names": unknown})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(values))
+        return runner.run(serve(values, supervisor))
 
 
-async def serve(values: Settings) -> int:
+async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProcess]) -> int:
     """Listen, print where, and drain at the first signal; a second one ends the drain."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log.on_loop_error)
-    rill = Rill(values, lambda sink: supervisor(values, sink))
+    rill = Rill(values, lambda sink: engine(values, sink))
     try:
         runner, url = await listen(rill.app, values.host, values.port)
     except OSError as e:
@@ -51,11 +54,7 @@ async def serve(values: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await first.wait()
-    draining = asyncio.create_task(rill.drain())
-    hurrying = asyncio.create_task(second.wait())
-    await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (draining, hurrying):
-        task.cancel()
+    await rill.drain(hurry=second)
     await runner.cleanup()
     logging.getLogger("service").info("stopped")
     return 0

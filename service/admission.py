@@ -75,11 +75,11 @@ class Admission:
         """A ticket. Raises QueueFull with the time after which a place should be free, or what `shut` was given."""
         if self._closed is not None:
             raise self._closed()
-        if self.n_tickets >= self.n_seq + self.max_waiting:
-            wait_s = min(self.wait_s(self.n_waiting + 1), MAX_RETRY_AFTER_S)
+        place = max(0, self.n_tickets + 1 - self.n_seq)
+        if place > self.max_waiting:
+            wait_s = min(self.wait_s(place), MAX_RETRY_AFTER_S)
             message = f"The queue is full ({self.n_running} running, {self.n_waiting} waiting); try again later."
             raise QueueFull(message, retry_after_s=wait_s)
-        place = max(0, self.n_tickets + 1 - self.n_seq)
         self.n_tickets += 1
         return Ticket(self, place)
 

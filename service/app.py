@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from service.handlers.openai import OpenAIRoutes
 from service.handlers.ops import OpsRoutes
 from service.handlers.page import PageRoutes
 from service.handlers.stream import StreamRoutes
+from service.log import where
 from service.metrics import Metrics
 from service.registry import Limits, Streams
 from service.settings import Settings
@@ -143,24 +145,21 @@ class Rill:
             body["message"] = self.engine.reason
         return body
 
-    async def drain(self) -> None:
-        """Take no new streams, let the running ones finish within drain_s, then end the rest with a failure."""
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """Take no new streams; let the running ones finish within drain_s or until `hurry`; fail the rest."""
         self.draining = True
         self.admission.shut(self._why_closed)
         log.info("draining", extra={"streams": self.streams.n_live})
-        if not await self._until(lambda: self.streams.n_live == 0, self.settings.drain_s):
-            self.streams.fail_all(lambda: ShuttingDown("The service is shutting down.", retry_after_s=5.0))
+        await self._until(lambda: self.streams.n_live == 0 or hurry.is_set(), self.settings.drain_s)
+        self.streams.fail_all(lambda: ShuttingDown("The service is shutting down.", retry_after_s=5.0))
         await self._until(lambda: self.streams.n_readers == 0, LAST_WORDS_S)
 
-    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether it came true in time. Asked at each tick: nothing here is urgent."""
-        try:
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until it is true, but not longer than timeout_s. Asked at each tick: nothing here is urgent."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
                     await asyncio.sleep(self._tick_s)
-        except TimeoutError:
-            return condition()
-        return True
 
     async def _run(self, app: web.Application) -> AsyncIterator[None]:
         self.engine.start()
@@ -176,7 +175,10 @@ class Rill:
             before = loop.time()
             await asyncio.sleep(self._tick_s)
             self.metrics.lag.observe(max(0.0, loop.time() - before - self._tick_s))
-            self.streams.tick()
+            try:
+                self.streams.tick()
+            except Exception as e:  # one stream's trouble must not stop everybody's clock
+                log.error("unexpected error in a tick", extra=where(e))
 
     @property
     def _tick_s(self) -> float:

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from service.engine.protocol import Ready, Step
 from service.streams import Stream
 
-disable_created_metrics()  # a second series for each, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
 
 OUTCOMES: Final = (
     "stop",
@@ -142,7 +142,9 @@ class Metrics:
             registry=r,
         )
         self.restarts = Counter(
-            "llm_engine_restarts", "Times that the engine's process ended and was started again.", registry=r
+            "llm_engine_restarts",
+            "Times that the engine's process died, was killed for a hang, or could not be started.",
+            registry=r,
         )
         self._up = Gauge("llm_engine_up", "1 while the engine is loaded and answers, else 0.", registry=r)
         self.lag = Histogram(

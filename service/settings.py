@@ -5,6 +5,7 @@ Only app.py and __main__.py see Settings; all others are passed values.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -93,3 +94,9 @@ def read() -> Settings:
     except ValidationError as e:
         error = e.errors(include_input=False, include_url=False)[0]
         raise SettingsError(f"RILL_{str(error['loc'][0]).upper()}: {error['msg']}") from None
+
+
+def unknown() -> list[str]:
+    """Variables that look like settings and are none: a misspelt one must not be passed over in silence."""
+    known = {f"RILL_{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith("RILL_") and name not in known)

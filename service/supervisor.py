@@ -39,6 +39,7 @@ log = logging.getLogger("service.supervisor")
 CRASH_WINDOW_S = 60.0
 MAX_CRASHES = 5
 DOWN_S = 30.0
+TURN_S = 0.05
 # facts.md: libgomp's threads spin at every barrier and steal time slices from the front; a crash needs no backtrace.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "GGML_NO_BACKTRACE": "1"}
 
@@ -157,6 +158,7 @@ class Supervisor:
                     str(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
                     start_new_session=True,  # a signal to our group is ours to answer: we drain first
                     env={**os.environ, **ENVIRONMENT},
                 )
@@ -164,6 +166,8 @@ class Supervisor:
         except OSError as e:
             ours.close()
             return self._fall(f"it can't be started: {e}")
+        assert process.stderr is not None
+        words = asyncio.create_task(_log_lines(process.stderr))
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: door, sock=ours)
             self._door = door
@@ -175,22 +179,29 @@ class Supervisor:
             self.pid = None
             if process.returncode is None:
                 process.kill()
-            status = await asyncio.shield(process.wait())
+            status = await process.wait()
+            words.cancel()
         return f"{reason} (exit status {status})"
 
     async def _watch(self, door: _Door) -> str:
         """Wait for the door's end, a broken frame or too long a silence; returns which."""
+        look_s = min(self._timeout_s, self._step_timeout_s, self._load_timeout_s) / 4
         while True:
-            wait_s = self._silence_limit_s() / 4
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(look_s):
                     return await asyncio.shield(door.ended)
             except TimeoutError:
                 pass
-            if self._clock() - door.heard_at > self._silence_limit_s():
-                return f"no heartbeat for {self._silence_limit_s():g} s"
+            if self._is_silent(door):
+                # If it was we who slept, its words are waiting to be read: look again after one turn of the loop.
+                await asyncio.sleep(TURN_S)
+                if self._is_silent(door):
+                    return f"no heartbeat for {self._silence_limit_s():g} s"
             if door.busy_s > self._step_timeout_s:
                 return f"one step took more than {self._step_timeout_s:g} s"
+
+    def _is_silent(self, door: _Door) -> bool:
+        return self._clock() - door.heard_at > self._silence_limit_s()
 
     def _silence_limit_s(self) -> float:
         return self._timeout_s if self.state is State.READY else self._load_timeout_s
@@ -208,7 +219,7 @@ class Supervisor:
         elif isinstance(frame, Loading):
             self.progress = frame.progress
         elif isinstance(frame, Ready):
-            self.info = frame
+            self.info, self.reason = frame, ""
             self._become(State.READY)
             self._sink.ready(frame)
 
@@ -265,6 +276,18 @@ class _Door(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+async def _log_lines(stream: asyncio.StreamReader) -> None:
+    """What the engine's process writes to stderr (llama.cpp's last words among it), a log line each."""
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:  # longer than the reader's buffer, and dropped by it
+            continue
+        if not line:
+            return
+        log.info("engine says", extra={"line": line.decode(errors="replace").rstrip()})
 
 
 def command(model: str, options: dict[str, object]) -> list[str]:

@@ -1,0 +1,81 @@
+"""What the front's tests share: a service on loopback whose engine is a script, on the loop it runs on for real."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+import uvloop
+from aiohttp import web
+
+from service.app import Rill
+from service.listen import listen
+from service.settings import Settings
+from tests.fakes import ScriptedEngine
+
+
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A developer's RILL_ variables must not change what is tested."""
+    for name in [name for name in os.environ if name.startswith("RILL_")]:
+        monkeypatch.delenv(name)
+    yield
+
+
+@dataclass
+class Service:
+    """A running front: its address, its parts, and a client of it."""
+
+    url: str
+    rill: Rill
+    engine: ScriptedEngine
+    client: aiohttp.ClientSession
+    runner: web.AppRunner
+
+    async def metric(self, line: str) -> float:
+        """The value of one line of /metrics, named with its labels; 0 if there is none."""
+        async with self.client.get("/metrics") as response:
+            exposition = await response.text()
+        for sample in exposition.splitlines():
+            if sample.startswith(line + " "):
+                return float(sample.rsplit(" ", 1)[1])
+        return 0.0
+
+
+Serve = Callable[..., Awaitable[Service]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """`await serve(clock=…, by_hand=…, **settings)`; whatever was started is closed after the test."""
+    services: list[Service] = []
+
+    async def start(*, by_hand: bool = False, starts_ready: bool = True, clock: Any = None, **settings: Any) -> Service:
+        def engine(sink: Rill) -> ScriptedEngine:
+            scripted = ScriptedEngine(sink, n_seq=settings.get("n_seq", 4))
+            scripted.by_hand, scripted.starts_ready = by_hand, starts_ready
+            return scripted
+
+        more = {} if clock is None else {"clock": clock}
+        rill = Rill(Settings(**settings), engine, **more)
+        runner, url = await listen(rill.app, "127.0.0.1", 0)
+        assert isinstance(rill.engine, ScriptedEngine)
+        client = aiohttp.ClientSession(
+            url, connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=20)
+        )
+        services.append(Service(url, rill, rill.engine, client, runner))
+        return services[-1]
+
+    yield start
+    for service in services:
+        await service.client.close()
+        await service.runner.cleanup()

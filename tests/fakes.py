@@ -1,0 +1,161 @@
+"""Stand-ins that speak the real protocol: a clock, an engine in this process, and the words they exchange."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from service.app import Rill
+from service.engine import protocol
+from service.engine.protocol import Accepted, Cancel, Finish, FinishReason, Frame, Ready, Refused, Step, Submit
+from service.supervisor import State
+
+STORY = ("Once", " upon", " a", " time", " ✨", ".")
+
+
+def ready(**changes: Any) -> Ready:
+    """What a loaded engine says of itself."""
+    values: dict[str, Any] = {
+        "model": "scripted",
+        "description": "a script",
+        "n_params": 4_000_000,
+        "model_bytes": 5_000_000,
+        "n_vocab": 1536,
+        "n_ctx": 4096,
+        "n_ctx_seq": 1024,
+        "n_seq": 4,
+        "n_batch": 512,
+        "n_threads": 2,
+        "kv_type": "f16",
+        "kv_bytes": 1_000_000,
+        "flash_attention": "on",
+        "n_layers": 6,
+        "n_layers_offloaded": 0,
+        "gpu": "",
+        "has_chat_template": True,
+        "load_s": 0.1,
+        "llama_cpp": "0.0.0",
+    }
+    return Ready(**(values | changes))
+
+
+def finish(id: str, reason: FinishReason = "stop", *, n_prompt: int = 3, n_generated: int = 6) -> Finish:
+    return Finish(
+        id=id,
+        reason=reason,
+        n_prompt=n_prompt,
+        n_cached=1,
+        n_generated=n_generated,
+        queue_s=0.25,
+        prefill_s=0.5,
+        decode_s=1.0,
+    )
+
+
+def over_the_wire(frame: Frame) -> Frame:
+    """The frame as the other side of a door reads it."""
+    (read,) = protocol.Decoder().feed(protocol.encode(frame))
+    return read
+
+
+class Clock:
+    """Monotonic seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class ScriptedEngine:
+    """Stands where the supervisor does. By itself it accepts, and then says `pieces`, one a turn of the loop; with
+    `by_hand` it only notes what it is sent, and the test plays the engine."""
+
+    def __init__(self, sink: Rill, *, pieces: Iterable[str] = STORY, n_seq: int = 4) -> None:
+        self.state = State.STOPPED
+        self.progress = 0.0
+        self.reason = ""
+        self.info: Ready | None = None
+        self.by_hand = False
+        self.starts_ready = True
+        self.pieces = tuple(pieces)
+        self.n_seq = n_seq
+        self.submitted: list[Submit] = []
+        self.cancelled: list[str] = []
+        self._sink = sink
+        self._talking: dict[str, asyncio.Task[None]] = {}
+
+    def start(self) -> None:
+        self.state = State.LOADING
+        if self.starts_ready:
+            self.load()
+
+    async def stop(self) -> None:
+        self.state = State.STOPPED
+        for task in self._talking.values():
+            task.cancel()
+        await asyncio.gather(*self._talking.values(), return_exceptions=True)
+
+    def load(self) -> None:
+        """It becomes ready."""
+        self.state, self.info = State.READY, ready(n_seq=self.n_seq)
+        self._sink.ready(self.info)
+
+    def die(self) -> None:
+        """It ends without a word; `load` brings it back."""
+        self.state, self.reason = State.ENGINE_DOWN, "it died"
+        for task in self._talking.values():
+            task.cancel()
+        self._talking.clear()
+        self._sink.lost()
+
+    def submit(self, submit: Submit) -> None:
+        frame = over_the_wire(submit)
+        assert frame == submit
+        self.submitted.append(submit)
+        if not self.by_hand:
+            self._talking[submit.id] = asyncio.create_task(self._talk(submit.id))
+
+    def cancel(self, id: str) -> None:
+        assert over_the_wire(Cancel(id)) == Cancel(id)
+        self.cancelled.append(id)
+        if task := self._talking.pop(id, None):
+            task.cancel()
+
+    def say(self, frame: Accepted | Refused | Step) -> None:
+        """Send one frame to the front."""
+        read = over_the_wire(frame)
+        assert isinstance(read, Accepted | Refused | Step)
+        self._sink.deliver(read)
+
+    def accept(self, id: str, n_prompt: int = 3) -> None:
+        self.say(Accepted(id, n_prompt, 100))
+
+    def delta(self, id: str, *texts: str) -> None:
+        """One step for each text, of one token."""
+        for text in texts:
+            self.say(Step(deltas=[(id, [7], text)], n_running=1, n_batch=1))
+
+    def finish(self, id: str, reason: FinishReason = "stop", **counts: int) -> None:
+        self.say(Step(finished=[finish(id, reason, **counts)]))
+
+    async def submission(self, n: int = 1) -> Submit:
+        """The n-th submission there was, waited for turn by turn."""
+        while len(self.submitted) < n:  # noqa: ASYNC110  # an event for each would hide the script
+            await asyncio.sleep(0)
+        return self.submitted[n - 1]
+
+    async def _talk(self, id: str) -> None:
+        self.accept(id)
+        await asyncio.sleep(0)
+        self.say(Step(prefill=[(id, 3, 3)], n_running=1, n_batch=3, n_prefill=3, kv_used=3))
+        for piece in self.pieces:
+            await asyncio.sleep(0)
+            self.delta(id, piece)
+        self.finish(id, n_generated=len(self.pieces))
+        self._talking.pop(id, None)

@@ -1,0 +1,132 @@
+"""An engine's process without a model: it speaks the frames at its door and misbehaves as it is told.
+
+python tests/scripted_engine.py BEHAVIOUR [--slow-s S] --door FD
+
+obedient: answers each submission with six words. patient: accepts, reads the prompt, and says a word every slow_s.
+crash: dies (SIGKILL) at the first submission's second word. hang: no beat and no word after the first submission.
+stuck: beats, but its step goes on and on. garbage: sends what is no frame after the first submission. fatal: says
+Fatal instead of loading. slow: never gets ready. mute: says nothing at all. dies: ends at once. chatty: is obedient
+and writes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from service.engine.protocol import (
+    Accepted,
+    Beat,
+    Cancel,
+    Decoder,
+    Fatal,
+    Frame,
+    Loading,
+    Step,
+    Submit,
+    encode,
+)
+from tests.fakes import STORY, finish, ready
+
+BEAT_S = 0.05
+
+
+class Engine:
+    """One behaviour, one door."""
+
+    def __init__(self, behaviour: str, door: socket.socket, slow_s: float) -> None:
+        self.behaviour, self.door, self.slow_s = behaviour, door, slow_s
+        self.busy_since: float | None = None
+        self.silent = False
+        self.talking: dict[str, list[str]] = {}  # id -> words to come
+
+    def send(self, frame: Frame) -> None:
+        self.door.sendall(encode(frame))
+
+    def run(self) -> int:
+        if self.behaviour == "dies":
+            return 3
+        if self.behaviour == "fatal":
+            self.send(Fatal("no such model"))
+            return 1
+        if self.behaviour == "chatty":
+            print("ggml says hello", file=sys.stderr, flush=True)
+        if self.behaviour == "mute":
+            self.silent = True
+        else:
+            self.send(Loading(0.5))
+        if self.behaviour not in ("slow", "mute"):
+            self.send(ready())
+        return self._serve()
+
+    def _serve(self) -> int:
+        decoder = Decoder()
+        selector = selectors.DefaultSelector()
+        selector.register(self.door, selectors.EVENT_READ)
+        beat_at = word_at = time.monotonic()
+        while True:
+            if selector.select(min(BEAT_S, self.slow_s)):
+                data = self.door.recv(1 << 16)
+                if not data:
+                    return 0
+                for frame in decoder.feed(data):
+                    self._take(frame)
+            now = time.monotonic()
+            if now >= beat_at and not self.silent:
+                self.send(Beat(0.0 if self.busy_since is None else now - self.busy_since))
+                beat_at = now + BEAT_S
+            if now >= word_at:
+                self._speak()
+                word_at = now + self.slow_s
+
+    def _take(self, frame: Frame) -> None:
+        if isinstance(frame, Cancel):
+            self.talking.pop(frame.id, None)
+        if not isinstance(frame, Submit):
+            return
+        if self.behaviour == "hang":
+            self.silent = True
+        elif self.behaviour == "stuck":
+            self.busy_since = time.monotonic()
+        elif self.behaviour == "garbage":
+            self.door.sendall(b"\x00\x00\x00\x07garbage")
+        self.send(Accepted(frame.id, 3, 100))
+        if self.behaviour not in ("hang", "stuck"):
+            self.send(Step(prefill=[(frame.id, 3, 3)], n_running=1, n_batch=3, n_prefill=3, kv_used=3))
+            self.talking[frame.id] = list(STORY) * (1000 if self.behaviour == "patient" else 1)
+
+    def _speak(self) -> None:
+        """One word of everybody."""
+        step = Step(n_running=len(self.talking), n_batch=len(self.talking))
+        for id, words in list(self.talking.items()):
+            if self.behaviour == "crash" and len(words) < len(STORY):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if words:
+                step.deltas.append((id, [7], words.pop(0)))
+            else:
+                step.finished.append(finish(id, n_generated=len(STORY)))
+                del self.talking[id]
+        if step.deltas or step.finished:
+            self.send(step)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("behaviour")
+    parser.add_argument("--slow-s", type=float, default=0.01)
+    parser.add_argument("--door", type=int, required=True)
+    args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return Engine(args.behaviour, socket.socket(fileno=args.door), args.slow_s).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

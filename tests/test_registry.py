@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from service import sse
+from service.admission import Admission
+from service.engine.protocol import Accepted, Refused, Sampling, Step, Submit
+from service.errors import EngineCrash, KeyReused, NotReady, QueueFull, ShuttingDown
+from service.registry import Limits, Streams
+from service.schema import Order
+from service.streams import Stream
+from tests.fakes import Clock, finish, ready
+
+ORDER = Order(sampling=Sampling(seed=0), text="hi")
+
+
+class Engine:
+    """Notes what it is sent."""
+
+    def __init__(self) -> None:
+        self.submitted: list[Submit] = []
+        self.cancelled: list[str] = []
+
+    def submit(self, submit: Submit, /) -> None:
+        self.submitted.append(submit)
+
+    def cancel(self, id: str, /) -> None:
+        self.cancelled.append(id)
+
+
+class Observer:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.gaps: list[float] = []
+        self.outcomes: list[str] = []
+
+    def gap(self, gap_s: float, /) -> None:
+        self.gaps.append(gap_s)
+
+    def step(self, step: Step, /) -> None:
+        pass
+
+    def closed(self, stream: Stream, /) -> None:
+        self.outcomes.append(stream.outcome)
+
+
+class House:
+    """Streams with everything round them."""
+
+    def __init__(self, **limits: float) -> None:
+        self.clock, self.engine, self.observer = Clock(), Engine(), Observer()
+        self.admission = Admission(n_seq=2, max_waiting=2, closed=lambda: NotReady("loading"))
+        self.streams = Streams(
+            engine=self.engine,
+            admission=self.admission,
+            observer=self.observer,
+            limits=Limits(**limits),  # type: ignore[arg-type]  # the test says which
+            clock=self.clock,
+        )
+        self.streams.ready(ready(n_seq=2))
+
+    def open(self, *, resumable: bool = False, key: str | None = None, order: Order = ORDER) -> Stream:
+        return self.streams.open(
+            order, sse.Native(), route="/stream", arrived_at=self.clock(), resumable=resumable, key=key
+        )
+
+    def running(self, *, resumable: bool = False, key: str | None = None) -> Stream:
+        stream = self.open(resumable=resumable, key=key)
+        self.streams.deliver(Accepted(stream.id, 3, 100))
+        self.streams.deliver(Step(prefill=[(stream.id, 3, 3)]))
+        self.streams.deliver(Step(deltas=[(stream.id, [1], "x")]))
+        return stream
+
+    def finished(self, key: str | None = None) -> Stream:
+        stream = self.running(key=key)
+        self.streams.deliver(Step(finished=[finish(stream.id)]))
+        return stream
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.streams.tick()
+
+
+def test_ids_are_128_random_bits() -> None:
+    """An id is a capability: 32 hex digits, never the same."""
+    house = House()
+    ids = {house.open().id for _ in range(4)}
+    assert len(ids) == 4 and all(len(id) == 32 and int(id, 16) >= 0 for id in ids)
+
+
+def test_a_seed_is_settled_before_the_engine_sees_the_order() -> None:
+    """None given: a random one in 0 .. 2**32-2. One given: that one."""
+    house = House()
+    seeds = {house.open().submit.sampling.seed for _ in range(3)}
+    assert len(seeds) > 1 and all(0 <= seed < 2**32 - 1 for seed in seeds)
+    assert house.open(order=Order(sampling=Sampling(seed=0), text="x", seed=5)).submit.sampling.seed == 5
+
+
+def test_no_place_no_stream() -> None:
+    """A refused request leaves nothing behind and reaches no engine."""
+    house = House()
+    for _ in range(4):
+        house.open()
+    with pytest.raises(QueueFull):
+        house.open()
+    assert (len(house.engine.submitted), house.streams.n_live) == (4, 4)
+
+
+def test_the_engines_refusal_ends_it_without_an_event() -> None:
+    """A prompt that is too long is the handler's 400; the stream is gone, and its place free."""
+    house = House()
+    stream = house.open(key="k")
+    house.streams.deliver(Refused(stream.id, "context_length_exceeded", "9 tokens, 4 allowed"))
+    assert stream.error is not None
+    assert (stream.error.status, stream.error.code) == (400, "context_length_exceeded")
+    assert None is house.streams.find(stream.id)
+    assert None is house.streams.by_key("", "k", ORDER)
+    assert house.admission.n_tickets == 0
+
+
+def test_any_refusal_of_the_engine_is_the_clients_fault() -> None:
+    """A code that we do not know is a 400 under its own name; what is no code is not passed on."""
+    house = House()
+    for code, expected in (("no_chat_template", "no_chat_template"), ("Oh no!\n", "invalid_request")):
+        stream = house.open()
+        house.streams.deliver(Refused(stream.id, code, "no"))
+        assert stream.error is not None
+        assert (400, expected) == (stream.error.status, stream.error.code)
+
+
+def test_frames_for_ended_streams_are_ignored() -> None:
+    """What the engine says after a cancel, or of an id it made up, changes nothing."""
+    house = House()
+    stream = house.running()
+    house.streams.cancel(stream)
+    length = len(stream.log)
+    for id in (stream.id, "unknown"):
+        house.streams.deliver(Accepted(id, 3, 100))
+        house.streams.deliver(
+            Step(
+                queued=[(id, 1)],
+                prefill=[(id, 1, 3)],
+                deltas=[(id, [1], "late")],
+                finished=[finish(id)],
+            )
+        )
+    assert length == len(stream.log)
+    assert house.observer.outcomes == ["cancelled"]
+
+
+def test_cancel_tells_the_engine_and_counts_once() -> None:
+    """A cancelled stream ends at once; cancelling it again does nothing."""
+    house = House()
+    stream = house.running()
+    house.streams.cancel(stream)
+    house.streams.cancel(stream)
+    assert [stream.id] == house.engine.cancelled
+    assert house.observer.outcomes == ["cancelled"]
+    assert house.admission.n_tickets == 0
+
+
+def test_a_plain_stream_ends_with_its_last_reader() -> None:
+    """It is cancelled when the last of its readers leaves, not before."""
+    house = House()
+    stream = house.running()
+    with house.streams.attach(stream, stall=lambda: None):
+        with house.streams.attach(stream, stall=lambda: None):
+            pass
+        assert stream.open
+    assert stream.outcome == "client_left"
+
+
+def test_a_resumable_stream_runs_on_for_its_grace() -> None:
+    """Its readers may be gone for resume_grace_s; one that comes back in time stops the clock."""
+    house = House(resume_grace_s=30)
+    stream = house.running(resumable=True)
+    with house.streams.attach(stream, stall=lambda: None):
+        pass
+    house.pass_time(29)
+    with house.streams.attach(stream, place=1, stall=lambda: None):
+        house.pass_time(100)
+        assert stream.open
+    house.pass_time(29)
+    assert stream.open
+    house.pass_time(1)
+    assert stream.outcome == "client_left"
+
+
+def test_a_stream_that_nobody_ever_reads_is_given_up() -> None:
+    """POST /v1/streams without a reader within the grace does not run for ever."""
+    house = House(resume_grace_s=30)
+    stream = house.running(resumable=True)
+    house.pass_time(30)
+    assert stream.outcome == "client_left"
+
+
+def test_a_finished_stream_is_not_cancelled_by_its_readers() -> None:
+    """Leaving after the end is no event."""
+    house = House()
+    stream = house.running()
+    with house.streams.attach(stream, stall=lambda: None):
+        house.streams.deliver(Step(finished=[finish(stream.id)]))
+    assert house.observer.outcomes == ["stop"]
+    assert house.engine.cancelled == []
+
+
+def test_waiting_ends_at_the_queue_timeout() -> None:
+    """Not begun in time: cancelled at the engine, and a failure with a time to come back. Begun: it may go on."""
+    house = House(queue_timeout_s=60)
+    started, waiting, silent = house.running(), house.open(), house.open()
+    house.streams.deliver(Accepted(waiting.id, 3, 100))
+    with ExitStack() as readers:
+        for stream in (started, waiting, silent):
+            readers.enter_context(house.streams.attach(stream, stall=lambda: None))
+        house.pass_time(59)
+        assert waiting.open
+        house.pass_time(1)
+        assert started.open
+    for stream in (waiting, silent):
+        assert stream.error is not None
+        assert (stream.error.code, stream.error.status) == ("queue_timeout", 503)
+        assert stream.error.retry_after_s is not None
+    assert [waiting.id, silent.id] == house.engine.cancelled[:2]
+
+
+def test_a_dead_engine_ends_every_stream() -> None:
+    """Each gets one failure, every ticket is free, and new ones are refused until it is back."""
+    house = House()
+    streams = [house.running(), house.open()]
+    house.streams.lost(lambda: NotReady("restarting"))
+    assert all(isinstance(stream.error, EngineCrash) for stream in streams)
+    assert (house.streams.n_live, house.admission.n_tickets) == (0, 0)
+    with pytest.raises(NotReady):
+        house.open()
+    house.streams.ready(ready(n_seq=2))
+    assert house.open().open
+
+
+def test_the_end_of_the_drain_fails_what_is_left() -> None:
+    """Each live stream is cancelled at the engine and told why."""
+    house = House()
+    stream = house.running()
+    house.streams.fail_all(lambda: ShuttingDown("bye"))
+    assert stream.outcome == "shutting_down"
+    assert [stream.id] == house.engine.cancelled
+
+
+def test_a_finished_stream_can_be_read_for_its_time_to_live() -> None:
+    """Then it is forgotten, and its key with it."""
+    house = House(stream_ttl_s=300)
+    stream = house.finished(key="k")
+    house.pass_time(299)
+    assert stream is house.streams.find(stream.id)
+    assert stream is house.streams.by_key("", "k", ORDER)
+    house.pass_time(1)
+    assert None is house.streams.find(stream.id)
+    assert None is house.streams.by_key("", "k", ORDER)
+    assert repr(house.streams) == "<Streams 0 live, 0 finished, 0 readers>"
+
+
+@pytest.mark.parametrize("limits", [{"max_finished": 3}, {"max_finished_bytes": 2500}])
+def test_finished_streams_are_bounded(limits: dict[str, float]) -> None:
+    """In number and in bytes; the oldest goes first."""
+    house = House(**limits)
+    streams = [house.finished() for _ in range(10)]
+    house.streams.tick()
+    kept = [stream for stream in streams if house.streams.find(stream.id)]
+    assert streams[-len(kept) :] == kept
+    assert 1 <= len(kept) <= 3
+
+
+def test_a_key_finds_its_stream() -> None:
+    """Alive or finished, for the same order only, and for the same tenant only."""
+    house = House()
+    stream = house.open(key="k")
+    assert stream is house.streams.by_key("", "k", ORDER)
+    assert None is house.streams.by_key("other tenant", "k", ORDER)
+    assert None is house.streams.by_key("", "other key", ORDER)
+    with pytest.raises(KeyReused):
+        house.streams.by_key("", "k", Order(sampling=Sampling(seed=0), text="another prompt"))
+
+
+def test_a_forgotten_key_may_be_used_again() -> None:
+    """And forgetting the first stream later does not take the key from the second."""
+    house = House(stream_ttl_s=10)
+    house.finished(key="k")
+    house.pass_time(10)
+    second = house.finished(key="k")
+    house.pass_time(1)
+    assert second is house.streams.by_key("", "k", ORDER)
+
+
+def test_one_clock_beats_for_all_readers() -> None:
+    """A tick reaches every attached reader, and none that has left."""
+    house = House(write_timeout_s=30)
+    stream, stalls = house.running(), []
+    with house.streams.attach(stream, stall=lambda: stalls.append(1)) as reader:
+        house.streams.tick()
+        assert house.streams.n_readers == 1
+        reader._writing_since = house.clock()
+        house.pass_time(30)
+    assert (stalls, house.streams.n_readers) == ([1], 0)
