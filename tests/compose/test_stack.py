@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are not among the locked packages
 
 from .conftest import Event, Stack, docker, events, read_all, soon
 
@@ -111,7 +112,9 @@ async def test_the_openai_route(stack: Stack, client: aiohttp.ClientSession) -> 
     assert text.rstrip().endswith("data: [DONE]")
 
 
-async def test_each_token_leaves_nginx_when_it_leaves_the_service(stack: Stack, client: aiohttp.ClientSession) -> None:
+async def test_each_token_leaves_nginx_when_it_leaves_the_service(
+    stack: Stack, client: aiohttp.ClientSession, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two readers of one stream, one through nginx and one inside the replica's container, see each event at the same
     time."""
     [service] = stack.containers("service")
@@ -134,7 +137,10 @@ async def test_each_token_leaves_nginx_when_it_leaves_the_service(stack: Stack, 
     late_ms = [1000 * (through[i] - at) for i, at in direct.items() if at > joined_at + 0.05]
     assert len(late_ms) >= 20, "the direct reader came too late to compare"
     p95 = statistics.quantiles(late_ms, n=20)[-1]
-    print(f"\n{len(late_ms)} events, through nginx later by: p50 {statistics.median(late_ms):.2f} ms, p95 {p95:.2f} ms")
+    with capsys.disabled():
+        print(
+            f"\n{len(late_ms)} events came later through nginx: p50 {statistics.median(late_ms):.2f} ms, p95 {p95:.2f} ms"
+        )
     assert statistics.median(late_ms) < 500  # a bound that a busy machine keeps; the figure printed is the result
 
 
@@ -338,7 +344,7 @@ async def test_a_container_may_do_little(name: str, stack: Stack) -> None:
     assert writable == (["/tmp", "/models"] if name == "service" else ["/tmp"])
 
 
-async def test_the_image_holds_what_runs_and_no_more(stack: Stack) -> None:
+async def test_the_image_holds_what_runs_and_no_more(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     """No compiler and no pip is in the environment; the CPU library that was loaded is the best of several."""
     [service] = stack.containers("service")
     tools = docker("exec", service, "sh", "-c", "command -v g++ gcc cc cmake ninja; ls /opt/rill/bin; true").split()
@@ -347,5 +353,32 @@ async def test_the_image_holds_what_runs_and_no_more(stack: Stack) -> None:
     assert {"libggml-cpu-x64.so", "libggml-cpu-haswell.so", "libggml-cpu-zen4.so"} <= set(variants)
     size = int(docker("image", "inspect", "rill-test", "--format", "{{.Size}}"))
     base = int(docker("image", "inspect", "python:3.13-slim", "--format", "{{.Size}}"))
-    print(f"\nthe image is {(size - base) / 1e6:.0f} MB over its base")
+    with capsys.disabled():
+        print(f"\nthe image is {(size - base) / 1e6:.0f} MB over its base")
     assert size - base < 250e6
+
+
+async def test_prometheus_reads_its_files_whole(stack: Stack) -> None:
+    """Configuration and alert rules have no error and no warning."""
+    [prometheus] = stack.containers("prometheus")
+    said = docker("exec", prometheus, "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
+    assert "rules found" in said
+    assert "FAILED" not in said
+
+
+async def test_compose_takes_the_gpu_override(stack: Stack) -> None:
+    """docker-compose merges it: the CUDA target, one NVIDIA GPU, and all else as it was."""
+    plain, gpu = (
+        yaml.safe_load(stack.compose(*files, "config"))["services"]
+        for files in ([], ["-f", "docker-compose.yml", "-f", "deploy/compose.gpu.yml"])
+    )
+    assert gpu["service"]["build"].pop("target") == "cuda"
+    assert gpu["service"].pop("image") == "rill:cuda"
+    [device] = gpu["service"].pop("deploy")["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
+    assert plain["service"]["build"].pop("target") == "cpu"
+    assert plain["service"].pop("image") == "rill-test"
+    for services in (plain, gpu):
+        for service in services.values():
+            service.get("volumes", []).sort()  # the order of a merge is nobody's promise
+    assert gpu == plain
