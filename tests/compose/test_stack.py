@@ -137,11 +137,10 @@ async def test_each_token_leaves_nginx_when_it_leaves_the_service(
     late_ms = [1000 * (through[i] - at) for i, at in direct.items() if at > joined_at + 0.05]
     assert len(late_ms) >= 20, "the direct reader came too late to compare"
     p95 = statistics.quantiles(late_ms, n=20)[-1]
+    p50 = statistics.median(late_ms)
     with capsys.disabled():
-        print(
-            f"\n{len(late_ms)} events came later through nginx: p50 {statistics.median(late_ms):.2f} ms, p95 {p95:.2f} ms"
-        )
-    assert statistics.median(late_ms) < 500  # a bound that a busy machine keeps; the figure printed is the result
+        print(f"\n{len(late_ms)} events came later through nginx: p50 {p50:.2f} ms, p95 {p95:.2f} ms")
+    assert p50 < 500  # a bound that a busy machine keeps; the figure printed is the result
 
 
 async def test_tokens_come_one_by_one(stack: Stack, client: aiohttp.ClientSession) -> None:
