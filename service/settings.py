@@ -22,7 +22,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """What an operator may set. Durations in seconds, sizes in bytes, counts in tokens or streams."""
 
-    model_config = SettingsConfigDict(env_prefix="RILL_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RILL_", env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     model: str = Field(
         default="",

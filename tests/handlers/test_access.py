@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve, Service
+
+PROMPT = {"prompt": "hi"}
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+GUARDED: list[tuple[str, str, dict[str, Any]]] = [
+    ("GET", "/stream", {"params": PROMPT}),
+    ("POST", "/stream", {"json": PROMPT}),
+    ("POST", "/v1/streams", {"json": PROMPT}),
+    ("POST", "/v1/chat/completions", {"json": CHAT}),
+    ("POST", "/v1/completions", {"json": PROMPT}),
+    ("GET", "/v1/models", {}),
+    ("GET", "/v1/models/scripted", {}),
+]
+
+
+async def status(service: Service, method: str, path: str, **options: Any) -> int:
+    async with service.client.request(method, path, **options) as response:
+        await response.read()
+        return response.status
+
+
+@pytest.mark.parametrize(("method", "path", "options"), GUARDED)
+async def test_keys_guard_the_work(serve: Serve, method: str, path: str, options: dict[str, Any]) -> None:
+    """Without a key or with a wrong one: 401, in OpenAI's shape; with either of the right ones: in."""
+    service = await serve(api_keys="one, two")
+    for header in (None, "Bearer", "Bearer ", "Bearer wrong", "Basic one", "one", "Bearer one two", "Bearer é"):
+        headers = {} if header is None else {"Authorization": header}
+        async with service.client.request(method, path, headers=headers, **options) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (401, "invalid_api_key"), header
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+    for header in ("Bearer one", "bearer two", "Bearer  two"):
+        assert await status(service, method, path, headers={"Authorization": header}, **options) < 300
+    assert await service.metric('llm_requests_total{outcome="unauthorized",route="/stream"}') == (
+        8 if path == "/stream" else 0
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics"])
+async def test_what_needs_no_key(serve: Serve, path: str) -> None:
+    """The page, health and metrics are open."""
+    service = await serve(api_keys="one")
+    assert await status(service, "GET", path) == 200
+
+
+async def test_an_id_alone_reads_but_only_its_maker_cancels(serve: Serve) -> None:
+    """An EventSource can't send a key: a 128-bit id is the right to read. Cancelling takes the maker's key."""
+    service = await serve(api_keys="one,two", by_hand=True)
+    mine = {"Authorization": "Bearer one"}
+    creating = asyncio.create_task(service.client.post("/v1/streams", json=PROMPT, headers=mine))
+    id = (await service.engine.submission()).id
+    service.engine.accept(id)
+    path = (await (await creating).json())["url"]
+    service.engine.delta(id, "a")
+    async with service.client.get(path) as response:
+        assert response.status == 200
+    assert await status(service, "DELETE", path) == 401
+    assert await status(service, "DELETE", path, headers={"Authorization": "Bearer two"}) == 404
+    assert service.engine.cancelled == []
+    assert await status(service, "DELETE", path, headers=mine) == 204
+    assert service.engine.cancelled == [id]
+
+
+async def test_a_key_of_one_tenant_is_not_anothers(serve: Serve) -> None:
+    """The same `key=` under two API keys is two streams."""
+    service = await serve(api_keys="one,two")
+    for api_key in ("one", "two", "one"):
+        headers = {"Authorization": f"Bearer {api_key}"}
+        await status(service, "GET", "/stream", params={**PROMPT, "key": "k"}, headers=headers)
+    assert len(service.engine.submitted) == 2
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Purpose": "prefetch"},
+        {"Sec-Purpose": "prefetch;prerender"},
+        {"Purpose": "prefetch"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "null"},
+    ],
+)
+async def test_no_prefetch_and_no_other_site_starts_work(serve: Serve, headers: dict[str, str]) -> None:
+    """403, and nothing generates."""
+    service = await serve(allowed_origins="https://good.example")
+    for method, path, options in GUARDED:
+        assert await status(service, method, path, headers=headers, **options) == 403
+    assert service.engine.submitted == []
+
+
+@pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])
+async def test_our_own_page_and_a_typed_address_may(serve: Serve, site: str) -> None:
+    """Only cross-site is refused."""
+    service = await serve()
+    assert await status(service, "GET", "/stream", params=PROMPT, headers={"Sec-Fetch-Site": site}) == 200
+
+
+async def test_an_allowed_origin_may_read_the_answer(serve: Serve) -> None:
+    """CORS headers for exactly that origin, on streams and on errors, and Vary so that caches keep them apart."""
+    service = await serve(allowed_origins="https://good.example/, https://also.example")
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://good.example"}
+    for query in (PROMPT, {}):
+        async with service.client.get("/stream", headers=headers, params=query) as response:
+            assert response.headers["Access-Control-Allow-Origin"] == "https://good.example"
+            assert "X-Stream-Id" in response.headers["Access-Control-Expose-Headers"]
+            assert "Origin" in response.headers["Vary"]
+            await response.read()
+    async with service.client.get("/healthz", headers={"Origin": "https://evil.example"}) as response:
+        assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_a_preflight_is_answered_for_allowed_origins(serve: Serve) -> None:
+    """204 with what may be sent; for others there is no such method."""
+    service = await serve(allowed_origins="https://good.example")
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    headers = {"Origin": "https://good.example", **asked}
+    for path in ("/stream", "/v1/chat/completions", "/v1/streams/" + "0" * 32):
+        async with service.client.options(path, headers=headers) as response:
+            assert response.status == 204
+            assert response.headers["Access-Control-Allow-Origin"] == "https://good.example"
+            assert response.headers["Access-Control-Allow-Headers"] == "authorization"
+            assert "DELETE" in response.headers["Access-Control-Allow-Methods"]
+        async with service.client.options(path, headers={**headers, "Origin": "https://evil.example"}) as response:
+            assert response.status == 405
+            assert "Access-Control-Allow-Origin" not in response.headers

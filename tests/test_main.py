@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.events import parse, text
+from tests.fakes import STORY
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there, and not only its entry that nobody has asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+FRONT = str(Path(__file__).parent / "front.py")
+
+
+@dataclass
+class Process:
+    """A service in a process of its own, and a client of it."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    banner: str
+    client: aiohttp.ClientSession
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                async with self.client.get("/readyz") as response:
+                    if response.status == 200:
+                        return
+                await asyncio.sleep(0.02)
+
+    async def engine_pid(self) -> int:
+        """The one child of the service."""
+        (pid,) = children(self.process.pid)
+        return pid
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it, read its log, and return its exit status."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await self.wait()
+
+    async def wait(self) -> int:
+        async with asyncio.timeout(30):
+            _, errors = await self.process.communicate()
+        self.log = [json.loads(line) for line in errors.splitlines()]
+        return self.process.returncode or 0
+
+
+Launch = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+async def launch() -> AsyncIterator[Launch]:
+    """`await launch("behaviour", …, SETTING=…)`: a front with that scripted engine on a free port."""
+    launched: list[Process] = []
+
+    async def go(*script: str, **settings: str) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            FRONT,
+            *script,
+            env={**os.environ, "RILL_PORT": "0", **{f"RILL_{name}": value for name, value in settings.items()}},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            banner = (await process.stdout.readuntil(b"'\n")).decode()
+        url = re.findall(r"http://[\d.]+:\d+", banner)[0]
+        client = aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=30))
+        launched.append(Process(process, url, banner, client))
+        return launched[-1]
+
+    yield go
+    for one in launched:
+        await one.client.close()
+        if one.process.returncode is None:
+            one.process.kill()
+            await one.process.wait()
+
+
+async def until(response: aiohttp.ClientResponse, what: bytes) -> bytes:
+    got = b""
+    while what not in got:
+        chunk = await response.content.readany()
+        assert chunk, got
+        got += chunk
+    return got
+
+
+async def test_the_banner_names_the_page_and_a_curl_line_that_works(launch: Launch) -> None:
+    """The printed address answers, and so does the printed command's."""
+    service = await launch("obedient")
+    await service.ready()
+    (url,) = re.findall(r"curl -N '([^']+)'", service.banner)
+    assert url == f"{service.url}/stream?prompt=Tell+me+a+story+about+a+fox"
+    async with service.client.get(url) as response:
+        assert text(parse(await response.read())) == "".join(STORY)
+    async with service.client.get(f"{service.url}/") as response:
+        assert response.status == 200
+    assert await service.end() == 0
+    assert [line["message"] for line in service.log if line["logger"] == "service"] == ["ready", "draining", "stopped"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_running_streams_finish(launch: Launch, number: signal.Signals) -> None:
+    """New work is refused at once, the stream ends with done, and the exit status is 0; the engine is gone too."""
+    service = await launch("obedient", "--slow-s", "0.2", DRAIN_S="30")
+    await service.ready()
+    engine = await service.engine_pid()
+    response = await service.client.get("/stream", params={"prompt": "x"})
+    service.process.send_signal(number)
+    async with asyncio.timeout(10):
+        while True:
+            async with service.client.get("/readyz") as readiness:
+                if readiness.status == 503:
+                    break
+    async with service.client.get("/stream", params={"prompt": "x"}) as refused:
+        assert refused.status == 503
+    events = parse(await response.read())
+    assert (events[-1].name, text(events)) == ("done", "".join(STORY))
+    assert await service.wait() == 0
+    assert not runs(engine)
+
+
+async def test_what_does_not_finish_in_time_is_told(launch: Launch) -> None:
+    """At the end of the drain: one failure, shutting_down, and exit status 0."""
+    service = await launch("patient", DRAIN_S="0.2")
+    await service.ready()
+    response = await service.client.get("/stream", params={"prompt": "x"})
+    await until(response, b'"text"')
+    status, raw = await asyncio.gather(service.end(), response.read())
+    assert status == 0
+    assert parse(raw)[-1].json()["error"]["code"] == "shutting_down"
+
+
+async def test_a_second_signal_ends_the_drain(launch: Launch) -> None:
+    """Whoever presses Ctrl-C twice does not wait; the streams are told all the same."""
+    service = await launch("patient", DRAIN_S="600")
+    await service.ready()
+    response = await service.client.get("/stream", params={"prompt": "x"})
+    await until(response, b'"text"')
+    service.process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(10):
+        while True:
+            async with service.client.get("/readyz") as readiness:
+                if readiness.status == 503:
+                    break
+    status, raw = await asyncio.gather(service.end(signal.SIGINT), response.read())
+    assert status == 0
+    assert parse(raw)[-1].json()["error"]["code"] == "shutting_down"
+
+
+async def test_kill_9_of_the_engine(launch: Launch) -> None:
+    """Every open stream gets one failure, /readyz goes 503 and back, and the next request works."""
+    service = await launch("patient")
+    await service.ready()
+    engine = await service.engine_pid()
+    responses = [await service.client.get("/stream", params={"prompt": "x"}) for _ in range(4)]
+    for response in responses:
+        await until(response, b'"text"')
+    os.kill(engine, signal.SIGKILL)
+    for response in responses:
+        raw = await response.read()
+        assert raw.count(b"event: failure") == 1 and b"engine_crash" in raw
+    await service.ready()
+    assert await service.engine_pid() != engine
+    response = await service.client.get("/stream", params={"prompt": "x"})
+    await until(response, b'"text"')
+    response.close()
+
+
+async def test_the_engine_dies_with_the_front(launch: Launch) -> None:
+    """kill -9 of the front leaves no engine behind: its door has reached the end."""
+    service = await launch("obedient")
+    await service.ready()
+    engine = await service.engine_pid()
+    service.process.kill()
+    await service.process.wait()
+    async with asyncio.timeout(10):
+        while runs(engine):  # noqa: ASYNC110  # it is nobody's child now
+            await asyncio.sleep(0.02)
+
+
+async def test_every_log_line_is_json_without_the_prompt(launch: Launch) -> None:
+    """Also those of a request that could not be parsed."""
+    service = await launch("obedient")
+    await service.ready()
+    for prompt in ("secret", "secret" * 2000):
+        async with service.client.get("/stream", params={"prompt": prompt}) as response:
+            await response.read()
+    assert await service.end() == 0
+    assert "secret" not in json.dumps(service.log)
+    assert [line["route"] for line in service.log if line["message"] == "request"] == ["/stream"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"PORT": "banana"}, "rill: RILL_PORT: "),
+        ({"N_SEQ": "0"}, "rill: RILL_N_SEQ: "),
+        ({"MODEL": "/nonexistent.gguf"}, "rill: the model /nonexistent.gguf can't be read: "),
+        ({"MODEL": "hf:what"}, "rill: RILL_MODEL is 'hf:what'"),
+    ],
+)
+async def test_a_wrong_setting_is_one_line_and_status_2(settings: dict[str, str], said: str) -> None:
+    """No traceback."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "service",
+        env={**os.environ, **{f"RILL_{name}": value for name, value in settings.items()}},
+        stderr=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().startswith(said) and errors.count(b"\n") == 1
+
+
+async def test_a_taken_port_is_one_line_and_status_2(launch: Launch) -> None:
+    """Told before anything is loaded."""
+    service = await launch("obedient")
+    port = service.url.rsplit(":", 1)[1]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, FRONT, "obedient", env={**os.environ, "RILL_PORT": port}, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode() == f"rill: can't listen on 127.0.0.1:{port}: Address already in use\n"

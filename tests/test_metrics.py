@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.engine.protocol import Step
+from service.metrics import OUTCOMES, Metrics
+from tests.fakes import finish, ready
+from tests.test_streams import ID, stream
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_every_series_is_defined_in_its_help() -> None:
+    """A sentence that says what is counted, and for a duration when its clock starts and stops."""
+    families = list(text_string_to_metric_families(Metrics(version="1").text().decode()))
+    assert len(families) > 25
+    for family in families:
+        assert len(family.documentation) > 15 and family.documentation.endswith("."), family.name
+        if family.type == "histogram" and family.name.endswith("_seconds") and "lag" not in family.name:
+            assert "rom " in family.documentation or "between" in family.documentation, family.name
+
+
+def test_names_are_opentelemetrys_or_llm() -> None:
+    """gen_ai_server_* where the conventions have one, llm_* for the rest."""
+    families = text_string_to_metric_families(Metrics(version="1").text().decode())
+    names = {family.name for family in families}
+    assert {
+        "gen_ai_server_time_to_first_token_seconds",
+        "gen_ai_server_time_per_output_token_seconds",
+        "gen_ai_server_request_duration_seconds",
+    } == {name for name in names if not name.startswith("llm_")}
+
+
+def test_outcomes_are_a_closed_set() -> None:
+    """All series exist from the start, so that a rate is never missing; an unknown outcome is `failed`."""
+    metrics = Metrics(version="1")
+    for outcome in OUTCOMES:
+        assert value(metrics, "llm_requests_total", route="/stream", outcome=outcome) == 0
+    metrics.refused("/stream", "never heard of")
+    metrics.refused("/v1/models", "invalid")
+    assert value(metrics, "llm_requests_total", route="/stream", outcome="failed") == 1
+    assert b"/v1/models" not in metrics.text()
+
+
+def test_several_services_in_one_process() -> None:
+    """Each has its own registry."""
+    first, second = Metrics(version="1"), Metrics(version="1")
+    first.refused("/stream", "invalid")
+    assert value(second, "llm_requests_total", route="/stream", outcome="invalid") == 0
+
+
+def test_a_step_sets_the_gauges() -> None:
+    """Cells also as a share; the batch by kind; preemptions added up."""
+    metrics = Metrics(version="1")
+    metrics.ready(ready(n_ctx=1000))
+    metrics.step(Step(n_running=3, n_waiting=2, n_batch=20, n_prefill=17, kv_used=250, n_preempted=1))
+    assert (value(metrics, "llm_running"), value(metrics, "llm_waiting")) == (3, 2)
+    assert (value(metrics, "llm_kv_cache_used_cells"), value(metrics, "llm_kv_cache_usage_ratio")) == (250, 0.25)
+    assert value(metrics, "llm_step_tokens_total", kind="prefill") == 17
+    assert value(metrics, "llm_step_tokens_total", kind="decode") == 3
+    assert value(metrics, "llm_preemptions_total") == 1
+    assert value(metrics, "llm_batch_tokens_sum") == 20
+
+
+def test_a_death_leaves_no_stale_gauges() -> None:
+    """Nothing runs in a dead engine."""
+    metrics = Metrics(version="1")
+    metrics.ready(ready())
+    metrics.step(Step(n_running=3, kv_used=9))
+    metrics.lost()
+    assert (value(metrics, "llm_running"), value(metrics, "llm_kv_cache_used_cells")) == (0, 0)
+
+
+def test_another_model_replaces_the_labels() -> None:
+    """One model_info series at a time."""
+    metrics = Metrics(version="1")
+    for name in ("first", "second"):
+        metrics.ready(ready(model=name))
+    assert metrics.text().count(b"llm_model_info{") == 1
+
+
+def test_gaps_fall_into_cumulative_buckets() -> None:
+    """As Prometheus wants them: le is inclusive, the last bucket is the count."""
+    metrics = Metrics(version="1")
+    for gap_s in (0.001, 0.002, 0.2, 99):
+        metrics.gap(gap_s)
+    name = "llm_inter_token_latency_seconds"
+    counts = [value(metrics, name + "_bucket", le=le) for le in ("0.001", "0.0025", "0.2", "10.0", "+Inf")]
+    assert counts == [1, 2, 3, 3, 4]
+    assert (value(metrics, name + "_count"), value(metrics, name + "_sum")) == (4, 99.203)
+
+
+def test_a_stream_without_text_has_no_first_token() -> None:
+    """Only what happened is observed: a queue that was left has a duration, a text that never came has none."""
+    metrics = Metrics(version="1")
+    one = stream(closed=metrics.closed)
+    one.accept(3, 0.0)
+    one.cancel("cancelled", 103.0)
+    assert value(metrics, "gen_ai_server_time_to_first_token_seconds_count") == 0
+    assert value(metrics, "llm_queue_duration_seconds_count") == 0
+    assert value(metrics, "gen_ai_server_request_duration_seconds_sum", route="/stream") == 3
+
+
+def test_time_per_token_is_over_the_gaps() -> None:
+    """Six tokens in one second have five gaps."""
+    metrics = Metrics(version="1")
+    one = stream(closed=metrics.closed)
+    one.accept(3, 0.0)
+    one.finish(finish(ID, n_generated=6), 103.0)
+    assert value(metrics, "gen_ai_server_time_per_output_token_seconds_sum") == 0.2

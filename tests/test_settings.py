@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+
+from service.settings import Settings, SettingsError, read, unknown
+
+
+def test_every_setting_is_described() -> None:
+    """README's table is made of the descriptions: one sentence each."""
+    for name, field in Settings.model_fields.items():
+        assert field.description and field.description.endswith("."), name
+
+
+def test_the_names_that_tools_rely_on() -> None:
+    """design.md fixes them."""
+    names = "model host port n_ctx n_seq n_batch n_threads kv_type n_gpu_layers max_waiting queue_timeout_s api_keys"
+    names += " resume_grace_s heartbeat_s drain_s"
+    assert set(names.split()) <= set(Settings.model_fields)
+    assert (read().port, read().kv_type, read().model) == (8000, "f16", "")
+
+
+def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name in capitals, with RILL_ before it; lists are comma-separated."""
+    monkeypatch.setenv("RILL_PORT", "9000")
+    monkeypatch.setenv("RILL_N_CTX", "8192")
+    monkeypatch.setenv("RILL_MODEL_NAMES", "fox, owl,")
+    monkeypatch.setenv("RILL_API_KEYS", "hunter2,two")
+    settings = read()
+    assert (settings.port, settings.n_ctx, settings.model_names) == (9000, 8192, ("fox", "owl"))
+    assert [key.get_secret_value() for key in settings.api_keys] == ["hunter2", "two"]
+    assert "hunter2" not in repr(settings)
+
+
+def test_an_empty_value_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose passes unset variables on as empty ones."""
+    monkeypatch.setenv("RILL_PORT", "")
+    monkeypatch.setenv("RILL_N_CTX", "")
+    assert (read().port, read().n_ctx) == (8000, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "80000"),
+        ("PORT", "http"),
+        ("N_SEQ", "0"),
+        ("N_SEQ", "257"),
+        ("N_BATCH", "0"),
+        ("KV_TYPE", "q9"),
+        ("FLASH_ATTENTION", "maybe"),
+        ("SPLIT_MODE", "diagonal"),
+        ("HEARTBEAT_S", "0"),
+        ("HEARTBEAT_S", "-1"),
+        ("QUEUE_TIMEOUT_S", "soon"),
+        ("DRAIN_S", "nan"),
+        ("DRAIN_S", "inf"),
+        ("MODEL_SHA256", "abc"),
+        ("MAX_BODY_BYTES", "1"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Not a traceback: which variable, and what it should be."""
+    monkeypatch.setenv("RILL_" + name, value)
+    with pytest.raises(SettingsError) as error:
+        read()
+    assert str(error.value).startswith(f"RILL_{name}: ") and "\n" not in str(error.value)
+
+
+def test_a_misspelt_setting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would change nothing in silence otherwise."""
+    monkeypatch.setenv("RILL_PROT", "9000")
+    monkeypatch.setenv("RILL_PORT", "9000")
+    assert unknown() == ["RILL_PROT"]
