@@ -357,6 +357,15 @@ async def test_the_image_holds_what_runs_and_no_more(stack: Stack, capsys: pytes
     assert size - base < 250e6
 
 
+async def test_the_engine_runs_on_a_cpu_with_avx2_and_no_more(stack: Stack) -> None:
+    """With the libraries for better processors taken away, the engine loads the one for AVX2 and makes tokens."""
+    script = (
+        "cd /opt/rill/ggml && ls | grep -v haswell | xargs rm && cd /app && "
+        "python -m service.engine --max-tokens 5 --temperature 0"
+    )
+    assert docker("run", "--rm", "-u", "0", "--entrypoint", "sh", "rill-test", "-c", script).strip()
+
+
 async def test_prometheus_reads_its_files_whole(stack: Stack) -> None:
     """Configuration and alert rules have no error and no warning."""
     [prometheus] = stack.containers("prometheus")
