@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,21 @@ from tests.fakes import ScriptedEngine
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+# Read before the fixture below hides it. CI sets it: there a missing browser or container engine is no excuse.
+E2E_REQUIRED = os.environ.get("RILL_E2E") == "required"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where end-to-end tests are required, a skipped one has failed."""
+    report = yield
+    if E2E_REQUIRED and report.skipped and item.get_closest_marker("e2e"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and RILL_E2E=required: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(autouse=True)
