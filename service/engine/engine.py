@@ -98,7 +98,7 @@ class Engine:
                     raise
                 self._context.forget(youngest[0])
                 preempted = [*batch.preempted, youngest]
-                batch = self.scheduler.schedule()
+                batch = self.scheduler.schedule(admit=False)
                 batch.preempted.extend(preempted)
         return batch, []
 

@@ -60,7 +60,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit the KV cache when it is alone (the inbox sees to it)."""
-        assert len(sequence.tokens) <= self.n_cells
+        assert 0 < len(sequence.tokens) <= self.n_cells
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> int:
@@ -71,8 +71,11 @@ class Scheduler:
         self.running.remove(sequence)
         return self._release(sequence)
 
-    def schedule(self) -> Batch:
-        """The next batch; empty when there is nothing to do. Sequences it admits have their seq_id from now on."""
+    def schedule(self, admit: bool = True) -> Batch:
+        """The next batch; empty when there is nothing to do. Sequences it admits have their seq_id from now on.
+
+        Without `admit` nobody is let in: the one that has just given way would only be in the way again.
+        """
         batch = Batch(preempted=self._preempt())
         decoding = [s for s in self.running if not s.is_prefilling]
         batch.rows = [Row(s, 1, samples=True) for s in decoding]
@@ -81,7 +84,7 @@ class Scheduler:
             room = min(room, self.n_slice)
         for prefilling in [s for s in self.running if s.is_prefilling]:
             room -= self._slice(batch, prefilling, room)
-        while room > 0 and (admitted := self._admit()) is not None:
+        while admit and room > 0 and (admitted := self._admit()) is not None:
             room -= self._slice(batch, admitted, room)
         return batch
 
