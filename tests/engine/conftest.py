@@ -46,6 +46,7 @@ class MakeContext(Protocol):
         n_threads: int = 1,
         kv_type: str = "f16",
         flash_attention: str = "auto",
+        in_order: bool = False,
     ) -> Context: ...
 
 
@@ -104,6 +105,7 @@ def make_context() -> Iterator[MakeContext]:
         n_threads: int = 1,
         kv_type: str = "f16",
         flash_attention: str = "auto",
+        in_order: bool = False,
     ) -> Context:
         made.append(
             Context(
@@ -114,6 +116,7 @@ def make_context() -> Iterator[MakeContext]:
                 n_threads=n_threads,
                 kv_type=kv_type,
                 flash_attention=flash_attention,
+                in_order=in_order,
             )
         )
         return made[-1]

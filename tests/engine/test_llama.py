@@ -352,14 +352,65 @@ def test_forget_makes_an_id_as_new(bpe: Model, make_context: MakeContext) -> Non
 
     def logits() -> list[float]:
         (index,) = context.decode([(1, 0, prompt, True)])
-        row = llama_cpp.llama_get_logits_ith(context._context, index)
-        return [float(row[i]) for i in range(bpe.n_vocab)]
+        return bits(bpe, context, index)
 
     fresh = logits()
     context.forget(1)
     context.decode([(1, 0, ids_of(bpe, "something else that is longer"), False)])
     context.forget(1)
     assert logits() == fresh
+
+
+def bits(model: Model, context: Context, index: int) -> list[float]:
+    row = llama_cpp.llama_get_logits_ith(context._context, index)
+    return [float(row[i]) for i in range(model.n_vocab)]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_the_order_of_cells(write: Callable[..., Path], make_context: MakeContext, in_order: bool) -> None:
+    """Logits are bit-equal though other sequences' cells become free before one's own; without in_order they are not.
+
+    F32 weights: quantized ones round most differences of a last bit away, and some tokens later not.
+    """
+    model = Model(write("f32", weights="f32"))
+    tokens = ids_of(model, "the fox and the story xyz " * 10)[:100]
+    context = make_context(model, kv_type="bf16", flash_attention="on", in_order=in_order)
+    alone = []
+    for i, token in enumerate(tokens):
+        alone.append(bits(model, context, context.decode([(0, i, [token], True)])[0]))
+    context.forget(0)
+    context.decode([(1, 0, [*tokens, *tokens], False)])
+    beside = []
+    for i, token in enumerate(tokens):
+        if i == 20:
+            context.forget(1)
+        beside.append(bits(model, context, context.decode([(0, i, [token], True)])[0]))
+    assert beside[:20] == alone[:20]
+    assert (beside == alone) == in_order
+
+
+def test_dead_cells_are_taken_when_they_are_needed(bpe: Model, make_context: MakeContext) -> None:
+    """Keeping the order costs no cell: what is not used by living sequences can be had, to the last one."""
+    context = make_context(bpe, n_ctx=256, in_order=True)
+    context.decode([(0, 0, [1] * 100, False), (1, 0, [1] * 50, False)])
+    context.forget(1)  # 50 dead beside 100
+    context.decode([(1, 0, [1] * 156, False)])
+    with pytest.raises(NoRoom):
+        context.decode([(0, 100, [1], False)])
+    context.forget(0)
+    context.decode([(0, 0, [1] * 100, False)])
+    context.forget(1)
+    context.forget(0)
+    context.decode([(2, 0, [1] * 256, False)])
+
+
+def test_as_many_sequences_as_can_be(bpe: Model, make_context: MakeContext) -> None:
+    """All 256 sequences can be had without the order, which needs one; 255 with it."""
+    assert make_context(bpe, n_seq=256, in_order=True)._dead == -1
+    context = make_context(bpe, n_seq=255, in_order=True)
+    context.decode([(254, 0, [1], True), (0, 0, [1], True)])
+    context.forget(254)
+    context.decode([(0, 1, [1], True)])
 
 
 def test_warm_up_leaves_nothing(bpe: Model, spm: Model, make_context: MakeContext) -> None:

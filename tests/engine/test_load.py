@@ -50,6 +50,15 @@ def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
     assert loaded(bpe_path, flash_attention="off").flash_attention == "off"
 
 
+@pytest.mark.parametrize(("kv_type", "expected"), [("f16", False), ("bf16", True), ("q8_0", True), ("f32", False)])
+def test_where_exactness_is_promised(bpe_path: Path, kv_type: str, expected: bool) -> None:
+    """On a CPU, bf16 and q8_0 caches keep their cells in order; the others would gain nothing by it."""
+    model, context, ready = load.load(Options(model=bpe_path, n_ctx=256, n_threads=1, kv_type=kv_type), lambda _: None)
+    assert (context._dead >= 0) == (expected and not ready.gpu)
+    context.close()
+    model.close()
+
+
 def test_defaults(bpe_path: Path) -> None:
     """Without a budget asked for there is room for each stream's whole context, within the default."""
     assert loaded(bpe_path, n_seq=4).n_ctx == 4096

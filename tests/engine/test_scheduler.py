@@ -224,10 +224,21 @@ def test_one_sequence_may_fill_the_budget() -> None:
     assert not sch.running
 
 
-def test_too_long_a_sequence_is_refused() -> None:
+@pytest.mark.parametrize("n_prompt", [0, 9])
+def test_a_sequence_that_can_never_run(n_prompt: int) -> None:
     """What could never be computed is an error of the caller's, not a sequence that waits for ever."""
     with pytest.raises(AssertionError):
-        Scheduler(n_seq=1, n_batch=8, n_cells=8, n_slice=8).add(sequence("a", 9))
+        Scheduler(n_seq=1, n_batch=8, n_cells=8, n_slice=8).add(sequence("a", n_prompt))
+
+
+def test_nobody_is_let_in_beside_one_who_gave_way() -> None:
+    """Without `admit` the batch is made of those who run."""
+    sch = Scheduler(n_seq=2, n_batch=8, n_cells=80, n_slice=8)
+    sch.add(sequence("a", 2))
+    carry_out(sch)
+    sch.add(sequence("b", 2))
+    assert rows(sch.schedule(admit=False)) == [("a", 1, True)]
+    assert rows(sch.schedule()) == [("a", 1, True), ("b", 2, True)]
 
 
 def test_nothing_to_do() -> None:

@@ -1,0 +1,653 @@
+"""The loop on the real llama.cpp: whatever runs beside a sequence, its tokens, text and end are those it has alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.engine.engine import Engine
+from service.engine.llama import Context, LlamaError, Model, NoRoom
+from service.engine.protocol import Finish, Sampling, Step
+from service.engine.sequence import Sequence as Seq
+from service.engine.text import Text
+
+from .conftest import MakeContext
+
+STARTER = Path(__file__).parents[2] / "service" / "starter"
+GREEDY = Sampling(seed=0, temperature=0.0)
+WARM = Sampling(seed=11, temperature=1.2, top_k=0, top_p=1.0, min_p=0.0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One generation to be tried alone and in company."""
+
+    id: str
+    prompt: str
+    sampling: Sampling = GREEDY
+    max_tokens: int = 40
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    def sequence(self, model: Model) -> Seq:
+        tokens = model.tokenize(self.prompt, add_special=True, parse_special=True)
+        text = Text(self.stop)
+        return Seq(id=self.id, tokens=tokens, n_prompt=len(tokens), max_tokens=self.max_tokens, text=text)
+
+
+@dataclass
+class Answer:
+    """What the steps told of one generation."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish: Finish | None = None
+
+    @property
+    def reason(self) -> str:
+        assert self.finish is not None
+        return self.finish.reason
+
+
+class Driver:
+    """An engine, the sequences submitted to it and everything that its steps reported."""
+
+    def __init__(self, model: Model, context: Context, **options: Any) -> None:
+        self.model, self.context = model, context
+        self.engine = Engine(model, context, **options)
+        self.sequences: dict[str, Seq] = {}
+        self.answers: dict[str, Answer] = defaultdict(Answer)
+        self.steps: list[Step] = []
+
+    def submit(self, *requests: Request) -> None:
+        for r in requests:
+            self.sequences[r.id] = r.sequence(self.model)
+            self.engine.submit(self.sequences[r.id], r.sampling, r.ignore_eos)
+
+    def step(self) -> Step:
+        step = self.engine.step()
+        self.steps.append(step)
+        for id, tokens, text in step.deltas:
+            assert self.answers[id].finish is None, "nothing comes after the end"
+            self.answers[id].tokens += tokens
+            self.answers[id].text += text
+        for finish in step.finished:
+            assert self.answers[finish.id].finish is None, "one end each"
+            self.answers[finish.id].finish = finish
+        assert step.kv_used <= self.context.n_ctx
+        return step
+
+    def run(self, until: Callable[[], bool] | None = None) -> dict[str, Answer]:
+        for _ in range(20_000):
+            if self.engine.is_idle or (until is not None and until()):
+                return self.answers
+            self.step()
+        raise AssertionError(f"never done: {self.engine!r}")
+
+
+def run(model: Model, context: Context, *requests: Request, **options: Any) -> dict[str, Answer]:
+    driver = Driver(model, context, **options)
+    driver.submit(*requests)
+    return driver.run()
+
+
+def essence(answers: dict[str, Answer], ids: Iterable[str]) -> dict[str, tuple[list[int], str, str]]:
+    return {id: (answers[id].tokens, answers[id].text, answers[id].reason) for id in ids}
+
+
+def mixed() -> list[Request]:
+    """16 requests that differ in everything that could leak from one to another."""
+    prompts = [
+        "Hello world",
+        "the fox and the story",
+        "x",
+        "the " * 30,
+        "<|im_start|>user\nfox<|im_end|>\n",
+        "\U0001f98a",
+    ]
+    samplings = [
+        GREEDY,
+        WARM,
+        replace(WARM, seed=12, temperature=0.7, top_k=20),
+        replace(WARM, seed=13, top_p=0.8, frequency_penalty=0.5),
+        replace(GREEDY, repeat_penalty=1.5),
+        replace(WARM, seed=14, min_p=0.02, presence_penalty=1.0),
+    ]
+    requests = []
+    for i in range(16):
+        requests.append(
+            Request(
+                f"r{i}",
+                prompts[i % len(prompts)] * (1 + i // 8),
+                samplings[(i * 5 + i // 6) % len(samplings)],
+                max_tokens=20 + 5 * (i % 7),
+                stop=("e", "st") if i % 5 == 3 else (),
+                ignore_eos=i % 3 == 0,
+            )
+        )
+    return requests
+
+
+@pytest.fixture(params=["bpe", "starter"])
+def model(request: pytest.FixtureRequest) -> Model:
+    """A tiny model and the embedded one; before that is trained, a tiny one of the other kind."""
+    found = sorted(STARTER.glob("*.gguf"))
+    if request.param == "starter" and found:
+        return starter(found[0])
+    model: Model = request.getfixturevalue("bpe" if request.param == "bpe" else "spm")
+    return model
+
+
+_starters: dict[Path, Model] = {}
+
+
+def starter(path: Path) -> Model:
+    if path not in _starters:
+        _starters[path] = Model(path)
+    return _starters[path]
+
+
+def exact(make_context: MakeContext, model: Model, **options: Any) -> Context:
+    """A context in which a sequence's logits do not depend on its company: design.md, exactness (b)."""
+    settings: dict[str, Any] = {
+        "n_ctx": 2048,
+        "n_seq": 16,
+        "kv_type": "bf16",
+        "flash_attention": "on",
+        "in_order": True,
+    }
+    settings |= options
+    return make_context(model, **settings)
+
+
+def each_alone(model: Model, context: Context, requests: Sequence[Request]) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    for r in requests:
+        answers |= run(model, context, r)
+    return answers
+
+
+# --- company
+
+
+@pytest.mark.parametrize("kv_type", ["bf16", "q8_0"])
+def test_in_company_as_alone(model: Model, make_context: MakeContext, kv_type: str) -> None:
+    """16 mixed requests at once give the tokens, texts and ends that each gives alone."""
+    context = exact(make_context, model, kv_type=kv_type)
+    alone = each_alone(model, context, mixed())
+    ids = [r.id for r in mixed()]
+    assert essence(run(model, context, *mixed()), ids) == essence(alone, ids)
+    assert essence(run(model, context, *mixed(), n_slice=7), ids) == essence(alone, ids)
+    assert len({tuple(a.tokens) for a in alone.values()}) >= 12  # they do differ
+
+
+def test_with_more_threads_as_with_one(model: Model, make_context: MakeContext) -> None:
+    """How many threads compute makes no difference either."""
+    requests = mixed()[:4]
+    one = run(model, exact(make_context, model), *requests)
+    two = run(model, exact(make_context, model, n_threads=2), *requests)
+    assert essence(two, [r.id for r in requests]) == essence(one, [r.id for r in requests])
+
+
+def test_preempted_as_alone(model: Model, make_context: MakeContext) -> None:
+    """Sequences that gave their cells back and were computed again go on with the same token."""
+    requests = [replace(r, max_tokens=r.max_tokens + 60, ignore_eos=True) for r in mixed()]
+    alone = each_alone(model, exact(make_context, model), requests)
+    driver = Driver(model, exact(make_context, model, n_ctx=256), n_slice=16)
+    driver.submit(*requests)
+    together = driver.run()
+    assert sum(s.n_preempted for s in driver.steps) > 5
+    ids = [r.id for r in requests]
+    assert essence(together, ids) == essence(alone, ids)
+
+
+def test_beside_long_prompts_as_alone(model: Model, make_context: MakeContext) -> None:
+    """Running sequences neither stop nor change while prompts of hundreds of tokens are read in slices."""
+    short = [replace(r, ignore_eos=True, stop=(), max_tokens=50) for r in mixed()[:5]]
+    long = [Request(f"long{i}", "Hello fox " * 100 + str(i), WARM, max_tokens=10) for i in range(2)]
+    context = exact(make_context, model)
+    alone = each_alone(model, context, [*short, *long])
+    driver = Driver(model, context, n_slice=16)
+    driver.submit(*short)
+    driver.run(until=lambda: all(driver.sequences[r.id].n_generated >= 5 for r in short))
+    driver.submit(*long)
+    before = {r.id: driver.sequences[r.id].n_generated for r in short}
+    while driver.sequences["long0"].is_prefilling and driver.sequences["r0"].n_generated < 50:
+        step = driver.step()
+        assert step.n_prefill <= 16
+        for id in before:
+            before[id] += 1
+            assert driver.sequences[id].n_generated == before[id], "each running stream gets a token a step"
+    together = driver.run()
+    ids = [r.id for r in (*short, *long)]
+    assert essence(together, ids) == essence(alone, ids)
+
+
+def test_arrivals_in_between_change_nothing(model: Model, make_context: MakeContext) -> None:
+    """Requests that come one after the other, while others run, give what they give alone."""
+    context = exact(make_context, model, n_seq=3)
+    alone = each_alone(model, context, mixed())
+    driver = Driver(model, context, n_slice=8)
+    for r in mixed():
+        driver.submit(r)
+        for _ in range(3):
+            driver.step()
+    together = driver.run()
+    assert max(s.n_running for s in driver.steps) == 3
+    assert essence(together, [r.id for r in mixed()]) == essence(alone, [r.id for r in mixed()])
+
+
+# --- what is reported
+
+
+def test_deltas_are_the_generated_tokens(model: Model, make_context: MakeContext) -> None:
+    """The deltas' ids, joined, are the tokens that were made, and their texts the text of these."""
+    driver = Driver(model, exact(make_context, model))
+    driver.submit(*(replace(r, stop=()) for r in mixed()))
+    for id, answer in driver.run().items():
+        sequence = driver.sequences[id]
+        made = sequence.tokens[sequence.n_prompt :]
+        assert answer.tokens == made
+        assert answer.text == b"".join(model.piece(t) for t in made).decode("utf-8", "replace")
+        assert answer.finish is not None
+        assert (answer.finish.n_generated, answer.finish.n_prompt) == (len(made), sequence.n_prompt)
+
+
+def test_no_delta_cuts_a_character(bpe: Model, make_context: MakeContext) -> None:
+    """A random model breaks UTF-8 all the time; each delta's text is still whole characters."""
+    driver = Driver(bpe, make_context(bpe))
+    driver.submit(Request("a", "x", WARM, max_tokens=200, ignore_eos=True))
+    answer = driver.run()["a"]
+    assert "\ufffd" in answer.text
+    assert any(len(tokens) > 1 for step in driver.steps for _, tokens, _ in step.deltas)
+    assert answer.tokens == driver.sequences["a"].tokens[1 + 1 :]
+
+
+def test_prefill_progress(model: Model, make_context: MakeContext) -> None:
+    """Reading a prompt is reported slice by slice, growing, up to all of it, and before any token."""
+    driver = Driver(model, exact(make_context, model, n_batch=32))
+    driver.submit(Request("a", "the fox " * 50, max_tokens=3, ignore_eos=True))
+    driver.run()
+    n_prompt = driver.sequences["a"].n_prompt
+    seen = [(n, of) for step in driver.steps for id, n, of in step.prefill]
+    assert [n for n, _ in seen] == [*range(32, n_prompt, 32), n_prompt]
+    assert {of for _, of in seen} == {n_prompt}
+    first_delta = next(i for i, step in enumerate(driver.steps) if step.deltas or step.finished)
+    last_prefill = max(i for i, step in enumerate(driver.steps) if step.prefill)
+    assert last_prefill <= first_delta
+    assert sum(step.n_prefill for step in driver.steps) == n_prompt
+
+
+def test_queue_positions(model: Model, make_context: MakeContext) -> None:
+    """Who waits is told a place whenever it changes, beginning with 1 for the next, and nothing when it does not."""
+    driver = Driver(model, exact(make_context, model, n_seq=1))
+    driver.submit(*(Request(id, "x", max_tokens=2, ignore_eos=True) for id in "abcd"))
+    driver.run()
+    queued = [step.queued for step in driver.steps if step.queued]
+    assert queued == [
+        [("b", 1), ("c", 2), ("d", 3)],
+        [("c", 1), ("d", 2)],
+        [("d", 1)],
+    ]
+
+
+def test_queue_positions_after_a_cancel(model: Model, make_context: MakeContext) -> None:
+    """Those behind one who left move up."""
+    driver = Driver(model, exact(make_context, model, n_seq=1))
+    driver.submit(*(Request(id, "x", max_tokens=20, ignore_eos=True) for id in "abcd"))
+    assert driver.step().queued == [("b", 1), ("c", 2), ("d", 3)]
+    driver.engine.cancel("b")
+    assert driver.step().queued == [("c", 1), ("d", 2)]
+    assert driver.step().queued == []
+
+
+def test_counts_of_a_step(model: Model, make_context: MakeContext) -> None:
+    """A step counts running, waiting, its batch and the cells that hold a token."""
+    driver = Driver(model, exact(make_context, model, n_seq=2))
+    driver.submit(*(Request(id, "x", max_tokens=5, ignore_eos=True) for id in "abc"))
+    n = driver.sequences["a"].n_prompt
+    step = driver.step()
+    assert (step.n_running, step.n_waiting, step.n_batch, step.n_prefill, step.kv_used) == (2, 1, 2 * n, 2 * n, 2 * n)
+    step = driver.step()
+    assert (step.n_batch, step.n_prefill, step.kv_used) == (2, 0, 2 * n + 2)
+    driver.run()
+    step = driver.steps[-1]
+    assert (step.n_running, step.n_waiting, step.kv_used) == (0, 0, 0)
+
+
+def test_durations(model: Model, make_context: MakeContext) -> None:
+    """Queue, prefill and decode times are read from the engine's clock."""
+    now = iter(float(i) for i in range(1, 1000))
+    driver = Driver(model, exact(make_context, model, n_seq=1, n_batch=32), clock=lambda: next(now))
+    driver.submit(Request("a", "the fox " * 50, max_tokens=4, ignore_eos=True), Request("b", "x", max_tokens=1))
+    driver.sequences["a"].accepted_at = driver.sequences["b"].accepted_at = -1.0
+    answers = driver.run()
+    a, b = answers["a"].finish, answers["b"].finish
+    assert a is not None and b is not None
+    # The clock is read three times a step: at its beginning, after the decode, at its end.
+    n_slices = -(-driver.sequences["a"].n_prompt // 32)
+    assert (a.queue_s, a.prefill_s, a.decode_s) == (2.0, 3 * (n_slices - 1) + 1, 9.0)
+    assert (b.queue_s, b.prefill_s, b.decode_s) == (3 * (n_slices + 3) + 2.0, 1.0, 0.0)
+    assert [step.step_s for step in driver.steps] == [2.0] * len(driver.steps)
+
+
+def test_repr(model: Model, make_context: MakeContext) -> None:
+    """The engine shows its scheduler."""
+    driver = Driver(model, exact(make_context, model, n_seq=2))
+    assert repr(driver.engine) == "<Engine <Scheduler 0/2 running, 0 waiting, 0/2048 cells>>"
+
+
+# --- cancel
+
+
+def test_cancel_frees_at_once(model: Model, make_context: MakeContext) -> None:
+    """A cancelled sequence's cells and id are free before the next step, which reports its end."""
+    driver = Driver(model, exact(make_context, model, n_seq=1))
+    driver.submit(
+        Request("a", "the fox " * 20, max_tokens=500, ignore_eos=True), Request("b", "x", max_tokens=3, ignore_eos=True)
+    )
+    for _ in range(5):
+        driver.step()
+    made = driver.sequences["a"].n_generated
+    driver.engine.cancel("a")
+    assert repr(driver.engine) == "<Engine <Scheduler 0/1 running, 1 waiting, 0/2048 cells>>"
+    step = driver.step()
+    (finish,) = [f for f in step.finished if f.id == "a"]
+    assert (finish.reason, finish.n_generated) == ("cancelled", made)
+    assert step.kv_used == driver.sequences["b"].n_prompt
+    driver.run()
+    assert driver.answers["b"].reason == "length"
+
+
+@pytest.mark.parametrize("when", ["waiting", "prefilling", "decoding", "preempted"])
+def test_cancel_leaves_the_others_alone(model: Model, make_context: MakeContext, when: str) -> None:
+    """Whatever a sequence was doing when it was cancelled, the others' answers stay what they are alone."""
+    others = [replace(r, ignore_eos=True, stop=(), max_tokens=60) for r in mixed()[:3]]
+    alone = each_alone(model, exact(make_context, model), others)
+    small = {"n_ctx": 256} if when == "preempted" else {}
+    driver = Driver(model, exact(make_context, model, n_seq=4 if when != "waiting" else 3, **small), n_slice=8)
+    driver.submit(*others)
+    driver.step()
+    driver.submit(Request("x", "the fox " * 30, WARM, max_tokens=90, ignore_eos=True))
+    x = driver.sequences["x"]
+    driver.run(
+        until={
+            "waiting": lambda: len(driver.steps) == 5,
+            "prefilling": lambda: 0 < x.n_past < x.n_prompt,
+            "decoding": lambda: x.n_generated == 5,
+            "preempted": lambda: x.n_past == 0 and x.n_generated > 0,
+        }[when]
+    )
+    assert (x.seq_id == -1) == (when in ("waiting", "preempted"))
+    assert x.finish_reason is None
+    driver.engine.cancel("x")
+    answers = driver.run()
+    assert answers["x"].reason == "cancelled"
+    assert essence(answers, [r.id for r in others]) == essence(alone, [r.id for r in others])
+
+
+def test_cancel_of_nobody(model: Model, make_context: MakeContext) -> None:
+    """Unknown, finished and twice cancelled ids are ignored."""
+    driver = Driver(model, exact(make_context, model))
+    driver.engine.cancel("nobody")
+    assert driver.engine.is_idle
+    driver.submit(Request("a", "x", max_tokens=1), Request("b", "x", max_tokens=9, ignore_eos=True))
+    driver.step()
+    driver.engine.cancel("a")
+    driver.engine.cancel("b")
+    driver.engine.cancel("b")
+    driver.run()
+    assert [f.id for s in driver.steps for f in s.finished] == ["a", "b"]
+
+
+def test_cells_freed_in_between_change_nothing(model: Model, make_context: MakeContext) -> None:
+    """Short answers that come and go beside long ones, whose cells they free over and over, change none of them."""
+    long = [Request(f"long{i}", "the story", replace(WARM, seed=i), max_tokens=300, ignore_eos=True) for i in range(4)]
+    short = [
+        Request(f"short{i}", "Hello " * (1 + i % 9), WARM, max_tokens=5 + i % 11, ignore_eos=True) for i in range(60)
+    ]
+    context = exact(make_context, model, n_seq=8)
+    alone = each_alone(model, context, long)
+    driver = Driver(model, context)
+    driver.submit(*long, *short)
+    assert essence(driver.run(), [r.id for r in long]) == essence(alone, [r.id for r in long])
+    assert max(s.kv_used for s in driver.steps) < 2048
+
+
+def test_an_id_is_as_new_after_a_cancel(model: Model, make_context: MakeContext) -> None:
+    """A sequence that takes over the cells of a cancelled one answers as in a fresh context."""
+    request = Request("new", "the story", WARM)
+    alone = run(model, exact(make_context, model), request)
+    driver = Driver(model, exact(make_context, model, n_seq=1))
+    driver.submit(Request("old", "Hello " * 40, max_tokens=500, ignore_eos=True))
+    for _ in range(10):
+        driver.step()
+    driver.engine.cancel("old")
+    driver.submit(request)
+    assert essence(driver.run(), ["new"]) == essence(alone, ["new"])
+
+
+# --- ends
+
+
+def test_max_tokens(model: Model, make_context: MakeContext) -> None:
+    """An answer has exactly max_tokens tokens when nothing else ends it."""
+    answers = run(
+        model,
+        exact(make_context, model),
+        *(Request(str(n), "x", WARM, max_tokens=n, ignore_eos=True) for n in (1, 2, 7)),
+    )
+    assert {id: (len(a.tokens), a.reason) for id, a in answers.items()} == {
+        "1": (1, "length"),
+        "2": (2, "length"),
+        "7": (7, "length"),
+    }
+
+
+def test_a_full_context_is_length(model: Model, make_context: MakeContext) -> None:
+    """A sequence may fill every cell; its end is length."""
+    context = exact(make_context, model, n_ctx=256, n_seq=2)
+    driver = Driver(model, context)
+    n = len(model.tokenize("Hello world", add_special=True, parse_special=True))
+    driver.submit(Request("a", "Hello world", WARM, max_tokens=256 - n, ignore_eos=True))
+    answer = driver.run()["a"]
+    assert (len(answer.tokens), answer.reason) == (256 - n, "length")
+    assert max(s.kv_used for s in driver.steps) >= 254
+
+
+def test_two_that_fill_the_context(model: Model, make_context: MakeContext) -> None:
+    """Two sequences that each want the whole cache both get it, one after the other."""
+    context = exact(make_context, model, n_ctx=256, n_seq=2)
+    requests = [Request(id, "Hello world", WARM, max_tokens=240, ignore_eos=True) for id in "ab"]
+    driver = Driver(model, context)
+    driver.submit(*requests)
+    answers = driver.run()
+    assert answers["a"].tokens == answers["b"].tokens
+    assert [len(a.tokens) for a in answers.values()] == [240, 240]
+    assert sum(s.n_preempted for s in driver.steps) >= 1
+
+
+def test_end_tokens(bpe: Model, make_context: MakeContext) -> None:
+    """Each of the model's end tokens ends an answer with stop, and is no part of it."""
+    hot = replace(WARM, temperature=3.0)
+    requests = [Request(str(i), "x", replace(hot, seed=i), max_tokens=900) for i in range(8)]
+    driver = Driver(bpe, make_context(bpe, n_ctx=8192, n_seq=8))
+    ends: set[int] = set()
+    sample = driver.context.sample
+    driver.context.sample = lambda *a: ends.add(token := sample(*a)) or token  # type: ignore[func-returns-value,method-assign]
+    driver.submit(*requests)
+    answers = driver.run()
+    assert bpe.end_tokens <= ends
+    stopped = [a for a in answers.values() if a.reason == "stop"]
+    assert len(stopped) >= 6
+    assert not any(bpe.end_tokens & set(a.tokens) for a in answers.values())
+
+
+def test_ignore_eos(bpe: Model, make_context: MakeContext) -> None:
+    """The same requests with ignore_eos go on to their last token."""
+    hot = replace(WARM, temperature=3.0)
+    requests = [Request(str(i), "x", replace(hot, seed=i), max_tokens=400, ignore_eos=True) for i in range(4)]
+    answers = run(bpe, make_context(bpe, n_ctx=2048), *requests)
+    assert {a.reason for a in answers.values()} == {"length"}
+    assert not any(bpe.end_tokens & set(a.tokens) for a in answers.values())
+
+
+def test_stop_strings(model: Model, make_context: MakeContext) -> None:
+    """A stop string taken from the middle of an answer ends it just before, in the same step as it is complete."""
+    context = exact(make_context, model)
+    request = Request("a", "the fox", WARM, max_tokens=60, ignore_eos=True)
+    whole = run(model, context, request)["a"].text
+    places = [i for i in range(4, len(whole) - 8) if "\ufffd" not in whole[i : i + 4]]
+    for at in (places[0], places[len(places) // 2]):
+        stop = whole[at : at + 4]
+        answer = run(model, context, replace(request, stop=(stop, "never there")))["a"]
+        assert answer.text == whole[: whole.index(stop)]
+        assert answer.reason == "stop"
+        assert answer.finish is not None and answer.finish.n_generated < 60
+
+
+# --- sampling through the loop
+
+
+def test_seeds(model: Model, make_context: MakeContext) -> None:
+    """A seed repeats an answer, in company of itself too; another seed gives another."""
+    context = exact(make_context, model)
+    requests = [Request(f"{seed}-{i}", "x", replace(WARM, seed=seed), ignore_eos=True) for seed in (1, 2) for i in "ab"]
+    answers = run(model, context, *requests)
+    assert answers["1-a"].tokens == answers["1-b"].tokens
+    assert answers["2-a"].tokens == answers["2-b"].tokens
+    assert answers["1-a"].tokens != answers["2-a"].tokens
+
+
+def test_greedy_is_the_argmax(model: Model, make_context: MakeContext) -> None:
+    """Each greedy token is the likeliest one after the prompt and all before it, computed anew."""
+    context = exact(make_context, model)
+    request = Request("a", "the fox", GREEDY, max_tokens=12, ignore_eos=False)
+    driver = Driver(model, context)
+    driver.submit(request)
+    driver.run()
+    sequence = driver.sequences["a"]
+    for n in range(sequence.n_prompt, len(sequence.tokens)):
+        (index,) = context.decode([(0, 0, sequence.tokens[:n], True)])
+        assert context.argmax(index) == sequence.tokens[n]
+        context.forget(0)
+
+
+def test_penalties_see_prompt_and_answer(model: Model, make_context: MakeContext) -> None:
+    """With a heavy penalty no token of the prompt comes, and none twice."""
+    sampling = replace(GREEDY, presence_penalty=1000.0, repeat_last_n=1000)
+    driver = Driver(model, exact(make_context, model))
+    driver.submit(Request("a", "the fox and the story", sampling, max_tokens=60, ignore_eos=True))
+    driver.run()
+    sequence = driver.sequences["a"]
+    made = sequence.tokens[sequence.n_prompt :]
+    assert len(set(made)) == len(made) == 60
+    assert not set(made) & set(sequence.tokens[: sequence.n_prompt])
+
+
+def test_penalties_look_back_repeat_last_n(model: Model, make_context: MakeContext) -> None:
+    """Only the last repeat_last_n tokens count, those of the prompt included."""
+    sampling = replace(GREEDY, presence_penalty=1000.0, repeat_last_n=2)
+    driver = Driver(model, exact(make_context, model))
+    driver.submit(Request("a", "the fox and the story", sampling, max_tokens=60, ignore_eos=True))
+    driver.run()
+    sequence = driver.sequences["a"]
+    last = sequence.tokens[sequence.n_prompt - 2 :]
+    assert all(c not in (a, b) for (a, b), (_, c) in pairwise(pairwise(last)))
+
+
+# --- when C says no
+
+
+class Cells:
+    """A stand-in for the context whose cache is smaller than it says, as one with windows may be."""
+
+    n_seq, n_batch, n_ctx = 4, 64, 1000
+
+    def __init__(self, n_cells: int) -> None:
+        self.n_cells = n_cells
+        self.cells: dict[int, int] = defaultdict(int)
+        self.n_refused = 0
+
+    def decode(self, rows: Iterable[tuple[int, int, Sequence[int], bool]]) -> list[int]:
+        rows = list(rows)
+        if sum(self.cells.values()) + sum(len(tokens) for _, _, tokens, _ in rows) > self.n_cells:
+            self.n_refused += 1
+            if self.n_refused > 500:
+                raise AssertionError("refused for ever")
+            raise NoRoom("full")
+        last, n = [], 0
+        for seq_id, position, tokens, _ in rows:
+            assert position == self.cells[seq_id], "no gap, nothing twice, nothing of an earlier owner"
+            self.cells[seq_id] += len(tokens)
+            n += len(tokens)
+            last.append(n - 1)
+        return last
+
+    def argmax(self, index: int) -> int:
+        return 65
+
+    def forget(self, seq_id: int) -> None:
+        self.cells.pop(seq_id, None)
+
+
+class Vocabulary:
+    """A stand-in for the model beside Cells."""
+
+    end_tokens = frozenset[int]()
+
+    def tokenize(self, text: str, **_: bool) -> list[int]:
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token])
+
+
+def test_no_room_in_spite_of_the_count() -> None:
+    """When llama.cpp has fewer cells than were counted, the youngest give way until the batch fits, and all end."""
+    cells = Cells(60)
+    driver = Driver(Vocabulary(), cells)  # type: ignore[arg-type]
+    driver.submit(*(Request(id, id * 25, max_tokens=20) for id in "abcd"))
+    answers = driver.run()
+    assert {id: (len(a.tokens), a.reason) for id, a in answers.items()} == dict.fromkeys("abcd", (20, "length"))
+    assert cells.n_refused > 0
+    assert sum(s.n_preempted for s in driver.steps) >= cells.n_refused
+    assert not cells.cells
+
+
+def test_no_room_for_one() -> None:
+    """When even the only sequence does not fit, the engine can't go on and says so."""
+    driver = Driver(Vocabulary(), Cells(10))  # type: ignore[arg-type]
+    driver.submit(Request("a", "x" * 25))
+    with pytest.raises(NoRoom):
+        driver.step()
+
+
+def test_a_sampler_that_c_refuses(model: Model, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sequence whose sampler can't be made is not queued; the others run."""
+    driver = Driver(model, exact(make_context, model))
+
+    def refuse(*_: Any) -> Any:
+        raise LlamaError("no")
+
+    with monkeypatch.context() as m:
+        m.setattr("service.engine.engine.Sampler", refuse)
+        with pytest.raises(LlamaError):
+            driver.submit(Request("a", "x", WARM))
+    assert driver.engine.is_idle
+    driver.submit(Request("b", "x", WARM, max_tokens=2, ignore_eos=True))
+    assert driver.run()["b"].reason == "length"
+
+
+def test_nothing_to_do(model: Model, make_context: MakeContext) -> None:
+    """A step without work computes nothing and reports nothing."""
+    driver = Driver(model, exact(make_context, model))
+    assert driver.engine.is_idle
+    step = driver.step()
+    assert (step.n_batch, step.deltas, step.finished, step.queued) == (0, [], [], [])
