@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -31,8 +32,15 @@ def main() -> int:
     log.set_up(values.log_level)
     if unknown := settings.unknown():
         logging.getLogger("service").warning("unknown settings", extra={"names": unknown})
+    allow_many_connections()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(values, supervisor))
+
+
+def allow_many_connections() -> None:
+    """As many open files as we may have: a shell's 1,024 would be the end at a thousand streams."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProcess]) -> int:

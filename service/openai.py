@@ -16,8 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.engine.protocol import Ready
 from service.errors import Invalid, RillError, Unsupported
+from service.events import Status, Summary
 from service.schema import MAX_MESSAGES, Message, Order, Params, Text
-from service.streams import Status, Summary
 
 Kind = Literal["chat", "text"]
 

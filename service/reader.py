@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable
 
 from service import sse
-from service.streams import Phase, Stream
+from service.events import Phase
+from service.streams import Stream
 
 # One write: aiohttp waits for the socket after 64 KiB, so a late reader of a long log meets backpressure in between.
 MAX_WRITE_BYTES = 64 << 10

@@ -19,9 +19,10 @@ from service.admission import MAX_RETRY_AFTER_S, Admission
 from service.engine.protocol import Accepted, Ready, Refused, Step, Submit
 from service.errors import EngineCrash, KeyReused, QueueTimeout, RillError, refused_by_engine
 from service.errors import Refused as RefusedError
+from service.events import Dialect
 from service.reader import Reader
 from service.schema import N_SEEDS, Order
-from service.streams import Dialect, Stream
+from service.streams import Stream
 
 # EventSources that lost one server must not all come back in the same instant.
 RETRY_MS = (1500, 2500)

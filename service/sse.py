@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from service.errors import RillError
-
-if TYPE_CHECKING:  # streams frames its log with this file's `block`
-    from service.streams import Status, Summary
+from service.events import Status, Summary
 
 # ONE line feed: with a blank line, openai-python's decoder takes a comment for an event once an id was sent.
 HEARTBEAT = b": hb\n"

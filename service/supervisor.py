@@ -15,23 +15,10 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Protocol, cast
+from typing import Protocol
 
-from service.engine.protocol import (
-    Accepted,
-    Beat,
-    Cancel,
-    Decoder,
-    Fatal,
-    Frame,
-    Loading,
-    ProtocolError,
-    Ready,
-    Refused,
-    Step,
-    Submit,
-    encode,
-)
+from service.door import Door
+from service.engine.protocol import Accepted, Cancel, Frame, Loading, Ready, Refused, Step, Submit
 
 log = logging.getLogger("service.supervisor")
 
@@ -105,7 +92,7 @@ class Supervisor:
         self._load_timeout_s = load_timeout_s
         self._pause_s = pause_s
         self._clock = clock
-        self._door: _Door | None = None
+        self._door: Door | None = None
         self._task: asyncio.Task[None] | None = None
         self._crashes: list[float] = []
 
@@ -149,7 +136,7 @@ class Supervisor:
         except Exception as e:
             return self._fall(str(e))
         ours, theirs = socket.socketpair()
-        door = _Door(self._receive, self._clock)
+        door = Door(self._receive, self._clock)
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
@@ -160,7 +147,7 @@ class Supervisor:
                     stdin=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,
                     start_new_session=True,  # a signal to our group is ours to answer: we drain first
-                    env={**os.environ, **ENVIRONMENT},
+                    env=_environment(),
                 )
             self.pid = process.pid
         except OSError as e:
@@ -183,7 +170,7 @@ class Supervisor:
             words.cancel()
         return f"{reason} (exit status {status})"
 
-    async def _watch(self, door: _Door) -> str:
+    async def _watch(self, door: Door) -> str:
         """Wait for the door's end, a broken frame or too long a silence; returns which."""
         look_s = min(self._timeout_s, self._step_timeout_s, self._load_timeout_s) / 4
         while True:
@@ -200,7 +187,7 @@ class Supervisor:
             if door.busy_s > self._step_timeout_s:
                 return f"one step took more than {self._step_timeout_s:g} s"
 
-    def _is_silent(self, door: _Door) -> bool:
+    def _is_silent(self, door: Door) -> bool:
         return self._clock() - door.heard_at > self._silence_limit_s()
 
     def _silence_limit_s(self) -> float:
@@ -232,50 +219,9 @@ class Supervisor:
         return f"<Supervisor {self.state} pid {self.pid}, {self.n_restarts} restarts>"
 
 
-class _Door(asyncio.Protocol):
-    """Our end of the socket: frames in, frames out. `ended` tells why there will be no more."""
-
-    def __init__(self, receive: Callable[[Frame], None], clock: Callable[[], float]) -> None:
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.heard_at = clock()
-        self.busy_s = 0.0
-        self._receive = receive
-        self._clock = clock
-        self._decoder = Decoder()
-        self._transport: asyncio.Transport | None = None
-        self._fatal = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.heard_at = self._clock()
-        if self.ended.done():
-            return
-        try:
-            frames = self._decoder.feed(data)
-        except ProtocolError as e:
-            self.ended.set_result(f"it sent what is no frame: {e}")
-            return
-        for frame in frames:
-            if isinstance(frame, Beat):
-                self.busy_s = frame.busy_s
-            elif isinstance(frame, Fatal):
-                self._fatal = frame.message
-            else:
-                self._receive(frame)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.ended.done():
-            self.ended.set_result(self._fatal or "it died")
-
-    def send(self, frame: Frame) -> None:
-        if self._transport is not None:
-            self._transport.write(encode(frame))
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+def _environment() -> dict[str, str]:
+    """Ours, less what is only ours: API keys are none of the engine's business."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RILL_")} | ENVIRONMENT
 
 
 async def _log_lines(stream: asyncio.StreamReader) -> None:

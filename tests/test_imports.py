@@ -64,9 +64,10 @@ def test_only_the_settings_file_reads_the_environment() -> None:
     assert importing(FILES, "service.settings") == ["__main__.py", "app.py"]
 
 
-@pytest.mark.parametrize(
-    "name", ["admission.py", "streams.py", "reader.py", "sse.py", "schema.py", "openai.py", "registry.py", "errors.py"]
-)
+DECIDERS = ["admission", "errors", "events", "openai", "reader", "registry", "schema", "sse", "streams"]
+
+
+@pytest.mark.parametrize("name", [f"{name}.py" for name in DECIDERS])
 def test_what_decides_knows_no_http(name: str) -> None:
     """The core is pure of aiohttp: handlers adapt it."""
     assert importing([name], "aiohttp") == []

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import random
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from service import sse
 from service.admission import Admission
@@ -303,3 +307,101 @@ def test_one_clock_beats_for_all_readers() -> None:
         reader._writing_since = house.clock()
         house.pass_time(30)
     assert (stalls, house.streams.n_readers) == ([1], 0)
+
+
+class Life(RuleBasedStateMachine):
+    """Any order of arrivals, frames, departures, cancels, crashes and time keeps the books true."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.house = House(resume_grace_s=30, stream_ttl_s=100, queue_timeout_s=60)
+        self.streams: list[Stream] = []
+        self.reading: list[tuple[Stream, ExitStack]] = []
+        self.n_opened = 0
+
+    def one(self, data: st.DataObject) -> Stream | None:
+        return data.draw(st.sampled_from(self.streams)) if self.streams else None
+
+    @rule(resumable=st.booleans(), key=st.none() | st.sampled_from("ab"), attach=st.booleans())
+    def arrive(self, resumable: bool, key: str | None, attach: bool) -> None:
+        stream = None if key is None else self.house.streams.by_key("", key, ORDER)
+        if stream is None:
+            try:
+                stream = self.house.open(resumable=resumable, key=key)
+            except QueueFull:
+                assert self.house.admission.n_tickets == 4
+                return
+            self.n_opened += 1
+            self.streams.append(stream)
+        if attach or not resumable:
+            self.attach(stream)
+
+    def attach(self, stream: Stream) -> None:
+        stack = ExitStack()
+        stack.enter_context(self.house.streams.attach(stream, stall=lambda: None))
+        self.reading.append((stream, stack))
+
+    @rule(data=st.data())
+    def come_back(self, data: st.DataObject) -> None:
+        stream = self.one(data)
+        if stream is not None and self.house.streams.find(stream.id):
+            self.attach(stream)
+
+    @rule(seed=st.integers())
+    def leave(self, seed: int) -> None:
+        if self.reading:
+            _, stack = self.reading.pop(random.Random(seed).randrange(len(self.reading)))
+            stack.close()
+
+    @rule(data=st.data(), kind=st.sampled_from(["accept", "refuse", "queued", "prefill", "delta", "finish"]))
+    def engine_says(self, data: st.DataObject, kind: str) -> None:
+        stream = self.one(data)
+        if stream is None:
+            return
+        id = stream.id
+        frames: dict[str, Accepted | Refused | Step] = {
+            "accept": Accepted(id, 3, 100),
+            "refuse": Refused(id, "no", "no"),
+            "queued": Step(queued=[(id, 1)]),
+            "prefill": Step(prefill=[(id, 3, 3)]),
+            "delta": Step(deltas=[(id, [1], "x")]),
+            "finish": Step(finished=[finish(id)]),
+        }
+        self.house.streams.deliver(frames[kind])
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if stream := self.one(data):
+            self.house.streams.cancel(stream)
+
+    @rule(seconds=st.sampled_from([0.1, 29, 31, 61, 101]))
+    def time_passes(self, seconds: float) -> None:
+        self.house.pass_time(seconds)
+
+    @rule()
+    def crash(self) -> None:
+        self.house.streams.lost(lambda: NotReady("restarting"))
+        assert self.house.streams.n_live == 0
+        self.house.streams.ready(ready(n_seq=2))
+
+    @invariant()
+    def the_books_are_true(self) -> None:
+        streams, live = self.house.streams, [s for s in self.streams if s.open]
+        assert streams.n_live == len(live) == self.house.admission.n_tickets
+        assert self.house.admission.n_running == sum(s.started_at is not None for s in live)
+        assert len(self.house.observer.outcomes) == self.n_opened - len(live)
+        assert streams.n_readers == len(self.reading) == sum(len(s.readers) for s in self.streams)
+        assert set(streams._deserted) == {s.id for s in live if not s.readers}
+        assert streams._finished_bytes == sum(s.n_bytes for s in streams._finished.values())
+        assert {id for id, _ in streams._keys.values()} == set(streams._key_of)
+
+    @invariant()
+    def every_log_has_at_most_one_end(self) -> None:
+        for stream in self.streams:
+            raw = b"".join(stream.log)
+            ends = raw.count(b"event: done") + raw.count(b"event: failure")
+            assert ends == (0 if stream.open or not stream.log else 1)
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

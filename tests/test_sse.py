@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from service import sse
 from service.errors import StreamLost
-from service.streams import Phase, Status
+from service.events import Phase, Status
 from tests.events import parse
 
 # Surrogates can't be in a text: the engine's are decoded from UTF-8.

@@ -9,7 +9,8 @@ from service import sse
 from service.admission import Admission
 from service.engine.protocol import Sampling, Submit
 from service.errors import EngineCrash, NotReady
-from service.streams import TABLE, Phase, Stream
+from service.events import Phase
+from service.streams import TABLE, Stream
 from tests.events import Event, parse, text
 from tests.fakes import finish
 

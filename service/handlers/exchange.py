@@ -45,7 +45,7 @@ EXCHANGE = web.RequestKey("exchange", Exchange)
 
 def error_response(error: errors.RillError) -> web.Response:
     """OpenAI's error body, with Retry-After in whole seconds and retry-after-ms for who knows it."""
-    headers = {}
+    headers = {"Cache-Control": "no-store"}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
@@ -94,7 +94,8 @@ def exchanges(refused: Callable[[str, str], None], clock: Callable[[], float] = 
 
 
 async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal: every response names its request."""
+    """A signal: every response names its request, and no version of what it was made with."""
+    response.headers["Server"] = "rill"
     if exchange := request.get(EXCHANGE):
         response.headers["X-Request-ID"] = exchange.id
         exchange.response = response

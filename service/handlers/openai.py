@@ -10,6 +10,7 @@ from aiohttp import web
 
 from service.engine.protocol import Ready
 from service.errors import ModelNotFound, NotReady
+from service.events import Dialect
 from service.handlers.access import Access
 from service.handlers.body import read_body
 from service.handlers.exchange import EXCHANGE
@@ -28,7 +29,7 @@ from service.openai import (
 )
 from service.registry import Streams
 from service.schema import Order, parse_json, validate
-from service.streams import Dialect, Stream
+from service.streams import Stream
 
 
 class OpenAIRoutes:

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from service.engine.protocol import Sampling
+from service.errors import Invalid
+from service.schema import N_SEEDS, StreamRequest, parse_query, validate
+
+
+def test_defaults_are_llama_cpps() -> None:
+    """What is not asked for is left as the protocol has it."""
+    order = validate(StreamRequest, {"prompt": "hi"}).to_order()
+    assert order.sampling == Sampling(seed=0)
+    assert (order.seed, order.max_tokens, order.stop, order.ignore_eos) == (None, None, (), False)
+
+
+def test_query_and_body_make_the_same_order() -> None:
+    """A key that was used by GET is good for the same order by POST."""
+    query = parse_query("prompt=a+b&temperature=0.5&top_k=5&stop=x&seed=7&ignore_eos=true")
+    body = {"prompt": "a b", "temperature": 0.5, "top_k": 5, "stop": "x", "seed": 7, "ignore_eos": True}
+    assert validate(StreamRequest, query, strict=False).to_order() == validate(StreamRequest, body).to_order()
+
+
+@pytest.mark.parametrize(
+    ("given", "settled"),
+    [(None, 99), (-1, 99), (0, 0), (2**32 - 2, 2**32 - 2), (N_SEEDS, 0), (2**63 - 1, (2**63 - 1) % N_SEEDS)],
+)
+def test_seeds_are_settled(given: int | None, settled: int) -> None:
+    """-1 and none are the front's to choose; 64 bits are folded into 32, past the one that means random."""
+    order = validate(StreamRequest, {"prompt": "hi", "seed": given}).to_order()
+    assert order.submit("id", 99).sampling.seed == settled
+
+
+def test_zero_is_a_value() -> None:
+    """Falsy numbers are not defaults."""
+    order = validate(StreamRequest, {"prompt": "x", "temperature": 0, "top_k": 0, "top_p": 0, "min_p": 0}).to_order()
+    assert (order.sampling.temperature, order.sampling.top_k, order.sampling.top_p) == (0, 0, 0)
+    assert order.sampling.min_p == 0
+
+
+def test_a_pace_is_no_part_of_the_order() -> None:
+    """How fast it is read does not change what is generated: the same key may come back with another pace."""
+    slow, quick = ({"prompt": "x", "pace": pace} for pace in (5, 50))
+    assert validate(StreamRequest, slow).to_order() == validate(StreamRequest, quick).to_order()
+
+
+def test_an_error_names_the_place() -> None:
+    """The path within the body is in the message, the parameter in param."""
+    with pytest.raises(Invalid) as error:
+        validate(StreamRequest, {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": 7}]})
+    assert error.value.message.startswith("messages.1.content: ") and error.value.param == "messages"
+
+
+def test_the_query_is_read_as_forms_are() -> None:
+    """+ is a space, %2B a plus, and a value may hold anything that UTF-8 can say."""
+    assert parse_query("prompt=a+b%2Bc%0A%00%F0%9F%A6%8A&x") == {"prompt": "a b+c\n\0🦊"}
