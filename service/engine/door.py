@@ -41,6 +41,7 @@ class Door:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._decoder = Decoder()
         self._lock = threading.Lock()
         self.busy_since: float | None = None
 
@@ -63,8 +64,6 @@ class Door:
                 os._exit(0)
             if frames := self._decoder.feed(data):
                 return frames
-
-    _decoder = Decoder()
 
     def beat(self) -> None:
         """Tell for ever that the process lives and how long its step has been going on."""
@@ -130,8 +129,8 @@ def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
                         work.put((opened[0], frame.sampling, frame.ignore_eos))
                 elif isinstance(frame, Cancel):
                     work.put(frame.id)
-    except ProtocolError as e:
-        door.send(Fatal(str(e)))
+    except Exception as e:  # without this thread the process would beat on, deaf
+        door.send(Fatal(str(e) if isinstance(e, ProtocolError) else f"a frame that can't be served: {e!r}"))
         os._exit(1)
 
 
