@@ -44,9 +44,14 @@ def write(
     pre: str = "qwen2",
     name: str | None = "tiny",
     arch: str = "llama",
+    endless: bool = False,
     seed: int = 1,
 ) -> Path:
-    """Write one model. `space` False leaves SPM without a token for a space, so that its bytes stand for it."""
+    """Write one model.
+
+    space: False leaves SPM without a token for a space, so that its bytes stand for it.
+    endless: control tokens, the end tokens among them, are never the likeliest.
+    """
     w = gguf.GGUFWriter(path, arch)
     if name is not None:
         w.add_name(name)
@@ -70,7 +75,8 @@ def write(
         w.add_add_space_prefix(add_space_prefix)
     if chat_template is not None:
         w.add_chat_template(chat_template)
-    _weights(w, len(tokens), n_layers, n_head_kv, weights, seed)
+    never = [i for i, token in enumerate(tokens) if token in controls] if endless else []
+    _weights(w, len(tokens), n_layers, n_head_kv, weights, seed, never)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -116,12 +122,15 @@ def _spm(w: gguf.GGUFWriter, controls: Sequence[str], words: Sequence[str], spac
     return tokens
 
 
-def _weights(w: gguf.GGUFWriter, n_vocab: int, n_layers: int, n_head_kv: int, kind: str, seed: int) -> None:
+def _weights(
+    w: gguf.GGUFWriter, n_vocab: int, n_layers: int, n_head_kv: int, kind: str, seed: int, never: Sequence[int]
+) -> None:
     """Random, and scaled so that attention matters: the next token depends on all before it."""
     random = np.random.default_rng(seed)
 
-    def matrix(name: str, rows: int, columns: int, scale: float) -> None:
+    def matrix(name: str, rows: int, columns: int, scale: float, zeros: Sequence[int] = ()) -> None:
         data = random.standard_normal((rows, columns), np.float32) * np.float32(scale / columns**0.5)
+        data[list(zeros)] = 0
         if kind == "q8_0":
             quantized = gguf.quants.quantize(data, gguf.GGMLQuantizationType.Q8_0)
             w.add_tensor(name, quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
@@ -144,7 +153,7 @@ def _weights(w: gguf.GGUFWriter, n_vocab: int, n_layers: int, n_head_kv: int, ki
         matrix(f"blk.{i}.ffn_up.weight", N_FF, N_EMBD, 1.0)
         matrix(f"blk.{i}.ffn_down.weight", N_EMBD, N_FF, 1.0)
     norm("output_norm.weight")
-    matrix("output.weight", n_vocab, N_EMBD, 2.0)
+    matrix("output.weight", n_vocab, N_EMBD, 2.0, never)
 
 
 def _byte_stand_ins() -> dict[int, str]:

@@ -1,0 +1,98 @@
+"""The engine as the front sees it: a child process at the other end of a socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from service.engine.protocol import Beat, Decoder, Frame, Ready, encode
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60  # a test that waits so long has failed; nothing is timed by it
+F = TypeVar("F")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment without what importing the engine has set in it."""
+    own = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "GGML_NO_BACKTRACE")}
+    return own | more
+
+
+class Child:
+    """`python -m service.engine --door`, its frames in the order of arrival."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(PATIENCE_S)
+        command = [sys.executable, "-m", "service.engine", "--door", str(theirs.fileno()), "--n-threads", "1"]
+        self.process = subprocess.Popen(
+            [*command, *arguments],
+            pass_fds=[theirs.fileno()],
+            cwd=ROOT,
+            env=environment(),
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+        self._decoder = Decoder()
+        self._arrived: deque[Frame] = deque()
+        self.seen: list[Frame] = []
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.socket.close()
+        try:
+            self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
+            if self.process.stderr is not None:
+                self.process.stderr.close()
+
+    def send(self, *frames: Frame) -> None:
+        self.socket.sendall(b"".join(encode(f) for f in frames))
+
+    def receive(self) -> Frame:
+        """The next frame. Raises EOFError when the engine has closed its end."""
+        while not self._arrived:
+            data = self.socket.recv(1 << 16)
+            if not data:
+                raise EOFError
+            self._arrived.extend(self._decoder.feed(data))
+        self.seen.append(self._arrived.popleft())
+        return self.seen[-1]
+
+    def wait_for(self, kind: type[F], that: Callable[[F], Any] = lambda _: True) -> F:
+        """The next frame of a kind for which `that` holds."""
+        while True:
+            frame = self.receive()
+            if isinstance(frame, kind) and that(frame):
+                return frame
+
+    def ready(self) -> Child:
+        """Wait until it takes work."""
+        self.wait_for(Ready)
+        return self
+
+    def rest(self) -> list[Frame]:
+        """All frames up to the end of the door, beats left out."""
+        rest: list[Frame] = []
+        try:
+            while True:
+                frame = self.receive()
+                if not isinstance(frame, Beat):
+                    rest.append(frame)
+        except EOFError:
+            return rest
+
+    def exit_status(self) -> int:
+        return self.process.wait(PATIENCE_S)

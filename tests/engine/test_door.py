@@ -1,0 +1,240 @@
+"""The engine process behind its door: what it says, what it does when it is spoken to, and when it ends."""
+
+from __future__ import annotations
+
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.engine.llama import Model
+from service.engine.protocol import (
+    MAX_FRAME_BYTES,
+    Accepted,
+    Beat,
+    Cancel,
+    Fatal,
+    Finish,
+    Loading,
+    Ready,
+    Refused,
+    Sampling,
+    Step,
+    Submit,
+)
+
+from .child import Child
+
+GREEDY = Sampling(seed=0, temperature=0.0)
+FOREVER = 60_000  # tokens: longer than any test waits
+
+
+@pytest.fixture(scope="module")
+def endless(write: Callable[..., Path]) -> Path:
+    """A model that goes on for 65,536 tokens when it is asked to."""
+    return write("endless", n_ctx_train=1 << 16, endless=True)
+
+
+@pytest.fixture(scope="module")
+def shared(endless: Path) -> Iterator[Child]:
+    """One engine for the tests that leave it as they found it."""
+    with Child("--model", str(endless), "--n-ctx", "65536", "--n-seq", "4") as child:
+        yield child.ready()
+
+
+def submit(id: str, **fields: Any) -> Submit:
+    defaults: dict[str, Any] = {"sampling": GREEDY, "text": "the fox", "max_tokens": 5}
+    return Submit(id=id, **defaults | fields)
+
+
+def follow(child: Child, *ids: str) -> dict[str, tuple[list[int], str, Finish]]:
+    """Tokens, text and end of generations, read from the steps up to the last one's end."""
+    tokens: dict[str, list[int]] = {id: [] for id in ids}
+    texts = dict.fromkeys(ids, "")
+    ends: dict[str, Finish] = {}
+    while len(ends) < len(ids):
+        step = child.wait_for(Step)
+        for id, new, text in step.deltas:
+            if id in texts:
+                tokens[id] += new
+                texts[id] += text
+        ends |= {f.id: f for f in step.finished if f.id in ids}
+    return {id: (tokens[id], texts[id], ends[id]) for id in ids}
+
+
+def test_loading(endless: Path) -> None:
+    """From its start the process beats; it reports loading by the percent, then what it has loaded."""
+    with Child("--model", str(endless), "--n-ctx", "2048", "--n-seq", "3", "--kv-type", "bf16") as child:
+        ready = child.wait_for(Ready)
+        assert any(isinstance(f, Beat) for f in child.seen)
+        progress = [f.progress for f in child.seen if isinstance(f, Loading)]
+        assert progress == sorted(progress)
+        assert progress[-1] == 1.0
+        assert len({int(p * 100) for p in progress}) == len(progress)
+        assert (ready.model, ready.n_ctx, ready.n_seq, ready.kv_type) == ("tiny", 2048, 3, "bf16")
+        assert ready.n_ctx_seq == 2048
+
+
+def test_a_generation(shared: Child, endless: Path) -> None:
+    """A submit is accepted with its counts; then steps bring its tokens and text, and its end."""
+    shared.send(submit("a", max_tokens=20))
+    accepted = shared.wait_for(Accepted)
+    model = Model(endless)
+    n_prompt = len(model.tokenize("the fox", add_special=True, parse_special=False))
+    assert accepted == Accepted("a", n_prompt, 20)
+    tokens, text, finish = follow(shared, "a")["a"]
+    assert len(tokens) == 20
+    assert text == b"".join(model.piece(t) for t in tokens).decode("utf-8", "replace")
+    assert (finish.reason, finish.n_prompt, finish.n_generated) == ("length", n_prompt, 20)
+    assert 0 <= finish.queue_s < 60 and 0 < finish.prefill_s < 60 and 0 < finish.decode_s < 60
+
+
+def test_accepted_comes_before_the_first_step(shared: Child) -> None:
+    """The front never hears of an id in a step before it knows that it was accepted."""
+    start = len(shared.seen)
+    ids = [f"many{i}" for i in range(20)]
+    shared.send(*(submit(id, max_tokens=2) for id in ids))
+    follow(shared, *ids)
+    known: set[str] = set()
+    for frame in shared.seen[start:]:
+        if isinstance(frame, Accepted):
+            known.add(frame.id)
+        elif isinstance(frame, Step):
+            named = [id for id, *_ in [*frame.queued, *frame.prefill, *frame.deltas]]
+            assert known.issuperset([*named, *(f.id for f in frame.finished)])
+
+
+def test_refused(shared: Child) -> None:
+    """What can't be run is refused with a code, and the next request runs."""
+    shared.send(submit("bad", text=None, tokens=[10**6]), submit("long", text="x" * 70_000), submit("good"))
+    assert shared.wait_for(Refused) == Refused("bad", "invalid_prompt", "no token 1000000 in a vocabulary of 318")
+    long = shared.wait_for(Refused)
+    assert (long.id, long.code) == ("long", "context_length_exceeded")
+    assert shared.wait_for(Accepted).id == "good"
+    assert follow(shared, "good")["good"][2].reason == "length"
+
+
+def test_cancel(shared: Child) -> None:
+    """A cancelled generation ends with the next step, and its neighbour goes on."""
+    shared.send(submit("long", max_tokens=FOREVER), submit("other", max_tokens=200))
+    shared.wait_for(Step, lambda s: any(id == "long" for id, *_ in s.deltas))
+    shared.send(Cancel("long"), Cancel("nobody"))
+    ends = follow(shared, "long", "other")
+    assert ends["long"][2].reason == "cancelled"
+    assert 0 < ends["long"][2].n_generated < FOREVER
+    assert (ends["other"][2].reason, ends["other"][2].n_generated) == ("length", 200)
+
+
+def test_cancel_before_its_turn(shared: Child) -> None:
+    """One that waits can be cancelled too, and one that was submitted just before."""
+    busy = [f"busy{i}" for i in range(4)]
+    shared.send(*(submit(id, max_tokens=FOREVER) for id in busy), submit("waits"), Cancel("waits"))
+    finish = follow(shared, "waits")["waits"][2]
+    assert (finish.reason, finish.n_generated) == ("cancelled", 0)
+    shared.send(*(Cancel(id) for id in busy))
+    follow(shared, *busy)
+    assert isinstance(shared.seen[-1], Step)
+    assert (shared.seen[-1].n_running, shared.seen[-1].kv_used) == (0, 0)
+
+
+def test_beats_while_idle_and_busy(shared: Child) -> None:
+    """The process beats while it has nothing to do, and while it has."""
+    assert shared.wait_for(Beat).busy_s == 0
+    assert shared.wait_for(Beat).busy_s == 0
+    shared.send(submit("a", max_tokens=FOREVER))
+    shared.wait_for(Step)
+    assert 0 <= shared.wait_for(Beat).busy_s < 60
+    shared.send(Cancel("a"))
+    assert follow(shared, "a")["a"][2].reason == "cancelled"
+
+
+def test_interrupt_is_the_fronts(shared: Child) -> None:
+    """Ctrl-C, which reaches the whole process group, does not end the engine: the front drains first."""
+    shared.process.send_signal(signal.SIGINT)
+    shared.send(submit("after"))
+    assert follow(shared, "after")["after"][2].reason == "length"
+    assert shared.process.poll() is None
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_front_leaves(endless: Path, busy: bool) -> None:
+    """When the front closes the door, or dies, the engine ends, whatever it was doing."""
+    with Child("--model", str(endless), "--n-ctx", "65536") as child:
+        child.ready()
+        if busy:
+            child.send(submit("a", max_tokens=FOREVER))
+            child.wait_for(Step)
+        child.socket.close()
+        assert child.exit_status() == 0
+
+
+def test_the_front_leaves_while_loading(endless: Path) -> None:
+    """So it does when the front is gone before the model is there."""
+    with Child("--model", str(endless)) as child:
+        child.socket.close()
+        assert child.exit_status() == 0
+
+
+def fatal(*arguments: str) -> str:
+    """The message with which an engine that can't go on ends."""
+    with Child(*arguments) as child:
+        (last,) = [f for f in child.rest() if not isinstance(f, Loading)]
+        assert isinstance(last, Fatal)
+        assert child.exit_status() == 1
+        return last.message
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    """A model that is not there is fatal, by its path."""
+    assert f"there is no model file at {tmp_path}" in fatal("--model", str(tmp_path / "absent.gguf"))
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    """A file that is no model is fatal, with llama.cpp's reason."""
+    path = tmp_path / "notes.gguf"
+    path.write_text("dear diary")
+    assert "notes.gguf could not be loaded: " in fatal("--model", str(path))
+
+
+def test_too_large_a_budget(endless: Path) -> None:
+    """A KV cache that does not fit is fatal before the kernel kills anyone; the setting is named."""
+    message = fatal("--model", str(endless), "--n-ctx", str(2**31 - 1))
+    assert "RILL_N_CTX" in message
+    assert "MiB are free" in message
+
+
+def test_a_broken_template(write: Callable[..., Path]) -> None:
+    """A chat template that is no template is fatal, not an engine that refuses every chat."""
+    assert "does not compile" in fatal("--model", str(write("door-template", chat_template="{% if %}")))
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack(">I", MAX_FRAME_BYTES + 1),
+        struct.pack(">I", 4) + b"null",
+        struct.pack(">I", 2) + b"{}",
+    ],
+)
+def test_garbage_on_the_door(bpe_path: Path, garbage: bytes) -> None:
+    """What is no frame is fatal: both ends must be of one version."""
+    with Child("--model", str(bpe_path), "--n-ctx", "256") as child:
+        child.ready()
+        child.socket.sendall(garbage)
+        (last,) = child.rest()
+        assert isinstance(last, Fatal)
+        assert child.exit_status() == 1
+
+
+def test_a_frame_that_no_front_sends(bpe_path: Path) -> None:
+    """A frame whose values have the wrong types does not leave an engine that beats but no longer listens."""
+    with Child("--model", str(bpe_path), "--n-ctx", "256") as child:
+        child.ready()
+        child.send(submit("a", text=None, messages=[{"role": "user", "content": None}]))
+        (last,) = child.rest()
+        assert isinstance(last, Fatal)
+        assert child.exit_status() == 1

@@ -1,0 +1,134 @@
+"""The room stands alone: a prompt in, tokens on stdout as they are made, no HTTP."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.engine.__main__ import STARTER
+from service.engine.llama import Model
+
+from .child import PATIENCE_S, ROOT, environment
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "service.engine", "--n-threads", "1", *arguments]
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, env=environment(**env), capture_output=True, timeout=PATIENCE_S, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def endless(write: Callable[..., Path]) -> Path:
+    return write("main-endless", n_ctx_train=1 << 15, endless=True)
+
+
+def test_an_answer(endless: Path) -> None:
+    """The answer alone is on stdout; what was loaded, why it ended and the figures are on stderr."""
+    done = run("Hello world", "--model", str(endless), "--max-tokens", "30", "--temperature", "0", "--n-ctx", "512")
+    assert done.returncode == 0, done.stderr.decode()
+    model = Model(endless)
+    prompt = "<|im_start|>user\nHello world<|im_end|>\n<|im_start|>assistant\n"
+    n_prompt = len(model.tokenize(prompt, add_special=True, parse_special=True))
+    log = done.stderr.decode()
+    assert "engine: tiny (" in log and "KV budget 512 tokens" in log
+    assert f"engine: length; {n_prompt} tokens read, 30 made" in log
+    assert done.stdout.decode()
+    again = run("Hello world", "--model", str(endless), "--max-tokens", "30", "--temperature", "0", "--n-ctx", "512")
+    assert again.stdout == done.stdout
+
+
+def test_raw_and_system(endless: Path) -> None:
+    """--raw completes the prompt as it stands; --system puts a message before it."""
+    model = Model(endless)
+    for arguments, prompt in [
+        (["--raw"], "fox"),
+        (
+            ["--system", "hello"],
+            "<|im_start|>system\nhello<|im_end|>\n<|im_start|>user\nfox<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ]:
+        done = run("fox", "--model", str(endless), "--max-tokens", "1", "--n-ctx", "512", *arguments)
+        n = len(model.tokenize(prompt, add_special=True, parse_special=True))
+        assert f"; {n} tokens read, 1 made" in done.stderr.decode()
+
+
+def test_it_streams(endless: Path) -> None:
+    """Text arrives while the answer is still being made: a full pipe stops the engine until somebody reads."""
+    arguments = ["fox", "--model", str(endless), "--max-tokens", "20000", "--temperature", "0", "--n-ctx", "32768"]
+    with subprocess.Popen(
+        command(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        first = os.read(process.stdout.fileno(), 100)
+        assert 0 < len(first) <= 100
+        assert process.poll() is None  # 20,000 tokens do not fit into 4,096 bytes
+        process.kill()
+
+
+def test_a_seed_repeats(endless: Path) -> None:
+    """--seed and --temperature reach the sampler: a seed repeats an answer, another seed changes it."""
+    one, again, other = (
+        run("fox", "--model", str(endless), "--max-tokens", "20", "--n-ctx", "512", "--temperature", "2", "--seed", s)
+        for s in ("1", "1", "2")
+    )
+    assert one.stdout == again.stdout != other.stdout
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    """A model that is not there is one line on stderr and status 1, no traceback."""
+    done = run("x", "--model", str(tmp_path / "absent.gguf"))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().startswith("engine: there is no model file at ")
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_too_large_a_budget(endless: Path) -> None:
+    """So is a KV cache that does not fit."""
+    done = run("x", "--model", str(endless), "--n-ctx", str(2**31 - 1))
+    assert done.returncode == 1
+    assert "RILL_N_CTX" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_too_long_a_prompt(endless: Path) -> None:
+    """And a prompt that does not fit, with the counts."""
+    done = run("x" * 1000, "--model", str(endless), "--n-ctx", "256")
+    assert done.returncode == 1
+    assert "this model's context holds 256" in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--n-seq", "0"], ["--n-seq", "257"], ["--kv-type", "f8"], ["--flash-attention", "maybe"]]
+)
+def test_arguments_out_of_range(arguments: list[str]) -> None:
+    """What llama.cpp could not do is refused with the allowed values."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert b"usage:" in done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")])
+def test_spinning(given: dict[str, str], expected: str) -> None:
+    """libgomp is loaded after GOMP_SPINCOUNT was set, and a caller's own value wins."""
+    done = run("--help", OMP_DISPLAY_ENV="verbose", **given)
+    assert done.returncode == 0
+    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr.decode()
+
+
+@pytest.mark.skipif(not STARTER.exists(), reason="the starter model is not trained yet")
+def test_the_starter() -> None:
+    """Without --model the embedded starter answers the question that stands in for none, in words."""
+    done = run("--temperature", "0", "--n-ctx", "1024", "--max-tokens", "60")
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(done.stdout.decode().split()) >= 20
