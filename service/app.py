@@ -77,6 +77,8 @@ class Rill:
                 stream_ttl_s=settings.stream_ttl_s,
             ),
         )
+        self.metrics.running.set_function(lambda: self.admission.n_running)
+        self.metrics.waiting.set_function(lambda: self.admission.n_waiting)
         self.metrics.readers.set_function(lambda: self.streams.n_readers)
         self.metrics.streams.set_function(lambda: self.streams.n_live)
         self.app = self._application(clock)

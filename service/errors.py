@@ -142,9 +142,9 @@ class StreamLost(RillError):
 _BY_ENGINE_CODE = {ContextLengthExceeded.code: ContextLengthExceeded, Unsupported.code: Unsupported}
 
 
-def refused_by_engine(code: str, message: str) -> Invalid:
+def refused_by_engine(code: str, message: str, param: str) -> Invalid:
     """The error for a Refused frame: the engine only refuses what a client got wrong, so always a 4xx."""
-    error = _BY_ENGINE_CODE.get(code, Invalid)(message, param="prompt")
+    error = _BY_ENGINE_CODE.get(code, Invalid)(message, param=param)
     if re.fullmatch(r"[a-z_]{1,64}", code):
         error.code = code
     return error

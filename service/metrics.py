@@ -128,8 +128,8 @@ class Metrics:
             registry=r,
         )
         self._preempted = Counter("llm_preemptions", "Sequences put back to waiting for want of KV cells.", registry=r)
-        self._running = Gauge("llm_running", "Sequences that the engine was running in its last step.", registry=r)
-        self._waiting = Gauge("llm_waiting", "Sequences that were waiting for the engine in its last step.", registry=r)
+        self.running = Gauge("llm_running", "Streams that the engine has begun with, not yet closed.", registry=r)
+        self.waiting = Gauge("llm_waiting", "Streams admitted that the engine has not begun with.", registry=r)
         self._kv_used = Gauge("llm_kv_cache_used_cells", "KV cells in use after the last step.", registry=r)
         self._kv_cells = Gauge("llm_kv_cache_cells", "KV cells there are (n_ctx).", registry=r)
         self._kv_ratio = Gauge(
@@ -198,8 +198,8 @@ class Metrics:
         """The engine died."""
         self._up.set(0)
         self.restarts.inc()
-        for gauge in (self._running, self._waiting, self._kv_used, self._kv_ratio):
-            gauge.set(0)
+        self._kv_used.set(0)
+        self._kv_ratio.set(0)
 
     def refused(self, route: str, outcome: str) -> None:
         """A request for a generation ended before it had a stream."""
@@ -210,8 +210,6 @@ class Metrics:
         self._gaps.observe(gap_s)
 
     def step(self, step: Step) -> None:
-        self._running.set(step.n_running)
-        self._waiting.set(step.n_waiting)
         self._kv_used.set(step.kv_used)
         self._kv_ratio.set(step.kv_used / self._n_ctx if self._n_ctx else 0)
         if step.n_batch:

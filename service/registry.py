@@ -169,7 +169,8 @@ class Streams:
         if isinstance(frame, Accepted):
             stream.accept(frame.n_prompt, self._admission.wait_s(stream.ticket.place))
         else:
-            stream.fail(refused_by_engine(frame.code, frame.message), self._clock())
+            param = "messages" if stream.route == "/v1/chat/completions" else "prompt"
+            stream.fail(refused_by_engine(frame.code, frame.message, param), self._clock())
 
     def lost(self, shut: Callable[[], RefusedError]) -> None:
         """The engine died: refuse new streams, and end every live one with a failure."""

@@ -55,8 +55,7 @@ def test_a_step_sets_the_gauges() -> None:
     """Cells also as a share; the batch by kind; preemptions added up."""
     metrics = Metrics(version="1")
     metrics.ready(ready(n_ctx=1000))
-    metrics.step(Step(n_running=3, n_waiting=2, n_batch=20, n_prefill=17, kv_used=250, n_preempted=1))
-    assert (value(metrics, "llm_running"), value(metrics, "llm_waiting")) == (3, 2)
+    metrics.step(Step(n_batch=20, n_prefill=17, kv_used=250, n_preempted=1))
     assert (value(metrics, "llm_kv_cache_used_cells"), value(metrics, "llm_kv_cache_usage_ratio")) == (250, 0.25)
     assert value(metrics, "llm_step_tokens_total", kind="prefill") == 17
     assert value(metrics, "llm_step_tokens_total", kind="decode") == 3
@@ -65,12 +64,12 @@ def test_a_step_sets_the_gauges() -> None:
 
 
 def test_a_death_leaves_no_stale_gauges() -> None:
-    """Nothing runs in a dead engine."""
+    """A dead engine has no cells."""
     metrics = Metrics(version="1")
     metrics.ready(ready())
-    metrics.step(Step(n_running=3, kv_used=9))
+    metrics.step(Step(kv_used=9))
     metrics.lost()
-    assert (value(metrics, "llm_running"), value(metrics, "llm_kv_cache_used_cells")) == (0, 0)
+    assert (value(metrics, "llm_kv_cache_usage_ratio"), value(metrics, "llm_kv_cache_used_cells")) == (0, 0)
 
 
 def test_another_model_replaces_the_labels() -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,67 @@ def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_the_default_is_the_embedded_starter() -> None:
     """Nothing has to be set."""
     assert model.STARTER.name == "rill-starter-q8_0.gguf" and model.STARTER.parent.name == "starter"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as one download needs."""
+
+    body = b"GGUF" + bytes(3_000_000)
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+        self.wfile.write(self.body)
+
+    def _answer(self) -> None:
+        if self.path != "/owner/repo/resolve/main/file.gguf":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.send_header("ETag", f'"{hashlib.sha256(self.body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "c" * 40)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The real huggingface_hub, pointed to a hub on loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_is_downloaded_once_and_checked(hub: None, caplog: pytest.LogCaptureFixture) -> None:
+    """From the hub to a path, with its progress told and logged; the second time nothing is fetched."""
+    caplog.set_level(logging.INFO)
+    shares: list[float] = []
+    digest = hashlib.sha256(Hub.body).hexdigest()
+    path = obtain("hf:owner/repo:file.gguf", digest, shares.append)
+    assert path.read_bytes() == Hub.body
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert 100 in [getattr(record, "percent", None) for record in caplog.records]
+    shares.clear()
+    assert obtain("hf:owner/repo:file.gguf", digest, shares.append) == path
+    assert shares == []
+    with pytest.raises(ModelError, match="SHA-256"):
+        obtain("hf:owner/repo:file.gguf", "0" * 64)
+
+
+def test_a_file_that_the_hub_does_not_have(hub: None) -> None:
+    """One line that names it."""
+    with pytest.raises(ModelError, match=r"hf:owner/repo:other\.gguf can't be downloaded"):
+        obtain("hf:owner/repo:other.gguf")

@@ -180,7 +180,8 @@ async def test_the_engines_refusal_is_a_400(serve: Serve) -> None:
         id = (await service.engine.submission(n)).id
         service.engine.say(Refused(id, "context_length_exceeded", "2000 tokens; 1024 fit"))
         async with await asking as response:
-            assert (response.status, (await response.json())["error"]["code"]) == (400, "context_length_exceeded")
+            error = (await response.json())["error"]
+            assert (response.status, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
 
 
 async def test_an_error_after_the_headers_is_a_chunk_without_done(serve: Serve) -> None:

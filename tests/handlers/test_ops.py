@@ -132,18 +132,26 @@ async def test_metrics_tell_what_is_loaded(serve: Serve) -> None:
 
 
 async def test_gauges_follow_the_streams(serve: Serve) -> None:
-    """Streams and readers are counted as they are now; running, waiting and cells as of the last step."""
+    """Streams, running, waiting and readers are counted as they are now, also after the last step and a cancel."""
     service = await serve(by_hand=True)
-    running = asyncio.create_task(service.client.post("/stream", json=PROMPT))
-    id = (await service.engine.submission()).id
-    service.engine.accept(id)
-    response = await running
-    assert (await service.metric("llm_streams"), await service.metric("llm_readers")) == (1, 1)
-    service.engine.delta(id, "a")
-    assert await service.metric("llm_running") == 1
-    service.engine.finish(id)
-    await response.read()
-    assert (await service.metric("llm_streams"), await service.metric("llm_readers")) == (0, 0)
+
+    async def gauges() -> list[float]:
+        return [await service.metric(f"llm_{name}") for name in ("streams", "waiting", "running", "readers")]
+
+    responses = []
+    for n in (1, 2):
+        asking = asyncio.create_task(service.client.get("/stream", params=PROMPT))
+        service.engine.accept((await service.engine.submission(n)).id)
+        responses.append(await asking)
+    first, second = (submit.id for submit in service.engine.submitted)
+    assert await gauges() == [2, 2, 0, 2]
+    service.engine.delta(first, "a")
+    assert await gauges() == [2, 1, 1, 2]
+    service.engine.finish(first)
+    await responses[0].read()
+    async with service.client.delete(f"/v1/streams/{second}"):
+        await responses[1].read()
+    assert await gauges() == [0, 0, 0, 0]
 
 
 async def test_a_request_id_is_taken_or_made(serve: Serve) -> None:
