@@ -174,7 +174,7 @@ async def test_one_that_does_not_answer_is_killed(
     engine.submit(submit("a"))
     await sink.readies(2)
     assert not alive(first)
-    (ended,) = [record for record in caplog.records if record.message == "engine ended"]
+    ended = next(record for record in caplog.records if record.message == "engine ended")
     assert reason in getattr(ended, "reason", "")
 
 

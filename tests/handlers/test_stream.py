@@ -458,19 +458,23 @@ async def test_head_never_generates(serve: Serve, path: str) -> None:
 
 async def test_a_stalled_reader_is_let_go_and_delays_nobody(serve: Serve) -> None:
     """One that reads nothing blocks in its own write until the timeout aborts it; others read on meanwhile."""
-    service = await serve(by_hand=True, write_timeout_s=1)
+    clock = Clock()
+    service = await serve(by_hand=True, clock=clock, write_timeout_s=30)
     stalled = await asyncio.open_connection("127.0.0.1", int(service.url.rsplit(":", 1)[1]), limit=1024)
     stalled[1].write(b"GET /stream?prompt=x HTTP/1.1\r\nHost: a\r\n\r\n")
     id = (await service.engine.submission()).id
     service.engine.accept(id)
     await until(lambda: service.rill.streams.n_readers == 1)
     word = "x" * 10_000
-    quick = await service.client.get(f"/v1/streams/{id}")
+    quick = asyncio.create_task(read(service, f"/v1/streams/{id}"))
+    await until(lambda: service.rill.streams.n_readers == 2)
     for _ in range(600):  # 6 MB: more than the kernel takes from a writer whose reader sleeps
         service.engine.delta(id, word)
         await asyncio.sleep(0)
     service.engine.finish(id)
-    assert len([e for e in parse(await quick.read()) if e.name == "message"]) == 600
+    assert len([event for event in (await quick)[1] if event.name == "message"]) == 600
+    assert service.rill.streams.n_readers == 1
+    clock.advance(30)
     await until(lambda: service.rill.streams.n_readers == 0)
     stalled[1].close()
 
