@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -154,7 +153,7 @@ class StreamRoutes:
 
 def query(request: web.Request) -> str:
     """The query as it was sent: aiohttp's own parse lets broken UTF-8 pass."""
-    return urlsplit(request.raw_path).query
+    return request.raw_path.partition("?")[2].partition("#")[0]
 
 
 def last_event_id(request: web.Request, fields: dict[str, str | list[str]]) -> str:

@@ -311,6 +311,17 @@ async def test_what_is_no_http(serve: Serve, raw: bytes, caplog: pytest.LogCaptu
     assert said == []
 
 
+@pytest.mark.parametrize(
+    "target", ["//[/stream?prompt=x", "http://[/stream", "http://a:b/stream?prompt=x", "*", "/stream??prompt=x"]
+)
+async def test_odd_request_targets(serve: Serve, target: str) -> None:
+    """Whatever stands in the request line: a 4xx."""
+    service = await serve()
+    answer = await raw_request(service, f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer
+    assert service.engine.submitted == []
+
+
 async def test_a_body_beyond_the_limit(serve: Serve) -> None:
     """413, known from its length or found on the way."""
     service = await serve(max_body_bytes=10_000)
@@ -347,6 +358,19 @@ async def test_any_content_type_is_taken(serve: Serve, kind: str) -> None:
     async with service.client.post("/stream", data=b'{"prompt": "hi"}', headers=headers) as response:
         assert response.status == 200
         await response.read()
+
+
+async def test_any_model_name_is_answered(serve: Serve) -> None:
+    """Whatever a string can hold comes back as it was."""
+    service = await serve()
+    for name in ("\0", "\n", '"', "é🦊", "a/b:c", "x" * 256, " "):
+        async with service.client.post("/v1/chat/completions", json={**CHAT, "model": name}) as response:
+            assert (response.status, (await response.json())["model"]) == (200, name)
+        async with service.client.post(
+            "/v1/chat/completions", json={**CHAT, "model": name, "stream": True}
+        ) as response:
+            assert response.status == 200
+            assert orjson.dumps(name) in await response.read()
 
 
 async def test_unknown_fields_and_nulls_are_ignored(serve: Serve) -> None:
