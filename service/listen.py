@@ -66,6 +66,8 @@ class _Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """What could not be parsed (a URL or header beyond 8,190 bytes among it), and errors outside of any route."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client left in the middle of a write; its exchange has been logged
         log.info("broken request", extra={"status": status, "error": type(exc).__name__})
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun")
