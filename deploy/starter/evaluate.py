@@ -55,14 +55,17 @@ class Score:
         return f"| {skill} | {right} | {100 * self.ended / self.n:.1f} % | {known} |"
 
 
-def evaluate(path: Path, *, verbose: bool, skills: set[str]) -> Iterator[str]:
+def chosen(skills: list[str], every: int) -> list[problems.Held]:
+    """The held-out prompts of these skills (of all, if none is named), or each so many-th of them."""
+    return [held for held in problems.held_out() if not skills or held.skill in skills][::every]
+
+
+def evaluate(path: Path, asked: list[problems.Held], *, verbose: bool) -> Iterator[str]:
     """The lines of the table; with verbose, before it, every wrong answer."""
     model = llama_cpp.Llama(str(path), n_ctx=1024, n_threads=2, verbose=False)
     known = known_words()
     scores: defaultdict[str, Score] = defaultdict(Score)
-    for held in problems.held_out():
-        if skills and held.skill not in skills:
-            continue
+    for held in asked:
         answer, ended = ask(model, held.prompt, held.system)
         for skill in (held.skill, "all"):
             scores[skill].add(held, answer, ended, known)
@@ -76,9 +79,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, nargs="?", default=MODEL)
     parser.add_argument("--skill", action="append", default=[], help="only this one; may be repeated")
+    parser.add_argument("--every", type=int, default=1, help="only each so many-th prompt: a quick look")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every wrong answer")
     args = parser.parse_args()
-    for line in evaluate(args.model, verbose=args.verbose, skills=set(args.skill)):
+    for line in evaluate(args.model, chosen(args.skill, args.every), verbose=args.verbose):
         print(line, flush=True)
 
 

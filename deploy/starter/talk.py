@@ -111,6 +111,20 @@ def exchange(rng: Random) -> tuple[str, str]:
     return disturb(rng, asked), fact.answer
 
 
+def repeat(rng: Random) -> tuple[str, str]:
+    """Something to say again, and that very thing."""
+    nouns = [noun for _, noun in words.topics(held=False)]
+    draws = (
+        lambda: words.pseudo_word(rng),
+        lambda: rng.choice(nouns),
+        lambda: str(rng.randrange(10 ** rng.randrange(1, 4))),
+        lambda: rng.choice(words.table("scenery")["adjective"]),
+    )
+    said = " ".join(rng.choices(draws, (60, 20, 15, 5))[0]() for _ in range(rng.randrange(1, 7)))
+    pattern = rng.choice(words.sections("talk")["repeat"])
+    return draw(rng, pattern).replace("{r}", said), said
+
+
 def fact_text(rng: Random) -> str:
     return rng.choice(facts()).answer
 

@@ -23,7 +23,8 @@ from deploy.starter.tokenizer import Tokenizer
 
 N_TOKENS = 2048  # a batch: small, because here steps teach more than smooth gradients do
 N_SAMPLE = 8000  # documents that the tokenizer is trained on
-CHUNK = 4000  # documents drawn, packed and shuffled together
+CHUNK = 4000  # documents drawn, packed and shuffled together: about 320 batches
+N_EARLY = 6  # chunks of corpus.EARLY before corpus.LATE
 
 
 Place = tuple[int, int]  # how many chunks, and how many batches of the next one, are behind
@@ -73,7 +74,8 @@ def batches(tokens: Tokenizer, seed: int, at: Place) -> Iterator[tuple[Place, Ba
     """Batches for ever from a place on, each with the place after it; long chats get rows of 1,024."""
     chunk, done = at
     while True:
-        documents = [corpus.encode(d, tokens) for d in corpus.documents(f"{seed}:{chunk}", CHUNK)]
+        shares = corpus.EARLY if chunk < N_EARLY else corpus.LATE
+        documents = [corpus.encode(d, tokens) for d in corpus.documents(f"{seed}:{chunk}", CHUNK, shares)]
         rng = np.random.default_rng([seed, chunk])
         out: list[Batch] = []
         for length, some in by_length(documents):
