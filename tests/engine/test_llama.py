@@ -335,6 +335,16 @@ def test_logits_that_were_not_asked_for(bpe: Model, make_context: MakeContext, i
     context.sample(sampler, 2)
 
 
+def test_logits_of_the_batch_before(bpe: Model, make_context: MakeContext) -> None:
+    """Where the batch before had logits and this one has none, there are none."""
+    context = make_context(bpe)
+    context.decode([(0, 0, [1], True)])
+    assert context.decode([(0, 1, [2, 3], True)]) == [1]
+    with pytest.raises(LlamaError, match="no logits"):
+        context.argmax(0)
+    context.argmax(1)
+
+
 def test_no_logits_after_a_refused_batch(bpe: Model, make_context: MakeContext) -> None:
     """What was computed before a batch that failed is not taken for its result."""
     context = make_context(bpe, n_ctx=256)
@@ -402,6 +412,18 @@ def test_dead_cells_are_taken_when_they_are_needed(bpe: Model, make_context: Mak
     context.forget(1)
     context.forget(0)
     context.decode([(2, 0, [1] * 256, False)])
+
+
+def test_dead_cells_are_never_more_than_living_ones_for_long(bpe: Model, make_context: MakeContext) -> None:
+    """Attention passes over dead cells, too: once they are the more they are freed before the next batch."""
+    context = make_context(bpe, in_order=True)
+    context.decode([(0, 0, [1] * 10, False), (1, 0, [1] * 9, False), (2, 0, [1] * 5, False)])
+    context.forget(1)
+    context.decode([(0, 10, [1], False)])
+    assert context._n_dead == 9  # beside 16
+    context.forget(2)
+    context.decode([(0, 11, [1], False)])
+    assert context._n_dead == 0  # 14 were beside 11
 
 
 def test_as_many_sequences_as_can_be(bpe: Model, make_context: MakeContext) -> None:
