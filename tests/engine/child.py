@@ -20,9 +20,9 @@ F = TypeVar("F")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without what importing the engine has set in it."""
-    own = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "GGML_NO_BACKTRACE")}
-    return own | more
+    """This process's environment without what importing the engine has set in it, or the caller for Python."""
+    unwanted = ("GOMP_SPINCOUNT", "GGML_NO_BACKTRACE", "PYTHONUNBUFFERED")
+    return {k: v for k, v in os.environ.items() if k not in unwanted} | more
 
 
 class Child:
