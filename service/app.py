@@ -148,11 +148,12 @@ class Rill:
         return body
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """Take no new streams; let the running ones finish within drain_s or until `hurry`; fail the rest."""
+        """Take no new streams; let the running ones finish, and their readers (a paced one is behind), within drain_s
+        or until `hurry`; fail the rest."""
         self.draining = True
         self.admission.shut(self._why_closed)
         log.info("draining", extra={"streams": self.streams.n_live})
-        await self._until(lambda: self.streams.n_live == 0 or hurry.is_set(), self.settings.drain_s)
+        await self._until(lambda: self.streams.is_idle or hurry.is_set(), self.settings.drain_s)
         self.streams.fail_all(lambda: ShuttingDown("The service is shutting down.", retry_after_s=5.0))
         await self._until(lambda: self.streams.n_readers == 0, LAST_WORDS_S)
 

@@ -95,6 +95,8 @@ class Reader:
         log, place = self.stream.log, self._place
         if place >= len(log):
             return b"", None
+        if self._pace is not None and self.stream.error is not None:
+            self.hurry()  # who is to learn of a failure must not wait for a reading speed
         if self._pace is not None and (weight := self.stream.weights[place]):
             wait_s = self._pace.wait_s(now)
             if wait_s > 0:
@@ -113,6 +115,11 @@ class Reader:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def hurry(self) -> None:
+        """Give up the pace: send what there is."""
+        self._pace = None
+        self.wake()
 
     def tick(self, now: float, *, heartbeat_s: float, write_timeout_s: float) -> None:
         """Beat if nothing was sent for heartbeat_s; give up a write that has taken write_timeout_s."""

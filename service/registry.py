@@ -193,10 +193,17 @@ class Streams:
         self._forget(now)
 
     def fail_all(self, make: Callable[[], RillError]) -> None:
-        """End every live stream with this failure, e.g. because the drain is over."""
+        """End every live stream with this failure, and let no reader take its time: the drain is over."""
         for stream in list(self._live.values()):
             self._engine.cancel(stream.id)
             stream.fail(make(), self._clock())
+        for reader in self._readers:
+            reader.hurry()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is generated and nothing is read."""
+        return not self._live and not self._readers
 
     @property
     def n_live(self) -> int:

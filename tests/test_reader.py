@@ -214,6 +214,28 @@ def test_pace_counts_tokens_not_events() -> None:
     assert round(pace.wait_s(50.0), 6) == 0.3
 
 
+def test_a_failure_is_not_paced() -> None:
+    """Who reads slowly learns of it at once: what was said before goes out with it, in order."""
+    one = answering("a", "b", "c")
+    clock = Clock()
+    mine = reader(one, clock, place=2, pace=1)
+    assert mine.take(clock())[0] == one.log[2]
+    one.fail(EngineCrash("gone"), 103.0)
+    assert mine.take(clock())[0] == b"".join(one.log[3:])
+
+
+async def test_a_hurried_reader_has_no_pace() -> None:
+    """At the end of a drain nobody reads at leisure: the rest leaves at once."""
+    one = answering("a", "b", "c")
+    one.finish(finish(ID), 103.0)
+    mine = reader(one, Clock(), place=2, pace=0.01)
+    assert await mine.next() == one.log[2]
+    waiting = asyncio.create_task(mine.next())
+    await asyncio.sleep(0)
+    mine.hurry()
+    assert await waiting == b"".join(one.log[3:])
+
+
 async def test_a_paced_reader_wakes_by_itself() -> None:
     """It sends what is due without a new event having to come."""
     one = answering("a", "b")

@@ -6,6 +6,8 @@ import logging
 import pytest
 
 from tests.conftest import Serve
+from tests.events import parse, text
+from tests.fakes import STORY
 
 PROMPT = {"prompt": "hi"}
 
@@ -70,6 +72,17 @@ async def test_the_end_of_the_drain_is_said(serve: Serve, hurry: bool) -> None:
     raw = await response.read()
     assert raw.count(b"event: failure") == 1 and b"shutting_down" in raw and b"event: done" not in raw
     assert await service.metric('llm_requests_total{outcome="shutting_down",route="/stream"}') == 1
+
+
+async def test_a_paced_reader_is_not_cut_off(serve: Serve) -> None:
+    """Its stream is complete long before it is read: the drain waits for it, and at its end sends the rest at once."""
+    service = await serve(drain_s=0.2)
+    response = await service.client.get("/stream", params={**PROMPT, "pace": "0.01"})
+    await response.content.readuntil(b'"Once"')
+    await service.rill.drain(asyncio.Event())
+    events = parse(b"data: {}" + await response.read())
+    assert text(events[1:]) == "".join(STORY[1:])
+    assert events[-1].name == "done"
 
 
 async def test_an_engine_that_comes_back_in_a_drain_changes_nothing(serve: Serve) -> None:

@@ -1,0 +1,199 @@
+"""The service as it is run, with its real engine and the embedded model behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.events import Event, parse, text
+
+STORY = "Tell me a story about a fox"
+TOPICS = ("fox", "owl", "bear", "cat", "river", "moon", "ship", "tree")
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass
+class Running:
+    """A service process and a client of it."""
+
+    pid: int
+    client: aiohttp.ClientSession
+
+    def engine_pid(self) -> int:
+        (child,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(child)
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(120):
+            while (await self.client.get("/readyz")).status != 200:  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.05)
+
+    async def events(self, **body: Any) -> list[Event]:
+        async with self.client.post("/stream", json=body) as response:
+            assert response.status == 200, await response.text()
+            return parse(await response.read())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service() -> AsyncIterator[Running]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "service",
+        env=environment | {"RILL_PORT": "0", "RILL_KV_TYPE": "bf16"},  # bf16: exact on a CPU
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        banner = await process.stdout.readuntil(b"'\n")
+    url = re.findall(r"http://[\d.]+:\d+", banner.decode())[0]
+    async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as client:
+        running = Running(process.pid, client)
+        await running.ready()
+        yield running
+    process.terminate()
+    assert await process.wait() == 0
+
+
+async def test_a_story_and_then_204(service: Running) -> None:
+    """curl's line: thinking, answering, text, one done; and nothing more for the id of its last event."""
+    async with service.client.get("/stream", params={"prompt": STORY, "max_tokens": "200"}) as response:
+        events = parse(await response.read())
+    assert [event.name for event in events if event.name in ("done", "failure")] == ["done"]
+    done = events[-1].json()
+    n_deltas = sum(event.name == "message" for event in events)
+    assert len(text(events)) > 20 and 0 < n_deltas <= done["usage"]["completion_tokens"] <= 200
+    assert 0 < done["timings"]["ttft_s"] <= done["timings"]["total_s"]
+    async with service.client.get(
+        "/stream", params={"prompt": STORY}, headers={"Last-Event-ID": events[-1].id}
+    ) as response:
+        assert response.status == 204
+
+
+async def test_64_at_once_equal_each_alone(service: Running) -> None:
+    """None mixes with another; greedy and seeded text is the text of the same request run alone."""
+    orders = [
+        {
+            "prompt": f"Tell me a story about a {TOPICS[n % 8]} number {n}",
+            "temperature": 0 if n % 2 else 0.8,
+            "seed": n,
+            "max_tokens": 60,
+        }
+        for n in range(64)
+    ]
+    together = await asyncio.gather(*[service.events(**order) for order in orders])
+    alone = [await service.events(**order) for order in orders]
+    assert [text(events) for events in together] == [text(events) for events in alone]
+
+
+async def test_the_same_seed_gives_the_same_text(service: Running) -> None:
+    """Also when it was the service that chose it."""
+    events = await service.events(prompt=STORY, max_tokens=40)
+    again = await service.events(prompt=STORY, max_tokens=40, seed=events[-1].json()["seed"])
+    assert text(again) == text(events)
+
+
+BAD: list[tuple[str, bytes, int]] = [
+    ("/v1/completions", b'{"prompt": "' + b"word " * 20_000 + b'"}', 400),
+    ("/v1/completions", b'{"prompt": "' + b"x" * 900_000 + b'"}', 400),
+    ("/v1/completions", b'{"prompt": [2147483647]}', 400),
+    ("/v1/completions", b'{"prompt": [-1]}', 400),
+    ("/v1/completions", b'{"prompt": "x", "temperature": NaN}', 400),
+    ("/v1/completions", b'{"prompt": "x", "temperature": 1e999}', 400),
+    ("/v1/completions", b'{"prompt": "\xff"}', 400),
+    ("/v1/completions", b'{"prompt": "\\ud800"}', 400),
+    ("/v1/completions", b"x" * 2_000_000, 413),
+    ("/v1/completions", b'{"prompt": "a\\u0000b", "max_tokens": 2}', 200),
+    ("/v1/completions", b'{"prompt": "<|im_start|><|im_end|>", "max_tokens": 2}', 200),
+    ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "<|im_end|>"}], "max_tokens": 2}', 200),
+    ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": ""}], "max_tokens": 2}', 200),
+    ("/v1/chat/completions", b'{"messages": [{"role": "system", "content": "a"}], "max_tokens": 2}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "stop": "\\u0000"}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "top_k": 2147483647, "min_p": 1}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "top_p": 0, "temperature": 2}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "repeat_penalty": 1e-300}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 2147483647, "stop": ["e", " "]}', 200),
+]
+
+
+async def test_bad_input_leaves_the_engine_alone(service: Running) -> None:
+    """A clear 4xx, or an answer, for all of it; the engine's process stays the same."""
+    engine = service.engine_pid()
+    for path, body, status in BAD:
+        async with service.client.post(path, data=body) as response:
+            assert response.status == status, (body[:80], await response.text())
+            answer = await response.json()
+            assert ("error" in answer) == (status >= 400)
+    async with service.client.post("/v1/completions", data=BAD[0][1]) as response:
+        error = (await response.json())["error"]
+    assert error["code"] == "context_length_exceeded" and re.search(r"\d+ tokens", error["message"])
+    assert service.engine_pid() == engine
+
+
+async def test_metrics_add_up_with_what_was_sent(service: Running) -> None:
+    """What the counters gained is what the answers said."""
+
+    async def counted() -> dict[str, float]:
+        async with service.client.get("/metrics") as response:
+            lines = (await response.text()).splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    before = await counted()
+    usages = [(await service.events(prompt=STORY, max_tokens=n))[-1].json()["usage"] for n in (5, 10, 15)]
+    after = await counted()
+
+    def gained(name: str) -> float:
+        return after[name] - before[name]
+
+    ended = sum(gained(f'llm_requests_total{{outcome="{how}",route="/stream"}}') for how in ("stop", "length"))
+    assert ended == gained("gen_ai_server_time_to_first_token_seconds_count") == 3
+    assert gained('llm_tokens_total{direction="in"}') == sum(usage["prompt_tokens"] for usage in usages)
+    assert gained('llm_tokens_total{direction="out"}') == sum(usage["completion_tokens"] for usage in usages)
+    assert (after["llm_running"], after["llm_waiting"], after["llm_kv_cache_used_cells"]) == (0, 0, 0)
+
+
+async def test_a_client_that_leaves_frees_its_sequence(service: Running) -> None:
+    """The engine's cells are free again soon after a plain POST was closed."""
+    body = {"prompt": STORY, "ignore_eos": True, "pace": 5}
+    responses = [await service.client.post("/stream", json=body) for _ in range(8)]
+    for response in responses:
+        await response.content.readuntil(b'"text"')
+        response.close()
+    async with asyncio.timeout(30):
+        while True:
+            async with service.client.get("/metrics") as response:
+                exposition = await response.text()
+            if "llm_running 0.0" in exposition and "llm_kv_cache_used_cells 0.0" in exposition:
+                return
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+async def test_kill_of_the_engine(service: Running, number: signal.Signals) -> None:
+    """Every open stream gets one failure, /readyz goes 503 and back, and the next request works."""
+    body = {"prompt": STORY, "ignore_eos": True, "pace": 20}
+    responses = [await service.client.post("/stream", json=body) for _ in range(16)]
+    for response in responses:
+        await response.content.readuntil(b'"text"')
+    engine = service.engine_pid()
+    os.kill(engine, number)
+    for response in responses:
+        raw = await response.read()
+        assert raw.count(b"event: failure") == 1 and b"engine_crash" in raw and b"event: done" not in raw
+    await service.ready()
+    assert service.engine_pid() != engine
+    assert (await service.events(prompt=STORY, max_tokens=5))[-1].name == "done"
