@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
 import socket
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     except (LlamaError, BudgetError, TemplateError) as e:
         print(f"engine: {e}", file=sys.stderr)
         return 1
+    except (BrokenPipeError, KeyboardInterrupt):
+        os._exit(130)  # whoever read has seen enough; nothing is left to flush, nor anyone to flush it to
 
 
 def _print(args: argparse.Namespace, options: Options) -> int:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .llama import KV_BITS
-
+# Bits a value takes in each type of KV cache, its block's scale included (ggml-common.h).
+KV_BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5, "iq4_nl": 4.5}
 DEFAULT_N_CTX = 16384  # 16 streams of 1,024 tokens; 2 GiB for an 8B model at f16, 200 MiB for a 0.5B one
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .llama import SHALLOW_BYTES, LlamaError, Model
+from .llama import LlamaError, Model
 from .protocol import Accepted, Refused, Submit
 from .sequence import Sequence
+from .stack import SHALLOW_BYTES
 from .template import Prompts, TemplateError
 from .text import Text
 

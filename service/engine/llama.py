@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,10 +22,10 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 import llama_cpp as lib
 from llama_cpp._ggml import libggml, libggml_base_path
 
+from .cells import Cells
+from .stack import run_deep
+
 VERSION: str = lib.__version__
-# Some vocabularies (Falcon, DeepSeek) are split by std::regex, which takes 0.5 KiB of stack for each character of a
-# long word: 1 MiB of one letter overflows a thread's 8 MiB and kills the process. Up to this size it can't.
-SHALLOW_BYTES = 8192
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ: sequence ids of one context
 KV_TYPES = {  # what llama.cpp's own programs accept for the KV cache
     "f32": lib.GGML_TYPE_F32,
@@ -38,17 +37,6 @@ KV_TYPES = {  # what llama.cpp's own programs accept for the KV cache
     "q4_1": lib.GGML_TYPE_Q4_1,
     "q4_0": lib.GGML_TYPE_Q4_0,
     "iq4_nl": lib.GGML_TYPE_IQ4_NL,
-}
-KV_BITS = {
-    "f32": 32,
-    "f16": 16,
-    "bf16": 16,
-    "q8_0": 8.5,
-    "q5_1": 6,
-    "q5_0": 5.5,
-    "q4_1": 5,
-    "q4_0": 4.5,
-    "iq4_nl": 4.5,
 }
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
@@ -167,7 +155,10 @@ class Model:
         for room in (len(data) + 8, 3 * len(data) + 8):
             ids = (lib.llama_token * room)()
             run = partial(lib.llama_tokenize, self._vocab, data, len(data), ids, room, add_special, parse_special)
-            n = run() if len(data) <= SHALLOW_BYTES else _on_deep_stack(len(data), run)
+            try:
+                n = run_deep(len(data), run)
+            except MemoryError as e:
+                raise LlamaError(str(e)) from e
             if n >= 0:
                 return list(ids[:n])
         raise LlamaError(f"a text of {len(data)} bytes could not be tokenized")
@@ -211,15 +202,15 @@ class Context:
     ) -> None:
         """Raises LlamaError when the memory can't be had or the model refuses the combination.
 
-        in_order: keep each sequence's cells in the order of its tokens (see _tidy); for n_seq < MAX_SEQUENCES only.
+        in_order: keep each sequence's cells in the order of its tokens (cells.py); for n_seq < MAX_SEQUENCES only,
+        because the dead cells belong to a sequence that nobody runs.
         """
         in_order = in_order and n_seq < MAX_SEQUENCES
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
         params.n_seq_max = n_seq + in_order
-        params.n_outputs_max = (
-            params.n_seq_max
-        )  # one row of logits a sequence: 512 rows of a 152k vocabulary are 311 MB
+        # One row of logits a sequence: 512 rows of a 152k vocabulary are 311 MB.
+        params.n_outputs_max = params.n_seq_max
         params.n_threads = params.n_threads_batch = n_threads
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
@@ -234,9 +225,8 @@ class Context:
         self.n_ctx: int = lib.llama_n_ctx(self._context)
         self.n_batch: int = lib.llama_n_batch(self._context)
         self.n_seq = n_seq
-        self._n_cells: dict[int, int] = {}  # of each sequence that has any
-        self._dead = n_seq if in_order else -1  # the sequence that owns cells which nobody needs
-        self._n_dead = 0
+        self.cells = Cells(self.n_ctx, in_order=in_order)
+        self._dead = n_seq  # the sequence that owns the dead cells
         self._tokens = np.zeros(self.n_batch, np.int32)
         self._positions = np.zeros(self.n_batch, np.int32)
         self._seq_ids = np.zeros(self.n_batch, np.int32)
@@ -279,8 +269,7 @@ class Context:
             sizes.append((seq_id, len(tokens)))
             n = end
         self._batch.n_tokens, self._n_computed = n, 0
-        n_live = sum(self._n_cells.values())
-        if self._n_dead > n_live or (self._n_dead and n_live + self._n_dead + n > self.n_ctx):
+        if self.cells.must_tidy(n):
             self._tidy()
         status = lib.llama_decode(self._context, self._batch)
         if status == 1:
@@ -289,7 +278,7 @@ class Context:
             raise LlamaError(f"llama_decode returned {status}")
         self._n_computed = n
         for seq_id, n_new in sizes:
-            self._n_cells[seq_id] = self._n_cells.get(seq_id, 0) + n_new
+            self.cells.grow(seq_id, n_new)
         return last
 
     def warm_up(self) -> None:
@@ -315,13 +304,10 @@ class Context:
 
     def forget(self, seq_id: int) -> None:
         """Free a sequence's cells. Must precede any reuse of its id."""
-        n = self._n_cells.pop(seq_id, 0)
-        if self._dead >= 0 and self._n_cells:  # others run: their next cells would be these, before their older ones
+        if self.cells.forget(seq_id):
             lib.llama_memory_seq_cp(self._memory, seq_id, self._dead, -1, -1)
-            self._n_dead += n
-        elif self._n_dead:
+        elif self.cells.in_order:
             self._remove(self._dead)
-            self._n_dead = 0
         self._remove(seq_id)
 
     def _remove(self, seq_id: int) -> None:
@@ -329,14 +315,9 @@ class Context:
             raise LlamaError(f"sequence {seq_id} could not be removed")
 
     def _tidy(self) -> None:
-        """Free the dead cells and move all others together, each sequence's in the order of its tokens.
-
-        Attention adds up in the order of the cells, and the sum's last bit depends on it: with freed cells taken again
-        at once, 7 of 64 answers differed from those given alone. Dead cells are never more than live ones for long,
-        so a token is copied once on average.
-        """
+        """Free the dead cells and copy all others together, each sequence's in the order of its tokens."""
         states: dict[int, Any] = {}
-        for seq_id in self._n_cells:
+        for seq_id in self.cells.live:
             size = lib.llama_state_seq_get_size(self._context, seq_id)
             states[seq_id] = np.empty(size, np.uint8)
             if lib.llama_state_seq_get_data(self._context, _bytes(states[seq_id]), size, seq_id) != size:
@@ -345,7 +326,7 @@ class Context:
         for seq_id, state in states.items():
             if not lib.llama_state_seq_set_data(self._context, _bytes(state), state.size, seq_id):
                 raise LlamaError(f"the state of sequence {seq_id} could not be put back")
-        self._n_dead = 0
+        self.cells.n_dead = 0
 
     def close(self) -> None:
         """Free the context."""
@@ -396,21 +377,6 @@ _LINKS: dict[str, Callable[..., Any]] = {
     "draw": lambda _, seed: lib.llama_sampler_init_dist(seed),
     "greedy": lambda _: lib.llama_sampler_init_greedy(),
 }
-
-
-def _on_deep_stack(n_bytes: int, run: Callable[[], int]) -> int:
-    """`run()` on a thread whose stack lets std::regex recurse once for each of n_bytes. Raises LlamaError."""
-    result: list[int] = []
-    before = threading.stack_size(n_bytes * 1024 + (8 << 20))
-    try:
-        thread = threading.Thread(target=lambda: result.append(run()), name="tokenize")
-        thread.start()
-    except RuntimeError as e:
-        raise LlamaError(f"no memory to tokenize a text of {n_bytes} bytes") from e
-    finally:
-        threading.stack_size(before)
-    thread.join()
-    return result[0]
 
 
 def _bytes(array: Any) -> Any:

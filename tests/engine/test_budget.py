@@ -11,13 +11,14 @@ import pytest
 from service.engine import budget, llama
 from service.engine.budget import (
     DEFAULT_N_CTX,
+    KV_BITS,
     BudgetError,
     choose_n_ctx,
     free_memory,
     kv_bytes_per_token,
     usable_cores,
 )
-from service.engine.llama import KV_BITS, KV_TYPES, LlamaError, Model
+from service.engine.llama import KV_TYPES, LlamaError, Model
 from service.engine.load import Journal
 
 from .conftest import MakeContext

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from service.engine.inbox import Inbox
-from service.engine.llama import SHALLOW_BYTES, Model
+from service.engine.llama import Model
 from service.engine.protocol import Accepted, Refused, Sampling, Submit
 from service.engine.sequence import Sequence
+from service.engine.stack import SHALLOW_BYTES
 from service.engine.template import CHATML_END, TemplateError
 
 from .test_template import With

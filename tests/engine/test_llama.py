@@ -420,15 +420,15 @@ def test_dead_cells_are_never_more_than_living_ones_for_long(bpe: Model, make_co
     context.decode([(0, 0, [1] * 10, False), (1, 0, [1] * 9, False), (2, 0, [1] * 5, False)])
     context.forget(1)
     context.decode([(0, 10, [1], False)])
-    assert context._n_dead == 9  # beside 16
+    assert context.cells.n_dead == 9  # beside 16
     context.forget(2)
     context.decode([(0, 11, [1], False)])
-    assert context._n_dead == 0  # 14 were beside 11
+    assert context.cells.n_dead == 0  # 14 were beside 11
 
 
 def test_as_many_sequences_as_can_be(bpe: Model, make_context: MakeContext) -> None:
     """All 256 sequences can be had without the order, which needs one; 255 with it."""
-    assert make_context(bpe, n_seq=256, in_order=True)._dead == -1
+    assert not make_context(bpe, n_seq=256, in_order=True).cells.in_order
     context = make_context(bpe, n_seq=255, in_order=True)
     context.decode([(254, 0, [1], True), (0, 0, [1], True)])
     context.forget(254)
