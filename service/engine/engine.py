@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .llama import Context, Model, NoRoom, Sampler
+from .llama import Argmax, Context, LlamaError, Model, NoRoom, Sampler
 from .protocol import Finish, Sampling, Step
 from .sampling import chain, is_greedy
-from .scheduler import Batch, Scheduler
+from .scheduler import Row, Scheduler
 from .sequence import Sequence
 
 
@@ -27,9 +27,10 @@ class Engine:
         self._model, self._context, self._clock = model, context, clock
         self.scheduler = Scheduler(n_seq=context.n_seq, n_batch=context.n_batch, n_cells=context.n_ctx, n_slice=n_slice)
         self._sequences: dict[str, Sequence] = {}
-        self._samplers: dict[str, Sampler | None] = {}  # None: plain greedy, argmax
+        self._samplers: dict[str, Sampler | Argmax] = {}
         self._positions: dict[str, int] = {}  # queue positions as last reported
         self._cancelled: list[Finish] = []
+        self._admit = True
 
     def __repr__(self) -> str:
         return f"<Engine {self.scheduler!r}>"
@@ -41,12 +42,11 @@ class Engine:
 
     def submit(self, sequence: Sequence, sampling: Sampling, ignore_eos: bool = False) -> None:
         """Queue a sequence. Raises LlamaError when its sampler can't be made."""
-        end_tokens = self._model.end_tokens
-        sampler = None
-        if not is_greedy(sampling, ignore_eos, end_tokens):
-            sampler = Sampler(self._model, chain(sampling, ignore_eos, end_tokens))
-            if sampling.repeat_last_n:
-                sampler.accept(sequence.tokens[-max(sampling.repeat_last_n, 0) :])
+        forbidden = sorted(self._model.end_tokens) if ignore_eos else []
+        sampler: Sampler | Argmax = Argmax(forbidden)
+        if not is_greedy(sampling):
+            sampler = Sampler(self._model, chain(sampling, forbidden))
+            sampler.accept(sequence.tokens[-sampling.repeat_last_n :] if sampling.repeat_last_n else [])
         self._sequences[sequence.id] = sequence
         self._samplers[sequence.id] = sampler
         self.scheduler.add(sequence)
@@ -62,9 +62,34 @@ class Engine:
         began = self._clock()
         step = Step(finished=self._cancelled)
         self._cancelled = []
-        batch, last = self._decode()
+        batch = self.scheduler.schedule(admit=self._admit)
+        self._admit = True
+        for seq_id, _ in batch.preempted:
+            self._context.forget(seq_id)
+        step.n_preempted = len(batch.preempted)
+        try:
+            for rows in batch.calls(self._context.n_tile):
+                self._compute(rows, began, step)
+        except NoRoom:  # the count said there was room: a window or a state cache keeps its own
+            self._give_way()
+            step.n_preempted += 1
+        step.queued.extend(self._moved())
+        step.n_running, step.n_waiting = len(self.scheduler.running), len(self.scheduler.waiting)
+        step.kv_used = self.scheduler.n_cells_used
+        step.step_s = self._clock() - began
+        return step
+
+    def _compute(self, rows: list[Row], began: float, step: Step) -> None:
+        """One llama_decode and what follows from it. Raises NoRoom, and nothing has changed."""
+        last = self._context.decode(
+            [
+                (s.seq_id, s.n_past, s.tokens[s.n_past : s.n_past + row.n], row.samples)
+                for row in rows
+                for s in (row.sequence,)
+            ]
+        )
         now = self._clock()
-        for row, index in zip(batch.rows, last, strict=True):
+        for row, index in zip(rows, last, strict=True):
             sequence = row.sequence
             sequence.started_at = sequence.started_at or began
             step.n_batch += row.n
@@ -75,36 +100,17 @@ class Engine:
             sequence.n_past += row.n
             if row.samples:
                 self._sample(sequence, index, now, step)
-        step.queued.extend(self._moved())
-        self._count(step, batch, began)
-        return step
 
-    def _decode(self) -> tuple[Batch, list[int]]:
-        """The scheduled batch, computed, and the batch index of each row's last token."""
-        batch = self.scheduler.schedule()
-        for seq_id, _ in batch.preempted:
-            self._context.forget(seq_id)
-        while batch.rows:
-            rows = [
-                (s.seq_id, s.n_past, s.tokens[s.n_past : s.n_past + row.n], row.samples)
-                for row in batch.rows
-                for s in (row.sequence,)
-            ]
-            try:
-                return batch, self._context.decode(rows)
-            except NoRoom:  # the count says there is room: a window or a state cache keeps its own
-                youngest = self.scheduler.preempt_youngest()
-                if youngest is None:
-                    raise
-                self._context.forget(youngest[0])
-                preempted = [*batch.preempted, youngest]
-                batch = self.scheduler.schedule(admit=False)
-                batch.preempted.extend(preempted)
-        return batch, []
+    def _give_way(self) -> None:
+        """Put the youngest back to wait, and let nobody in beside it at once. Raises LlamaError for the only one."""
+        youngest = self.scheduler.preempt_youngest()
+        if youngest is None:
+            raise LlamaError("the KV cache has no room for a sequence that is alone in it")
+        self._context.forget(youngest[0])
+        self._admit = False
 
     def _sample(self, sequence: Sequence, index: int, now: float, step: Step) -> None:
-        sampler = self._samplers[sequence.id]
-        token = self._context.sample(sampler, index) if sampler else self._context.argmax(index)
+        token = self._samplers[sequence.id].draw(self._context, index)
         text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
         if text:
             step.deltas.append((sequence.id, sequence.take_held(), text))
@@ -117,8 +123,7 @@ class Engine:
         if seq_id >= 0:
             self._context.forget(seq_id)
         del self._sequences[sequence.id]
-        if sampler := self._samplers.pop(sequence.id):
-            sampler.close()
+        self._samplers.pop(sequence.id).close()
         return sequence.finish()
 
     def _moved(self) -> list[tuple[str, int]]:
@@ -127,9 +132,3 @@ class Engine:
         moved = [(id, at) for id, at in positions.items() if self._positions.get(id) != at]
         self._positions = positions
         return moved
-
-    def _count(self, step: Step, batch: Batch, began: float) -> None:
-        step.n_running, step.n_waiting = len(self.scheduler.running), len(self.scheduler.waiting)
-        step.kv_used = self.scheduler.n_cells_used
-        step.n_preempted = len(batch.preempted)
-        step.step_s = self._clock() - began

@@ -91,6 +91,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> tuple[Model,
             n_threads=n_threads,
             kv_type=options.kv_type,
             flash_attention=options.flash_attention,
+            n_tile=None if on_gpu else 64,  # ggml's GGML_FA_TILE_Q
             in_order=not on_gpu and options.kv_type in ("bf16", "q8_0"),  # the rest is not exact anyhow: design.md
         )
     except LlamaError as e:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 from .protocol import Sampling
@@ -11,20 +11,20 @@ from .protocol import Sampling
 MIN_TEMPERATURE = 1e-6
 
 
-def is_greedy(sampling: Sampling, ignore_eos: bool, end_tokens: Collection[int]) -> bool:
-    """Whether the next token is the plain argmax of the logits: no chain is needed then."""
-    return sampling.temperature < MIN_TEMPERATURE and not _penalizes(sampling) and not (ignore_eos and end_tokens)
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether the next token is the plain argmax of the logits that are allowed: no chain is needed then."""
+    return sampling.temperature < MIN_TEMPERATURE and not _penalizes(sampling)
 
 
-def chain(sampling: Sampling, ignore_eos: bool, end_tokens: Collection[int]) -> list[tuple[str, tuple[Any, ...]]]:
+def chain(sampling: Sampling, forbidden: Sequence[int]) -> list[tuple[str, tuple[Any, ...]]]:
     """(name, arguments) of each link that changes anything; the last one selects a token.
 
     The order is llama.cpp's own (common/sampling.cpp): bias, penalties, top_k, top_p, min_p, temperature, draw.
     A temperature of (almost) 0 takes the likeliest token, so what only trims the tail is left out.
     """
     links: list[tuple[str, tuple[Any, ...]]] = []
-    if ignore_eos and end_tokens:
-        links.append(("forbid", (sorted(end_tokens),)))
+    if forbidden:
+        links.append(("forbid", (forbidden,)))
     if _penalizes(sampling):
         s = sampling
         links.append(("penalties", (s.repeat_last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty)))

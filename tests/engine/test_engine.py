@@ -568,7 +568,7 @@ def test_penalties_look_back_repeat_last_n(model: Model, make_context: MakeConte
 class Cells:
     """A stand-in for the context whose cache is smaller than it says, as one with windows may be."""
 
-    n_seq, n_batch, n_ctx = 4, 64, 1000
+    n_seq, n_batch, n_ctx, n_tile = 4, 64, 1000, None
 
     def __init__(self, n_cells: int) -> None:
         self.n_cells = n_cells
@@ -590,7 +590,7 @@ class Cells:
             last.append(n - 1)
         return last
 
-    def argmax(self, index: int) -> int:
+    def argmax(self, index: int, forbidden: Sequence[int]) -> int:
         return 65
 
     def forget(self, seq_id: int) -> None:
@@ -625,7 +625,7 @@ def test_no_room_for_one() -> None:
     """When even the only sequence does not fit, the engine can't go on and says so."""
     driver = Driver(Vocabulary(), Cells(10))  # type: ignore[arg-type]
     driver.submit(Request("a", "x" * 25))
-    with pytest.raises(NoRoom):
+    with pytest.raises(LlamaError, match="alone in it"):
         driver.step()
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.llama import Context, LlamaError, Model, Sampler
+from service.engine.llama import Argmax, Context, LlamaError, Model, Sampler
 from service.engine.protocol import Sampling
 from service.engine.sampling import chain, is_greedy
 
@@ -30,16 +30,16 @@ samplings = st.builds(
     presence_penalty=st.sampled_from([-2.0, 0.0, 2.0]),
     frequency_penalty=st.sampled_from([-2.0, 0.0, 2.0]),
 )
-ends = st.sampled_from([frozenset[int](), frozenset({2, 4})])
+ends = st.sampled_from([list[int](), [2, 4]])
 
 
 def names(sampling: Sampling, ignore_eos: bool = False) -> list[str]:
-    return [name for name, _ in chain(sampling, ignore_eos, {4, 2})]
+    return [name for name, _ in chain(sampling, [2, 4] if ignore_eos else [])]
 
 
 def test_defaults() -> None:
     """llama.cpp's own defaults and order: top_k, top_p, min_p, temperature, then the draw."""
-    assert chain(Sampling(seed=7), False, {4, 2}) == [
+    assert chain(Sampling(seed=7), []) == [
         ("top_k", (40,)),
         ("top_p", (0.95,)),
         ("min_p", (0.05,)),
@@ -72,27 +72,21 @@ def test_only_links_that_change_something(sampling: Sampling, expected: list[str
 
 
 def test_arguments() -> None:
-    """Each link gets its own parameters, the penalties in C's order, the end tokens sorted."""
+    """Each link gets its own parameters, the penalties in C's order."""
     s = Sampling(seed=9, temperature=0.0, repeat_penalty=1.5, repeat_last_n=8, presence_penalty=0.25)
-    assert chain(s, True, {4, 2}) == [("forbid", ([2, 4],)), ("penalties", (8, 1.5, 0.0, 0.25)), ("greedy", ())]
+    assert chain(s, [2, 4]) == [("forbid", ([2, 4],)), ("penalties", (8, 1.5, 0.0, 0.25)), ("greedy", ())]
 
 
-def test_ignore_eos_without_end_tokens() -> None:
-    """A model without end tokens has none to forbid."""
-    assert chain(Sampling(seed=1, temperature=0.0), True, ()) == [("greedy", ())]
-    assert is_greedy(Sampling(seed=1, temperature=0.0), True, ())
-
-
-@given(samplings, st.booleans(), ends)
-def test_greedy_is_the_chain_of_argmax_alone(sampling: Sampling, ignore_eos: bool, end: frozenset[int]) -> None:
+@given(samplings)
+def test_greedy_is_the_chain_of_argmax_alone(sampling: Sampling) -> None:
     """is_greedy says exactly when the chain does nothing but take the likeliest token."""
-    assert is_greedy(sampling, ignore_eos, end) == (chain(sampling, ignore_eos, end) == [("greedy", ())])
+    assert is_greedy(sampling) == (chain(sampling, []) == [("greedy", ())])
 
 
-@given(samplings, st.booleans(), ends)
-def test_the_last_link_selects(sampling: Sampling, ignore_eos: bool, end: frozenset[int]) -> None:
+@given(samplings, ends)
+def test_the_last_link_selects(sampling: Sampling, forbidden: list[int]) -> None:
     """Every chain ends with its only selecting sampler: C aborts the process otherwise."""
-    links = [name for name, _ in chain(sampling, ignore_eos, end)]
+    links = [name for name, _ in chain(sampling, forbidden)]
     assert [name for name in links if name in ("draw", "greedy")] == links[-1:]
 
 
@@ -104,7 +98,7 @@ def logits_of(context: Context, model: Model, text: str) -> int:
 
 def draw(context: Context, model: Model, index: int, n: int, sampling: Sampling, **kw: Any) -> list[int]:
     """n tokens that one chain draws from the same logits."""
-    sampler = Sampler(model, chain(sampling, kw.get("ignore_eos", False), model.end_tokens))
+    sampler = Sampler(model, chain(sampling, sorted(model.end_tokens) if kw.get("ignore_eos") else []))
     sampler.accept(kw.get("accepted", []))
     drawn = [context.sample(sampler, index) for _ in range(n)]
     sampler.close()
@@ -130,6 +124,17 @@ def test_greedy_chain_is_argmax(bpe: Model, make_context: MakeContext) -> None:
     assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=0.0)) == [likeliest] * 3
     assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=2.0, top_k=1)) == [likeliest] * 3
     assert draw(context, bpe, index, 3, replace(PLAIN, temperature=2.0, top_p=0.0)) == [likeliest] * 3
+
+
+def test_argmax_takes_none_that_is_forbidden(bpe: Model, make_context: MakeContext) -> None:
+    """Argmax in a Sampler's place takes the likeliest token that is allowed, as a chain with `forbid` does."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    first = Argmax().draw(context, index)
+    chained = Sampler(bpe, [("forbid", ([first],)), ("greedy", ())])
+    expected = chained.draw(context, index)
+    chained.close()
+    assert first != expected == Argmax([first]).draw(context, index)
 
 
 def test_a_seed_repeats_and_another_differs(bpe: Model, make_context: MakeContext) -> None:

@@ -241,6 +241,36 @@ def test_nobody_is_let_in_beside_one_who_gave_way() -> None:
     assert rows(sch.schedule()) == [("a", 1, True), ("b", 2, True)]
 
 
+def running(scheduler: Scheduler, *ids: str) -> None:
+    """Let these sequences be read and have a first token."""
+    for id in ids:
+        scheduler.add(sequence(id, 1))
+        carry_out(scheduler)
+
+
+def shapes(batch: Batch, n_tile: int | None) -> list[list[tuple[str, int]]]:
+    return [[(row.sequence.id, row.n) for row in rows] for rows in batch.calls(n_tile)]
+
+
+def test_few_rows_share_a_call() -> None:
+    """Below n_tile rows, and on a GPU (None) always, decoding sequences and a prompt's slice are one llama_decode."""
+    scheduler = Scheduler(n_seq=8, n_batch=64, n_cells=1000, n_slice=5)
+    running(scheduler, "a", "b")
+    scheduler.add(sequence("c", 20))
+    batch = scheduler.schedule()
+    assert shapes(batch, 8) == [[("a", 1), ("b", 1), ("c", 5)]] == shapes(batch, None)
+
+
+def test_many_rows_are_computed_apart() -> None:
+    """From n_tile rows on, decoding sequences go first, fewer than n_tile at a time, and prompts after them."""
+    scheduler = Scheduler(n_seq=8, n_batch=64, n_cells=1000, n_slice=5)
+    running(scheduler, "a", "b", "c")
+    scheduler.add(sequence("d", 20))
+    batch = scheduler.schedule()
+    assert shapes(batch, 8) == [[("a", 1), ("b", 1), ("c", 1)], [("d", 5)]]
+    assert shapes(batch, 3) == [[("a", 1), ("b", 1)], [("c", 1)], [("d", 5)]]
+
+
 def test_nothing_to_do() -> None:
     """Without sequences the batch is empty."""
     batch = Scheduler(n_seq=1, n_batch=8, n_cells=8, n_slice=8).schedule()
