@@ -22,6 +22,7 @@ from tests.fakes import ScriptedEngine
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
 
+
 # Read before the fixture below hides it. CI sets it: there a missing browser or container engine is no excuse.
 E2E_REQUIRED = os.environ.get("RILL_E2E") == "required"
 

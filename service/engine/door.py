@@ -29,6 +29,7 @@ from .protocol import (
 )
 from .sequence import Sequence
 from .template import TemplateError
+from .threads import Threads
 
 BEAT_S = 0.5  # the front gives up after RILL_ENGINE_TIMEOUT_S without one
 
@@ -88,7 +89,9 @@ def serve(sock: socket.socket, options: Options) -> int:
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(door, inbox, work), name="door", daemon=True).start()
     try:
-        _run(Engine(model, context), door, work)
+        # Who sets the number of threads gets it; otherwise they make room for neighbours.
+        threads = None if options.n_threads else Threads(ready.n_threads)
+        _run(Engine(model, context, threads=threads), door, work)
     except LlamaError as e:
         door.send(Fatal(str(e)))
     return 1

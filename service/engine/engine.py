@@ -10,6 +10,7 @@ from .protocol import Finish, Sampling, Step
 from .sampling import chain, is_greedy
 from .scheduler import Row, Scheduler
 from .sequence import Sequence
+from .threads import Threads
 
 
 class Engine:
@@ -21,9 +22,14 @@ class Engine:
         context: Context,
         *,
         n_slice: int = 64,
+        threads: Threads | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """n_slice: see Scheduler. 64 by default: 0.95 of the full prefill speed at a ninth of its pause."""
+        """n_slice: see Scheduler. 64 by default: 0.95 of the full prefill speed at a ninth of its pause.
+
+        threads: chooses their number before each step; None leaves it as the context has it.
+        """
+        self._threads = threads
         self._model, self._context, self._clock = model, context, clock
         self.scheduler = Scheduler(n_seq=context.n_seq, n_batch=context.n_batch, n_cells=context.n_ctx, n_slice=n_slice)
         self._sequences: dict[str, Sequence] = {}
@@ -62,6 +68,8 @@ class Engine:
         began = self._clock()
         step = Step(finished=self._cancelled)
         self._cancelled = []
+        if self._threads is not None:
+            self._context.set_threads(self._threads.choose())
         batch = self.scheduler.schedule(admit=self._admit)
         self._admit = True
         for seq_id, _ in batch.preempted:

@@ -283,6 +283,10 @@ class Context:
             self.cells.grow(seq_id, n_new)
         return last
 
+    def set_threads(self, n: int) -> None:
+        """Compute with so many threads from now on. Where exactness is promised no result depends on it."""
+        lib.llama_set_n_threads(self._context, n, n)
+
     def warm_up(self) -> None:
         """Decode one token and forget it: the first request would else pay for touching the weights' pages."""
         token = self._warm_up_token
