@@ -36,6 +36,8 @@ def tensor_name(name: str) -> str:
         return "token_embd.weight"
     if name == "norm.weight":
         return "output_norm.weight"
+    if name == "head.weight":
+        return "output.weight"
     _, layer, rest = name.split(".", 2)
     return f"blk.{layer}.{NAMES[rest]}.weight"
 

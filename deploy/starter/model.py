@@ -74,7 +74,7 @@ class Block(nn.Module):  # type: ignore[misc]
 
 
 class Starter(nn.Module):  # type: ignore[misc]
-    """Token ids (batch, position) to logits; the embedding is the output matrix too."""
+    """Token ids (batch, position) to logits."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -82,14 +82,15 @@ class Starter(nn.Module):  # type: ignore[misc]
         self.embed = nn.Embedding(shape.n_vocab, shape.n_embd)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layer))
         self.norm = Norm(shape)
+        self.head = nn.Linear(shape.n_embd, shape.n_vocab, bias=False)
         self._start()
 
     def _start(self) -> None:
-        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.embed.weight)  # as large as what the blocks add: smaller, it drowns in them
         for name, weight in self.named_parameters():
             if weight.ndim == 2 and name != "embed.weight":
                 nn.init.normal_(weight, std=0.5 * weight.shape[1] ** -0.5)
-            if name.endswith(("out.weight", "down.weight")):
+            if name.endswith(("out.weight", "down.weight", "head.weight")):
                 nn.init.zeros_(weight)  # every block starts as the identity
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -97,4 +98,4 @@ class Starter(nn.Module):  # type: ignore[misc]
         x = self.embed(ids)
         for block in self.blocks:
             x = block(x, cos, sin, mask)
-        return F.linear(self.norm(x), self.embed.weight)
+        return self.head(self.norm(x))

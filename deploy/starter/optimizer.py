@@ -22,7 +22,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # torch is untyped to mypy: pyproject.toml
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": 0.01})
+        super().__init__(params, {"lr": lr, "momentum": momentum})
 
     def step(self, closure: Any = None) -> None:
         with torch.no_grad():
@@ -40,5 +40,8 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # torch is untyped to 
             velocity.lerp_(weight.grad, 1 - group["momentum"])
             change = orthogonal(weight.grad.lerp(velocity, group["momentum"])).float()
             stretch = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
-            weight.mul_(1 - group["lr"] * group["decay"])
             weight.add_(change, alpha=-group["lr"] * stretch)
+            # Updates of fixed size let weights grow until the blocks drown the embedding: bounded, they
+            # add about as much as they are given.
+            largest = 1.5 * weight.shape[1] ** -0.5
+            weight.mul_((largest / weight.square().mean().sqrt()).clamp(max=1.0))

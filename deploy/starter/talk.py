@@ -50,9 +50,9 @@ def disturb(rng: Random, text: str, *, keep: str = "") -> str:
     if chance < 0.12:
         text = f"{rng.choice(BEFORE)} {text}"
     elif chance < 0.20:
-        text = text.rstrip("?") + (" " + rng.choice(AFTER)).replace(" ,", ",")
+        text = (text.rstrip("?") + " " + rng.choice(AFTER)).replace(" ,", ",").strip()
     if rng.random() < 0.12:
-        text = text.rstrip("?!.")
+        text = text.rstrip("?!.") or text
     elif text[-1] not in "?!.":
         text += rng.choice(("", "", ".", ".", "!", "?"))
     if rng.random() < 0.10:
@@ -120,7 +120,7 @@ def repeat(rng: Random) -> tuple[str, str]:
         lambda: str(rng.randrange(10 ** rng.randrange(1, 4))),
         lambda: rng.choice(words.table("scenery")["adjective"]),
     )
-    said = " ".join(rng.choices(draws, (60, 20, 15, 5))[0]() for _ in range(rng.randrange(1, 7)))
+    said = " ".join(rng.choices(draws, (60, 20, 15, 5))[0]() for _ in range(rng.randrange(1, rng.choice((3, 7, 18)))))
     pattern = rng.choice(words.sections("talk")["repeat"])
     return draw(rng, pattern).replace("{r}", said), said
 

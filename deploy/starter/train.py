@@ -24,7 +24,6 @@ from deploy.starter.tokenizer import Tokenizer
 N_TOKENS = 2048  # a batch: small, because here steps teach more than smooth gradients do
 N_SAMPLE = 8000  # documents that the tokenizer is trained on
 CHUNK = 4000  # documents drawn, packed and shuffled together: about 320 batches
-N_EARLY = 6  # chunks of corpus.EARLY before corpus.LATE
 
 
 Place = tuple[int, int]  # how many chunks, and how many batches of the next one, are behind
@@ -74,8 +73,7 @@ def batches(tokens: Tokenizer, seed: int, at: Place) -> Iterator[tuple[Place, Ba
     """Batches for ever from a place on, each with the place after it; long chats get rows of 1,024."""
     chunk, done = at
     while True:
-        shares = corpus.EARLY if chunk < N_EARLY else corpus.LATE
-        documents = [corpus.encode(d, tokens) for d in corpus.documents(f"{seed}:{chunk}", CHUNK, shares)]
+        documents = [corpus.encode(d, tokens) for d in corpus.documents(f"{seed}:{chunk}", CHUNK)]
         rng = np.random.default_rng([seed, chunk])
         out: list[Batch] = []
         for length, some in by_length(documents):
@@ -127,10 +125,11 @@ class Trainer:
             for own, shared in zip(part.parameters(), self.model.parameters(), strict=True):
                 own.data = shared.data
         named = list(self.model.named_parameters())
-        matrices = [p for name, p in named if p.ndim == 2 and name != "embed.weight"]
-        others = [p for name, p in named if p.ndim != 2 or name == "embed.weight"]
+        matrices = [p for name, p in named if p.ndim == 2 and name.startswith("blocks.")]
+        others = [p for name, p in named if p.ndim == 1 or name == "head.weight"]
         self.optimizers: Optimizers = [Muon(matrices[i::n_threads], lr=rate) for i in range(n_threads)]
-        self.optimizers.append(torch.optim.AdamW(others, lr=rate * 0.2, betas=(0.9, 0.95), weight_decay=0.0))
+        for params, lr in (([self.model.embed.weight], rate), (others, rate / 5)):
+            self.optimizers.append(torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=0.0))
         self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         self.pool = ThreadPoolExecutor(n_threads)
 
@@ -197,9 +196,9 @@ def run(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=7000)
-    parser.add_argument("--decay", type=int, default=2100, help="the last steps, over which the rate falls")
-    parser.add_argument("--rate", type=float, default=0.02)
+    parser.add_argument("--steps", type=int, default=3150)
+    parser.add_argument("--decay", type=int, default=2400, help="the last steps, over which the rate falls")
+    parser.add_argument("--rate", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", type=Path, help="a checkpoint to go on from")
