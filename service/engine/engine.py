@@ -21,11 +21,11 @@ class Engine:
         model: Model,
         context: Context,
         *,
-        n_slice: int = 64,
+        n_slice: int = 128,
         threads: Threads | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """n_slice: see Scheduler. 64 by default: 0.95 of the full prefill speed at a ninth of its pause.
+        """n_slice: see Scheduler. 128 by default: at 64 a ramp of many arrivals costs 5 % more, at 512 a pause of 1.5 s.
 
         threads: chooses their number before each step; None leaves it as the context has it.
         """
