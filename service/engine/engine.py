@@ -25,7 +25,7 @@ class Engine:
         threads: Threads | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """n_slice: see Scheduler. 128 by default: at 64 a ramp of many arrivals costs 5 % more, at 512 a pause of 1.5 s.
+        """n_slice: see Scheduler. 128: with 64 many arrivals at once cost 5 % more, with 512 all pause for 1.5 s.
 
         threads: chooses their number before each step; None leaves it as the context has it.
         """
