@@ -12,9 +12,11 @@ FOCUS = 3.0  # a topic's words in a story: copying them is the skill, the rest i
 ASKED = 0.05  # the caller's words: enough to keep them fluent
 
 
-# Shares of stories, counts, talk and repeats among the turns. Repeats are copying and nothing else: the
-# skill below a story's topic and a count's ends.
-SHARES = (30, 30, 32, 8)
+Shares = tuple[int, int, int, int]
+
+# Shares of stories, counts, talk and repeats among the turns: first with copying and nothing else in repeats,
+# the skill below a story's topic and a count's ends; later with more of what is short but hard.
+SHARES, LATER = (30, 30, 32, 8), (12, 42, 44, 2)
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ def repeat_turn(rng: Random) -> Turn:
     return Turn(*talk.repeat(rng))
 
 
-def chat(rng: Random) -> Document:
+def chat(rng: Random, shares: Shares) -> Document:
     n = rng.choices((1, 2, 3, 4), (72, 16, 8, 4))[0]
-    makers = rng.choices((story_turn, count_turn, talk_turn, repeat_turn), SHARES, k=n)
+    makers = rng.choices((story_turn, count_turn, talk_turn, repeat_turn), shares, k=n)
     turns = [make(rng) for make in makers]
     if n > 1 and turns[-1].focus and rng.random() < 0.1:
         turns[-1] = Turn(words.draw(rng, "[thanks|thank you|great|nice][!|.|, well done]"), "You are welcome!")
@@ -86,11 +88,11 @@ def plain_text(rng: Random) -> Document:
     return Document(text=" ".join(talk.fact_text(rng) for _ in range(rng.randrange(1, 4))))
 
 
-def documents(seed: str, n: int) -> Iterator[Document]:
+def documents(seed: str, n: int, shares: Shares = SHARES) -> Iterator[Document]:
     """n documents; the same seed yields the same ones."""
     rng = Random(seed)
     for _ in range(n):
-        yield plain_text(rng) if rng.random() < 0.06 else chat(rng)
+        yield plain_text(rng) if rng.random() < 0.06 else chat(rng, shares)
 
 
 def encode(document: Document, tokens: Tokenizer) -> Encoded:

@@ -24,6 +24,7 @@ from deploy.starter.tokenizer import Tokenizer
 N_TOKENS = 2048  # a batch: small, because here steps teach more than smooth gradients do
 N_SAMPLE = 8000  # documents that the tokenizer is trained on
 CHUNK = 4000  # documents drawn, packed and shuffled together: about 320 batches
+N_FIRST = 7  # chunks with corpus.SHARES, before corpus.LATER
 
 
 Place = tuple[int, int]  # how many chunks, and how many batches of the next one, are behind
@@ -73,7 +74,8 @@ def batches(tokens: Tokenizer, seed: int, at: Place) -> Iterator[tuple[Place, Ba
     """Batches for ever from a place on, each with the place after it; long chats get rows of 1,024."""
     chunk, done = at
     while True:
-        documents = [corpus.encode(d, tokens) for d in corpus.documents(f"{seed}:{chunk}", CHUNK)]
+        shares = corpus.SHARES if chunk < N_FIRST else corpus.LATER
+        documents = [corpus.encode(d, tokens) for d in corpus.documents(f"{seed}:{chunk}", CHUNK, shares)]
         rng = np.random.default_rng([seed, chunk])
         out: list[Batch] = []
         for length, some in by_length(documents):
@@ -196,8 +198,8 @@ def run(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3150)
-    parser.add_argument("--decay", type=int, default=2400, help="the last steps, over which the rate falls")
+    parser.add_argument("--steps", type=int, default=3400)
+    parser.add_argument("--decay", type=int, default=2650, help="the last steps, over which the rate falls")
     parser.add_argument("--rate", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
