@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from service.starter import MODEL
+
 log = logging.getLogger("service.model")
 
-STARTER = Path(__file__).parent / "starter" / "rill-starter-q8_0.gguf"
+STARTER = MODEL
 GGUF_MAGIC = b"GGUF"
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.__main__ import STARTER
 from service.engine.llama import Model
 
 from .child import PATIENCE_S, ROOT, environment
@@ -129,7 +128,6 @@ def test_spinning(given: dict[str, str], expected: str) -> None:
     assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr.decode()
 
 
-@pytest.mark.skipif(not STARTER.exists(), reason="the starter model is not trained yet")
 def test_the_starter() -> None:
     """Without --model the embedded starter answers the question that stands in for none, in words."""
     done = run("--temperature", "0", "--n-ctx", "1024", "--max-tokens", "60")
