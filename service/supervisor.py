@@ -27,8 +27,6 @@ CRASH_WINDOW_S = 60.0
 MAX_CRASHES = 5
 DOWN_S = 30.0
 TURN_S = 0.05
-# facts.md: libgomp's threads spin at every barrier and steal time slices from the front; a crash needs no backtrace.
-ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "GGML_NO_BACKTRACE": "1"}
 
 
 class State(StrEnum):
@@ -221,7 +219,7 @@ class Supervisor:
 
 def _environment() -> dict[str, str]:
     """Ours, less what is only ours: API keys are none of the engine's business."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RILL_")} | ENVIRONMENT
+    return {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
 
 
 async def _log_lines(stream: asyncio.StreamReader) -> None:

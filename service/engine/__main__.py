@@ -13,7 +13,6 @@ from pathlib import Path
 
 from .budget import BudgetError
 from .engine import Engine
-from .inbox import Inbox
 from .llama import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES, SPLIT_MODES, LlamaError
 from .load import Options, describe, load
 from .protocol import Refused, Sampling, Submit
@@ -53,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _print(args: argparse.Namespace, options: Options) -> int:
     """One prompt, its answer on stdout as it is made, its figures on stderr."""
-    model, context, ready = load(options, lambda _: None)
-    print(describe(ready), file=sys.stderr)
+    loaded = load(options, lambda _: None)
+    print(describe(loaded.ready), file=sys.stderr)
     messages = [{"role": "system", "content": args.system}] if args.system else []
     submit = Submit(
         id="stdout",
@@ -63,11 +62,11 @@ def _print(args: argparse.Namespace, options: Options) -> int:
         messages=None if args.raw else [*messages, {"role": "user", "content": args.prompt}],
         max_tokens=args.max_tokens,
     )
-    opened = Inbox(model, n_ctx_seq=ready.n_ctx_seq).open(submit, time.monotonic())
+    opened = loaded.inbox.open(submit, time.monotonic())
     if isinstance(opened, Refused):
         print(f"engine: {opened.message}", file=sys.stderr)
         return 1
-    engine = Engine(model, context)
+    engine = Engine(loaded.model, loaded.context)
     engine.submit(opened[0], submit.sampling)
     while not engine.is_idle:
         step = engine.step()

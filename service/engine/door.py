@@ -79,19 +79,18 @@ def serve(sock: socket.socket, options: Options) -> int:
     door = Door(sock)
     threading.Thread(target=door.beat, name="beat", daemon=True).start()
     try:
-        model, context, ready = load(options, _every_percent(door))
-        inbox = Inbox(model, n_ctx_seq=ready.n_ctx_seq)
+        loaded = load(options, _every_percent(door))
     except (LlamaError, BudgetError, TemplateError) as e:
         door.send(Fatal(str(e)))
         return 1
-    print(describe(ready), file=sys.stderr, flush=True)
-    door.send(ready)
+    print(describe(loaded.ready), file=sys.stderr, flush=True)
+    door.send(loaded.ready)
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(door, inbox, work), name="door", daemon=True).start()
+    threading.Thread(target=_read, args=(door, loaded.inbox, work), name="door", daemon=True).start()
     try:
         # Who sets the number of threads gets it; otherwise they make room for neighbours.
-        threads = None if options.n_threads else Threads(ready.n_threads)
-        _run(Engine(model, context, threads=threads), door, work)
+        threads = None if options.n_threads else Threads(loaded.ready.n_threads)
+        _run(Engine(loaded.model, loaded.context, threads=threads), door, work)
     except LlamaError as e:
         door.send(Fatal(str(e)))
     return 1

@@ -16,7 +16,7 @@ class Inbox:
     def __init__(self, model: Model, *, n_ctx_seq: int) -> None:
         """n_ctx_seq: one stream's limit, prompt and answer together. Raises TemplateError."""
         self._model = model
-        self._n_ctx_seq = n_ctx_seq
+        self.n_ctx_seq = n_ctx_seq
         self._prompts = Prompts(model)
 
     @property
@@ -34,7 +34,7 @@ class Inbox:
             return Refused(submit.id, "invalid_prompt", str(e))
         if not tokens:
             return Refused(submit.id, "invalid_prompt", "The prompt has no tokens.")
-        room = self._n_ctx_seq - len(tokens)
+        room = self.n_ctx_seq - len(tokens)
         if room < 1:
             return self._too_long(submit, str(len(tokens)))
         max_tokens = min(submit.max_tokens or room, room)
@@ -56,11 +56,11 @@ class Inbox:
         if n_bytes <= SHALLOW_BYTES:
             return None
         at_least = n_bytes // self._model.longest_piece
-        return self._too_long(submit, f"at least {at_least}") if at_least >= self._n_ctx_seq else None
+        return self._too_long(submit, f"at least {at_least}") if at_least >= self.n_ctx_seq else None
 
     def _too_long(self, submit: Submit, n_tokens: str) -> Refused:
         message = (
-            f"The prompt has {n_tokens} tokens; this model's context holds {self._n_ctx_seq}, the answer included."
+            f"The prompt has {n_tokens} tokens; this model's context holds {self.n_ctx_seq}, the answer included."
         )
         return Refused(submit.id, "context_length_exceeded", message)
 

@@ -1,4 +1,4 @@
-"""Options -> a loaded model, its context, and what the front must know of them; the KV budget is checked."""
+"""Options -> a loaded model, its context, its inbox, and what the front must know; the KV budget is checked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from . import llama
 from .budget import choose_n_ctx, free_memory, kv_bytes_per_token, usable_cores
+from .inbox import Inbox
 from .llama import Context, LlamaError, Model
 from .protocol import Ready
-from .template import Prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,16 @@ class Options:
     n_gpu_layers: int = -1
     split_mode: str = "layer"
     main_gpu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to run."""
+
+    model: Model
+    context: Context
+    inbox: Inbox
+    ready: Ready
 
 
 class Journal:
@@ -59,8 +69,8 @@ class Journal:
             sys.stderr.write(text if text.endswith("\n") else text + "\n")
 
 
-def load(options: Options, on_progress: Callable[[float], None]) -> tuple[Model, Context, Ready]:
-    """Read the model and make its context. Raises LlamaError, BudgetError or TemplateError, each saying what to do."""
+def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
+    """Read the model, make its context and its prompts. Raises LlamaError, BudgetError or TemplateError, each saying what to do."""
     began = time.monotonic()
     journal = Journal()
     llama.start(journal)
@@ -98,6 +108,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> tuple[Model,
         reasons = "; ".join(journal.errors[-3:])
         raise LlamaError(f"{e}: {reasons}" if reasons else str(e)) from e
     context.warm_up()
+    inbox = Inbox(model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train))
     ready = Ready(
         model=model.name,
         description=model.description,
@@ -105,7 +116,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> tuple[Model,
         model_bytes=model.n_bytes,
         n_vocab=model.n_vocab,
         n_ctx=context.n_ctx,
-        n_ctx_seq=min(context.n_ctx, model.n_ctx_train),
+        n_ctx_seq=inbox.n_ctx_seq,
         n_seq=context.n_seq,
         n_batch=context.n_batch,
         n_threads=n_threads,
@@ -115,11 +126,11 @@ def load(options: Options, on_progress: Callable[[float], None]) -> tuple[Model,
         n_layers=journal.n_layers or model.n_layers + 1,
         n_layers_offloaded=journal.n_layers_offloaded if gpus else 0,
         gpu=", ".join(gpus),
-        has_chat_template=Prompts(model).has_template,
+        has_chat_template=inbox.has_template,
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
     )
-    return model, context, ready
+    return Loaded(model, context, inbox, ready)
 
 
 def describe(ready: Ready) -> str:

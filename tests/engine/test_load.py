@@ -24,10 +24,10 @@ def log_is_put_back() -> Iterator[None]:
 
 
 def loaded(path: Path, **options: Any) -> Ready:
-    model, context, ready = load.load(Options(model=path, n_threads=1, **options), lambda _: None)
-    context.close()
-    model.close()
-    return ready
+    found = load.load(Options(model=path, n_threads=1, **options), lambda _: None)
+    found.context.close()
+    found.model.close()
+    return found.ready
 
 
 def test_ready(bpe_path: Path) -> None:
@@ -53,10 +53,10 @@ def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
 @pytest.mark.parametrize(("kv_type", "expected"), [("f16", False), ("bf16", True), ("q8_0", True), ("f32", False)])
 def test_where_exactness_is_promised(bpe_path: Path, kv_type: str, expected: bool) -> None:
     """On a CPU, bf16 and q8_0 caches keep their cells in order; the others would gain nothing by it."""
-    model, context, ready = load.load(Options(model=bpe_path, n_ctx=256, n_threads=1, kv_type=kv_type), lambda _: None)
-    assert context.cells.in_order == (expected and not ready.gpu)
-    context.close()
-    model.close()
+    found = load.load(Options(model=bpe_path, n_ctx=256, n_threads=1, kv_type=kv_type), lambda _: None)
+    assert found.context.cells.in_order == (expected and not found.ready.gpu)
+    found.context.close()
+    found.model.close()
 
 
 def test_defaults(bpe_path: Path) -> None:
