@@ -14,7 +14,7 @@ from aiohttp import web
 
 from service import __version__
 from service.admission import Admission
-from service.engine.protocol import Accepted, Ready, Refused, Step, Submit
+from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
 from service.errors import NotReady, ShuttingDown
 from service.handlers.access import Access
 from service.handlers.exchange import exchanges, on_prepare
@@ -124,12 +124,12 @@ class Rill:
         if self.draining:
             self.admission.shut(self._why_closed)
 
-    def deliver(self, frame: Accepted | Refused | Step) -> None:
+    def deliver(self, frame: Accepted | Refused | Started | Step) -> None:
         self.streams.deliver(frame)
 
-    def lost(self) -> None:
+    def lost(self, stays_down: bool) -> None:
         self.metrics.lost()
-        self.streams.lost(self._why_closed)
+        self.streams.lost(self._why_closed, stays_down)
 
     # Life cycle.
 

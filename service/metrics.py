@@ -146,6 +146,11 @@ class Metrics:
             "Times that the engine's process died, was killed for a hang, or could not be started.",
             registry=r,
         )
+        self._continued = Counter(
+            "llm_streams_continued",
+            "Times that a stream was handed to the next engine after its own died.",
+            registry=r,
+        )
         self._up = Gauge("llm_engine_up", "1 while the engine is loaded and answers, else 0.", registry=r)
         self.lag = Histogram(
             "llm_event_loop_lag_seconds",
@@ -208,6 +213,9 @@ class Metrics:
 
     def gap(self, gap_s: float) -> None:
         self._gaps.observe(gap_s)
+
+    def continued(self) -> None:
+        self._continued.inc()
 
     def step(self, step: Step) -> None:
         self._kv_used.set(step.kv_used)

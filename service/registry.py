@@ -16,11 +16,12 @@ from typing import Protocol
 
 from service import sse
 from service.admission import MAX_RETRY_AFTER_S, Admission
-from service.engine.protocol import Accepted, Ready, Refused, Step, Submit
+from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
 from service.errors import EngineCrash, KeyReused, QueueTimeout, RillError, refused_by_engine
 from service.errors import Refused as RefusedError
 from service.events import Dialect
 from service.reader import Reader
+from service.recovery import Recovery
 from service.schema import N_SEEDS, Order
 from service.streams import Stream
 
@@ -40,6 +41,7 @@ class Observer(Protocol):
 
     def gap(self, gap_s: float, /) -> None: ...
     def step(self, step: Step, /) -> None: ...
+    def continued(self) -> None: ...
     def closed(self, stream: Stream, /) -> None: ...
 
 
@@ -74,6 +76,7 @@ class Streams:
         self._observer = observer
         self._clock = clock
         self._live: dict[str, Stream] = {}
+        self._recovery = Recovery()
         self._finished: OrderedDict[str, Stream] = OrderedDict()  # oldest end first
         self._finished_bytes = 0
         self._keys: dict[tuple[str, str], tuple[str, Order]] = {}
@@ -98,7 +101,7 @@ class Streams:
         """
         ticket = self._admission.admit()
         stream = Stream(
-            submit=order.submit(secrets.token_hex(16), secrets.randbelow(N_SEEDS)),
+            submit=order.submit(secrets.token_hex(16), secrets.randbelow(N_SEEDS), time.time()),
             dialect=dialect,
             ticket=ticket,
             route=route,
@@ -114,7 +117,8 @@ class Streams:
         if key is not None:
             self._keys[tenant, key] = stream.id, order
             self._key_of[stream.id] = tenant, key
-        self._engine.submit(stream.submit)
+        self._recovery.add(stream.id)
+        self._send()
         return stream
 
     def find(self, id: str) -> Stream | None:
@@ -157,26 +161,47 @@ class Streams:
     def ready(self, ready: Ready) -> None:
         """It takes work from now on."""
         self._admission.open(n_seq=ready.n_seq)
+        self._recovery.up()
+        self._send()
 
-    def deliver(self, frame: Accepted | Refused | Step) -> None:
+    def deliver(self, frame: Accepted | Refused | Started | Step) -> None:
         """One frame of door 2. Frames for streams that have ended meanwhile are ignored."""
         if isinstance(frame, Step):
             self._step(frame)
+            return
+        if isinstance(frame, Started):
+            for id in frame.ids:
+                self._recovery.starts(id)
             return
         stream = self._live.get(frame.id)
         if stream is None:
             return
         if isinstance(frame, Accepted):
+            self._recovery.waits(frame.id)
             stream.accept(frame.n_prompt, self._admission.wait_s(stream.ticket.place))
         else:
             param = "messages" if stream.route == "/v1/chat/completions" else "prompt"
             stream.fail(refused_by_engine(frame.code, frame.message, param), self._clock())
 
-    def lost(self, shut: Callable[[], RefusedError]) -> None:
-        """The engine died: refuse new streams, and end every live one with a failure."""
+    def lost(self, shut: Callable[[], RefusedError], stays_down: bool) -> None:
+        """The engine died: refuse new streams. The live ones go on when it is back, but for those that killed it
+        twice; if it stays down none can."""
         self._admission.shut(shut)
-        for stream in list(self._live.values()):
-            stream.fail(EngineCrash("The engine stopped; it is being restarted.", retry_after_s=5.0), self._clock())
+        for id in self._recovery.down():
+            self._fail(self._live[id], "The engine stopped twice while it was at work on this request.")
+        for stream in list(self._live.values()) if stays_down else []:
+            self._fail(stream, "The engine stopped too often; it stays down for a while.")
+
+    def _fail(self, stream: Stream, message: str) -> None:
+        stream.fail(EngineCrash(message, retry_after_s=5.0), self._clock())
+
+    def _send(self) -> None:
+        """Submit what is due, each with what its readers have of it."""
+        for id in self._recovery.due():
+            stream = self._live[id]
+            if stream.n_lives:
+                self._observer.continued()
+            self._engine.submit(stream.submission())
 
     # What time does.
 
@@ -217,17 +242,21 @@ class Streams:
         now, live = self._clock(), self._live
         for id, position in step.queued:
             if stream := live.get(id):
+                self._recovery.waits(id)
                 stream.queued(position, self._admission.wait_s(position))
         for id, n_done, n_prompt in step.prefill:
             if stream := live.get(id):
+                self._recovery.starts(id)
                 stream.prefill(n_done, n_prompt, now)
         for id, tokens, text in step.deltas:
             if stream := live.get(id):
+                self._recovery.speaks(id)
                 stream.delta(tokens, text, now)
         for finish in step.finished:
             if stream := live.get(finish.id):
                 stream.finish(finish, now)
         self._observer.step(step)
+        self._send()
 
     def _desert(self, stream: Stream) -> None:
         if stream.grace_s:
@@ -243,6 +272,7 @@ class Streams:
 
     def _on_close(self, stream: Stream) -> None:
         del self._live[stream.id]
+        self._recovery.end(stream.id)
         self._deserted.pop(stream.id, None)
         if stream.log:
             self._finished[stream.id] = stream
@@ -250,6 +280,7 @@ class Streams:
         else:  # nobody was told its id
             self._unkey(stream.id)
         self._observer.closed(stream)
+        self._send()  # the next suspect, if this one was on trial
 
     def _forget(self, now: float) -> None:
         """Drop what ended stream_ttl_s ago, and the oldest beyond the bounds. Who reads it still keeps it himself."""

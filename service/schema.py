@@ -36,8 +36,8 @@ class Order:
     ignore_eos: bool = False
     model: str | None = None
 
-    def submit(self, id: str, random_seed: int) -> Submit:
-        """The frame for it, its seed settled."""
+    def submit(self, id: str, random_seed: int, asked_at: float) -> Submit:
+        """The frame for it, its seed and its date (seconds since the epoch) settled."""
         messages = self.messages
         return Submit(
             id=id,
@@ -48,6 +48,7 @@ class Order:
             max_tokens=self.max_tokens,
             stop=list(self.stop),
             ignore_eos=self.ignore_eos,
+            asked_at=asked_at,
         )
 
 

@@ -7,6 +7,7 @@ number in its id. What a continuation would need (the Submit, the delivered toke
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, Protocol
 
 from service import sse
@@ -90,10 +91,17 @@ class Stream:
         self._gap = gap
         self._wire_id = submit.id.encode()
         self._n_held = 0  # tokens whose text has not come yet
+        self.n_lives = 0  # engines that were sent it
 
     @property
     def open(self) -> bool:
         return self.phase is not Phase.CLOSED
+
+    def submission(self) -> Submit:
+        """What to send to an engine that knows nothing of it: the request, and what was delivered of its answer."""
+        self.n_lives += 1
+        self._n_held = 0
+        return replace(self.submit, delivered=list(self.tokens)) if self.tokens else self.submit
 
     def accept(self, n_prompt: int, eta_s: float) -> None:
         """The engine takes the prompt: the first event says whether it waits or is about to be read."""
@@ -145,18 +153,15 @@ class Stream:
 
     def finish(self, finish: Finish, now: float) -> None:
         """The engine is done with it."""
-        summary = Summary(
+        summary = replace(
+            self._summary_so_far(now),
             finish_reason=finish.reason,
             n_prompt=finish.n_prompt,
             n_cached=finish.n_cached,
             n_generated=finish.n_generated,
-            queue_s=finish.queue_s,
-            prefill_s=finish.prefill_s,
-            decode_s=finish.decode_s,
-            seed=self.submit.sampling.seed,
-            ttft_s=self._ttft_s(),
-            total_s=now - self.arrived_at,
         )
+        if self.n_lives <= 1:  # the engine's clock is closer to the work, but knows only its own life
+            summary = replace(summary, queue_s=finish.queue_s, prefill_s=finish.prefill_s, decode_s=finish.decode_s)
         self._close(finish.reason, summary, None, now)
 
     def cancel(self, outcome: str, now: float) -> None:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from service.door import Door
-from service.engine.protocol import Accepted, Cancel, Frame, Loading, Ready, Refused, Step, Submit
+from service.engine.protocol import Accepted, Cancel, Frame, Loading, Ready, Refused, Started, Step, Submit
 
 log = logging.getLogger("service.supervisor")
 
@@ -45,11 +45,11 @@ TABLE: dict[State, set[State]] = {
 
 
 class Sink(Protocol):
-    """Who gets what the engine says."""
+    """Who gets what the engine says, and is told when it is lost: for a moment, or for longer than anyone will wait."""
 
     def ready(self, ready: Ready, /) -> None: ...
-    def deliver(self, frame: Accepted | Refused | Step, /) -> None: ...
-    def lost(self) -> None: ...
+    def deliver(self, frame: Accepted | Refused | Started | Step, /) -> None: ...
+    def lost(self, stays_down: bool, /) -> None: ...
 
 
 def pause_s(crashes: list[float], now: float) -> float:
@@ -120,9 +120,7 @@ class Supervisor:
             self._become(State.LOADING)
             self.progress = 0.0
             reason = await self._one_life()
-            now = self._clock()
-            self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
-            pause = self._pause_s(self._crashes, now)
+            pause = self._pause_s(self._crashes, self._clock())
             log.error("engine ended", extra={"reason": reason, "restart_in_s": pause})
             self.n_restarts += 1
             await asyncio.sleep(pause)
@@ -192,13 +190,15 @@ class Supervisor:
         return self._timeout_s if self.state is State.READY else self._load_timeout_s
 
     def _fall(self, reason: str) -> str:
+        now = self._clock()
+        self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
         self.reason = reason
         self._become(State.ENGINE_DOWN)
-        self._sink.lost()
+        self._sink.lost(len(self._crashes) >= MAX_CRASHES)
         return reason
 
     def _receive(self, frame: Frame) -> None:
-        if isinstance(frame, Step | Accepted | Refused):
+        if isinstance(frame, Step | Started | Accepted | Refused):
             if self.state is State.READY:
                 self._sink.deliver(frame)
         elif isinstance(frame, Loading):

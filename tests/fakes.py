@@ -106,13 +106,13 @@ class ScriptedEngine:
         self.state, self.info = State.READY, ready(n_seq=self.n_seq)
         self._sink.ready(self.info)
 
-    def die(self) -> None:
+    def die(self, *, stays_down: bool = False) -> None:
         """It ends without a word; `load` brings it back."""
         self.state, self.reason = State.ENGINE_DOWN, "it died"
         for task in self._talking.values():
             task.cancel()
         self._talking.clear()
-        self._sink.lost()
+        self._sink.lost(stays_down)
 
     def submit(self, submit: Submit) -> None:
         frame = over_the_wire(submit)

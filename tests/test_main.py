@@ -175,7 +175,7 @@ async def test_a_second_signal_ends_the_drain(launch: Launch) -> None:
 
 
 async def test_kill_9_of_the_engine(launch: Launch) -> None:
-    """Every open stream gets one failure, /readyz goes 503 and back, and the next request works."""
+    """/readyz goes 503 and back; streams that were open then go on, and the next request works."""
     service = await launch("patient")
     await service.ready()
     engine = await service.engine_pid()
@@ -184,8 +184,9 @@ async def test_kill_9_of_the_engine(launch: Launch) -> None:
         await until(response, b'"text"')
     os.kill(engine, signal.SIGKILL)
     for response in responses:
-        raw = await response.read()
-        assert raw.count(b"event: failure") == 1 and b"engine_crash" in raw
+        for _ in range(100):
+            assert b"event: failure" not in await until(response, b'"text"')
+        response.close()
     await service.ready()
     assert await service.engine_pid() != engine
     response = await service.client.get("/stream", params={"prompt": "x"})

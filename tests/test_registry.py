@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -40,12 +41,16 @@ class Observer:
     def __init__(self) -> None:
         self.gaps: list[float] = []
         self.outcomes: list[str] = []
+        self.n_continued = 0
 
     def gap(self, gap_s: float, /) -> None:
         self.gaps.append(gap_s)
 
     def step(self, step: Step, /) -> None:
         pass
+
+    def continued(self) -> None:
+        self.n_continued += 1
 
     def closed(self, stream: Stream, /) -> None:
         self.outcomes.append(stream.outcome)
@@ -230,17 +235,63 @@ def test_waiting_ends_at_the_queue_timeout() -> None:
     assert [waiting.id, silent.id] == house.engine.cancelled[:2]
 
 
-def test_a_dead_engine_ends_every_stream() -> None:
+def test_an_engine_that_stays_down_ends_every_stream() -> None:
     """Each gets one failure, every ticket is free, and new ones are refused until it is back."""
     house = House()
     streams = [house.running(), house.open()]
-    house.streams.lost(lambda: NotReady("restarting"))
+    house.streams.lost(lambda: NotReady("restarting"), True)
     assert all(isinstance(stream.error, EngineCrash) for stream in streams)
     assert (house.streams.n_live, house.admission.n_tickets) == (0, 0)
     with pytest.raises(NotReady):
         house.open()
     house.streams.ready(ready(n_seq=2))
     assert house.open().open
+
+
+def test_a_dead_engine_ends_no_stream() -> None:
+    """New ones are refused until it is back; then it is sent every live one, with the tokens that were delivered."""
+    house = House()
+    stream, silent = house.running(), house.open()
+    house.streams.lost(lambda: NotReady("restarting"), False)
+    assert stream.open and silent.open and house.admission.n_tickets == 2
+    with pytest.raises(NotReady):
+        house.open()
+    n_events = len(stream.log)
+    house.streams.ready(ready(n_seq=2))
+    assert house.engine.submitted[2:] == [replace(stream.submit, delivered=[1])]
+    house.streams.deliver(Accepted(stream.id, 3, 100))
+    house.streams.deliver(Step(prefill=[(stream.id, 4, 3)]))
+    house.streams.deliver(Step(deltas=[(stream.id, [2], "y")]))
+    assert house.engine.submitted[3:] == [silent.submit], "one after the other"
+    assert house.observer.n_continued == 2
+    house.streams.deliver(Step(finished=[finish(stream.id)]))
+    assert b"".join(stream.log[n_events:]).startswith(b'id: %b.%d\ndata: {"text":"y"}' % (stream.id.encode(), n_events))
+    assert stream.summary is not None and stream.summary.finish_reason == "stop"
+
+
+def test_tokens_that_were_held_back_are_made_again() -> None:
+    """What had no text yet was not delivered: the next engine starts before it, and nothing is counted twice."""
+    house = House()
+    stream = house.running()
+    house.streams.deliver(Step(deltas=[(stream.id, [2, 3], "y")]))
+    house.streams.lost(lambda: NotReady("restarting"), False)
+    house.streams.ready(ready(n_seq=2))
+    assert house.engine.submitted[-1].delivered == [1, 2, 3]
+    assert sum(stream.weights) == 3
+
+
+def test_a_poisonous_request_dies_alone() -> None:
+    """It kills the engine twice, the second time without its neighbours, and fails; they go on."""
+    house = House()
+    neighbour, poison = house.running(), house.running()
+    house.streams.lost(lambda: NotReady("restarting"), False)
+    house.streams.ready(ready(n_seq=2))
+    house.streams.deliver(Step(deltas=[(neighbour.id, [2], "y")]))
+    assert [s.id for s in house.engine.submitted[2:]] == [neighbour.id, poison.id]
+    house.streams.lost(lambda: NotReady("restarting"), False)
+    assert isinstance(poison.error, EngineCrash) and neighbour.open
+    house.streams.ready(ready(n_seq=2))
+    assert [s.id for s in house.engine.submitted[4:]] == [neighbour.id]
 
 
 def test_the_end_of_the_drain_fails_what_is_left() -> None:
@@ -378,11 +429,16 @@ class Life(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.house.pass_time(seconds)
 
-    @rule()
-    def crash(self) -> None:
-        self.house.streams.lost(lambda: NotReady("restarting"))
-        assert self.house.streams.n_live == 0
+    @rule(stays_down=st.booleans())
+    def crash(self, stays_down: bool) -> None:
+        before = {s.id: len(s.log) for s in self.streams if s.open}
+        self.house.streams.lost(lambda: NotReady("restarting"), stays_down)
+        failed = [s for s in self.streams if s.id in before and not s.open]
+        assert all(isinstance(s.error, EngineCrash) for s in failed)
+        assert not stays_down or len(failed) == len(before)
         self.house.streams.ready(ready(n_seq=2))
+        for s in self.streams:
+            assert not s.open or len(s.log) == before[s.id], "a pause is no event"
 
     @invariant()
     def the_books_are_true(self) -> None:

@@ -28,7 +28,7 @@ def test_query_and_body_make_the_same_order() -> None:
 def test_seeds_are_settled(given: int | None, settled: int) -> None:
     """-1 and none are the front's to choose; 64 bits are folded into 32, past the one that means random."""
     order = validate(StreamRequest, {"prompt": "hi", "seed": given}).to_order()
-    assert order.submit("id", 99).sampling.seed == settled
+    assert order.submit("id", 99, 0.0).sampling.seed == settled
 
 
 def test_zero_is_a_value() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.protocol import Accepted, Ready, Refused, Sampling, Step, Submit
+from service.engine.protocol import Accepted, Ready, Refused, Sampling, Started, Step, Submit
 from service.supervisor import CRASH_WINDOW_S, DOWN_S, MAX_CRASHES, TABLE, State, Supervisor, command, pause_s
 from tests.fakes import STORY
 
@@ -27,10 +27,11 @@ class Sink:
     def ready(self, ready: Ready, /) -> None:
         self._note(ready)
 
-    def deliver(self, frame: Accepted | Refused | Step, /) -> None:
+    def deliver(self, frame: Accepted | Refused | Started | Step, /) -> None:
         self._note(frame)
 
-    def lost(self) -> None:
+    def lost(self, stays_down: bool, /) -> None:
+        self.stays_down = stays_down
         self._note("lost")
 
     def _note(self, what: object) -> None:

@@ -24,6 +24,7 @@ from .protocol import (
     ProtocolError,
     Refused,
     Sampling,
+    Started,
     Submit,
     encode,
 )
@@ -90,7 +91,8 @@ def serve(sock: socket.socket, options: Options) -> int:
     try:
         # Who sets the number of threads gets it; otherwise they make room for neighbours.
         threads = None if options.n_threads else Threads(loaded.ready.n_threads)
-        _run(Engine(loaded.model, loaded.context, threads=threads), door, work)
+        engine = Engine(loaded.model, loaded.context, threads=threads, started=lambda ids: door.send(Started(ids)))
+        _run(engine, door, work)
     except LlamaError as e:
         door.send(Fatal(str(e)))
     return 1

@@ -47,7 +47,11 @@ class Inbox:
             text=Text(stop),
             accepted_at=now,
         )
-        return sequence, Accepted(submit.id, len(tokens), max_tokens)
+        try:
+            sequence.go_on(submit.delivered, [self._model.piece(token) for token in submit.delivered])
+        except LlamaError as e:
+            return Refused(submit.id, "invalid_prompt", str(e))
+        return sequence, Accepted(submit.id, sequence.n_prompt, max_tokens)
 
     def _surely_too_long(self, submit: Submit) -> Refused | None:
         """Refuse by size alone what can't fit: some tokenizers take minutes for a megabyte."""
@@ -59,14 +63,12 @@ class Inbox:
         return self._too_long(submit, f"at least {at_least}") if at_least >= self.n_ctx_seq else None
 
     def _too_long(self, submit: Submit, n_tokens: str) -> Refused:
-        message = (
-            f"The prompt has {n_tokens} tokens; this model's context holds {self.n_ctx_seq}, the answer included."
-        )
+        message = f"The prompt has {n_tokens} tokens; this model's context holds {self.n_ctx_seq}, the answer included."
         return Refused(submit.id, "context_length_exceeded", message)
 
     def _tokens(self, submit: Submit) -> list[int]:
         if submit.messages is not None:
-            return self._prompts.chat(submit.messages)
+            return self._prompts.chat(submit.messages, submit.asked_at)
         if submit.text is not None:
             return self._prompts.raw(submit.text)
         tokens = list(submit.tokens or [])

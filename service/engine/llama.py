@@ -356,6 +356,7 @@ class Sampler:
             if not link:  # NULL is a falsy pointer object, not None
                 raise LlamaError(f"the sampler {name} could not be made")
             lib.llama_sampler_chain_add(self._chain, link)
+        self._draw = link if links[-1][0] == "draw" else None
 
     def draw(self, context: Context, index: int) -> int:
         """The next token after batch index `index`."""
@@ -365,6 +366,15 @@ class Sampler:
         """Tell the chain of tokens that it did not draw itself: the prompt, or what was delivered before."""
         for token in tokens:
             lib.llama_sampler_accept(self._chain, token)
+
+    def skip(self, n: int) -> None:
+        """Take n draws from the seeded generator, as n tokens did that were drawn elsewhere."""
+        if self._draw is None:
+            return
+        candidate = lib.llama_token_data(id=0, logit=0.0, p=0.0)
+        for _ in range(n):
+            some = lib.llama_token_data_array(ctypes.pointer(candidate), 1, -1, False)
+            lib.llama_sampler_apply(self._draw, ctypes.byref(some))
 
     def close(self) -> None:
         """Free the chain and its links; a second call does nothing."""

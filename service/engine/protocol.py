@@ -1,8 +1,8 @@
 """The frames of the two doors between front and engine. Plain values only; both sides import this file.
 
 A frame on the wire is a 4-byte big-endian length and one JSON object whose `type` names the frame (orjson).
-Door 1, front -> engine: Submit, Cancel. Door 2, engine -> front: Loading, Ready, Accepted, Refused, Step, Beat,
-Fatal. Each generation is named by an `id` that the front chose; the engine never invents one.
+Door 1, front -> engine: Submit, Cancel. Door 2, engine -> front: Loading, Ready, Accepted, Refused, Started, Step,
+Beat, Fatal. Each generation is named by an `id` that the front chose; the engine never invents one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Sampling:
 class Submit:
     """Generate. Exactly one of `messages` (chat: the model's template applies), `text` and `tokens` (raw) is given.
 
-    `max_tokens` None means: up to the stream's limit, min(n_ctx, the model's).
+    `max_tokens` None means: up to the stream's limit, min(n_ctx, the model's). A generation that goes on after an
+    engine's death brings the tokens that its readers have: it continues behind them as if nothing had happened.
     """
 
     id: str
@@ -52,6 +53,8 @@ class Submit:
     max_tokens: int | None = None
     stop: list[str] = field(default_factory=list)
     ignore_eos: bool = False
+    delivered: list[int] = field(default_factory=list)
+    asked_at: float | None = None  # seconds since the epoch: the date that chat templates tell; None: now
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,13 @@ class Accepted:
     id: str
     n_prompt: int
     max_tokens: int  # after clamping to the stream's limit
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine computes these from now on. Sent before the first step with them: should that one kill it."""
+
+    ids: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +172,10 @@ class Fatal:
     message: str
 
 
-Frame = Submit | Cancel | Loading | Ready | Accepted | Refused | Step | Beat | Fatal
+Frame = Submit | Cancel | Loading | Ready | Accepted | Refused | Started | Step | Beat | Fatal
 
 _TYPES: dict[str, type[Any]] = {
-    cls.__name__.lower(): cls for cls in (Submit, Cancel, Loading, Ready, Accepted, Refused, Step, Beat, Fatal)
+    cls.__name__.lower(): cls for cls in (Submit, Cancel, Loading, Ready, Accepted, Refused, Started, Step, Beat, Fatal)
 }
 
 

@@ -32,6 +32,7 @@ class Batch:
 
     rows: list[Row] = field(default_factory=list)
     preempted: list[tuple[int, Sequence]] = field(default_factory=list)  # (the seq_id it had, the sequence)
+    admitted: list[Sequence] = field(default_factory=list)  # running from now on
 
     @property
     def n_tokens(self) -> int:
@@ -100,6 +101,7 @@ class Scheduler:
         for prefilling in [s for s in self.running if s.is_prefilling]:
             room -= self._slice(batch, prefilling, room)
         while admit and room > 0 and (admitted := self._admit()) is not None:
+            batch.admitted.append(admitted)
             room -= self._slice(batch, admitted, room)
         return batch
 

@@ -45,6 +45,19 @@ class Sequence:
         """Whether there is more to read than the one token that decoding feeds back."""
         return self.n_pending > 1 or self.n_generated == 0
 
+    def go_on(self, delivered: list[int], pieces: list[bytes]) -> None:
+        """Take what was delivered before it came here: only what follows is still to be said.
+
+        It may have been over with these: then finish_reason is set.
+        """
+        self.tokens = self.tokens + delivered
+        for piece in pieces:
+            self.text.push(piece)
+        if self.text.stopped:
+            self.finish_reason = "stop"
+        elif delivered and self.n_generated >= self.max_tokens:
+            self.finish_reason = "length"
+
     def accept(self, token: int, piece: bytes, is_end: bool, now: float) -> str:
         """Take a sampled token; returns the text that it made deliverable and sets finish_reason at the end."""
         self.first_token_at = self.first_token_at or now

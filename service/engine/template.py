@@ -66,17 +66,20 @@ class Prompts:
         lead = vocabulary.tokenize("\0", add_special=False, parse_special=False)
         self._lead = lead if len(lead) > 1 else []
 
-    def chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """The prompt's ids, BOS once where the model wants one. Raises TemplateError."""
+    def chat(self, messages: Sequence[dict[str, str]], asked_at: float | None = None) -> list[int]:
+        """The prompt's ids, BOS once where the model wants one. Raises TemplateError.
+
+        asked_at: seconds since the epoch, for templates that tell the date; None: now.
+        """
         if self._control is None:
-            return self._tokenize(self._render(messages), first=True)
+            return self._tokenize(self._render(messages, asked_at), first=True)
         hidden = _Hidden()
         messages = [{k: self._control.sub(hidden, v) for k, v in m.items()} for m in messages]
-        rendered = self._render(messages)
+        rendered = self._render(messages, asked_at)
         cautious = [{**m, "content": self._hide_edges(m["content"], hidden)} for m in messages]
         if cautious != messages:
             # What a content begins or ends with may make a control token with the text beside it.
-            alone = self._render(cautious)
+            alone = self._render(cautious, asked_at)
             if self._control.findall(alone) != self._control.findall(rendered):
                 rendered = alone
         return self._ids(rendered, hidden)
@@ -138,12 +141,14 @@ class Prompts:
         before = len(text) - len(text.lstrip())
         return text[:before] + core + text[len(text.rstrip()) :]
 
-    def _render(self, messages: Sequence[dict[str, str]]) -> str:
+    def _render(self, messages: Sequence[dict[str, str]], asked_at: float | None) -> str:
         v = self._vocabulary
+        date = datetime.now() if asked_at is None else datetime.fromtimestamp(asked_at)
         try:
             return self._template.render(
                 messages=messages,
                 add_generation_prompt=True,
+                strftime_now=lambda form: date.strftime(form),
                 bos_token=v.text_of(v.bos),
                 eos_token=v.text_of(v.eos),
                 tools=None,
@@ -182,7 +187,6 @@ def _compile(source: str) -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     environment.filters["tojson"] = _tojson
     try:
         return environment.from_string(source)

@@ -97,6 +97,12 @@ def run(model: Model, context: Context, *requests: Request, **options: Any) -> d
     return driver.run()
 
 
+def replace_times(finish: Finish | None, other: Finish | None) -> Finish:
+    """`other` with the durations of `finish`: what differs between two runs."""
+    assert finish is not None and other is not None
+    return replace(other, queue_s=finish.queue_s, prefill_s=finish.prefill_s, decode_s=finish.decode_s)
+
+
 def essence(answers: dict[str, Answer], ids: Iterable[str]) -> dict[str, tuple[list[int], str, str]]:
     return {id: (answers[id].tokens, answers[id].text, answers[id].reason) for id in ids}
 
@@ -243,7 +249,57 @@ def test_arrivals_in_between_change_nothing(model: Model, make_context: MakeCont
     assert essence(together, [r.id for r in mixed()]) == essence(alone, [r.id for r in mixed()])
 
 
+@pytest.mark.parametrize("after", [0, 1, 2, 7, 19])
+def test_gone_on_as_undisturbed(model: Model, make_context: MakeContext, after: int) -> None:
+    """A request that was cut after any delta goes on, in another engine, with the very tokens and text to come."""
+    requests = mixed()
+    whole = run(model, exact(make_context, model), *requests)
+    driver = Driver(model, exact(make_context, model))
+    driver.submit(*requests)
+    for _ in range(after):
+        driver.step()
+    cut = {r.id: driver.answers[r.id] for r in requests if driver.answers[r.id].finish is None}
+    other = Driver(model, exact(make_context, model))
+    for r in requests:
+        if r.id in cut:
+            sequence = r.sequence(model)
+            sequence.go_on(cut[r.id].tokens, [model.piece(t) for t in cut[r.id].tokens])
+            other.engine.submit(sequence, r.sampling, r.ignore_eos)
+    rest = other.run()
+    for id, first in cut.items():
+        assert first.tokens + rest[id].tokens == whole[id].tokens
+        assert first.text + rest[id].text == whole[id].text
+        assert (rest[id].finish, rest[id].reason) == (
+            replace_times(rest[id].finish, whole[id].finish),
+            whole[id].reason,
+        )
+
+
+def test_gone_on_behind_its_end(model: Model, make_context: MakeContext) -> None:
+    """One whose last token was delivered, but not its end, ends at once and computes nothing."""
+    request = Request("a", "x", max_tokens=5, ignore_eos=True)
+    whole = run(model, exact(make_context, model), request)["a"]
+    driver = Driver(model, exact(make_context, model))
+    sequence = request.sequence(model)
+    sequence.go_on(whole.tokens, [model.piece(t) for t in whole.tokens])
+    driver.engine.submit(sequence, request.sampling, request.ignore_eos)
+    step = driver.step()
+    assert (step.n_batch, step.deltas) == (0, [])
+    assert [(f.reason, f.n_generated) for f in step.finished] == [("length", 5)]
+
+
 # --- what is reported
+
+
+def test_who_is_computed_is_told_before(model: Model, make_context: MakeContext) -> None:
+    """Each is named once, before its first step: should that one kill the process, the front knows whom to suspect."""
+    told: list[list[str]] = []
+    driver = Driver(model, exact(make_context, model, n_seq=2), started=told.append)
+    driver.submit(*(Request(id, "x", max_tokens=3, ignore_eos=True) for id in "abc"))
+    driver.step()
+    assert told == [["a", "b"]]
+    driver.run()
+    assert told == [["a", "b"], ["c"]]
 
 
 def test_deltas_are_the_generated_tokens(model: Model, make_context: MakeContext) -> None:

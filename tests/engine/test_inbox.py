@@ -54,6 +54,22 @@ def test_a_bare_text(inbox: Inbox, bpe: Model) -> None:
     assert sequence.tokens == bpe.tokenize("<|im_end|>fox", add_special=True, parse_special=False)
 
 
+def test_one_that_goes_on(inbox: Inbox, bpe: Model) -> None:
+    """What was delivered stands behind the prompt, counts as generated, and is not said again."""
+    fox = bpe.tokenize(" fox", add_special=False, parse_special=False)
+    sequence, accepted = opened(inbox, text="the", delivered=fox, max_tokens=50)
+    assert sequence.tokens[sequence.n_prompt :] == fox
+    assert (accepted.n_prompt, sequence.n_generated) == (sequence.n_prompt, len(fox))
+    assert refused(inbox, text="the", delivered=[bpe.n_vocab]).code == "invalid_prompt"
+
+
+def test_one_that_goes_on_may_be_over(inbox: Inbox, bpe: Model) -> None:
+    """The last delivered token was the last there may be, or completed a stop string."""
+    fox = bpe.tokenize(" fox", add_special=False, parse_special=False)
+    assert opened(inbox, text="the", delivered=fox, max_tokens=len(fox))[0].finish_reason == "length"
+    assert opened(inbox, text="the", delivered=fox, stop=["fox"])[0].finish_reason == "stop"
+
+
 def test_bare_tokens(inbox: Inbox, bpe: Model) -> None:
     """Ids are taken as they are: no BOS is added, control tokens may be among them."""
     ids = [bpe.n_vocab - 1, 0, bpe.eos]

@@ -335,6 +335,20 @@ def test_logits_that_were_not_asked_for(bpe: Model, make_context: MakeContext, i
     context.sample(sampler, 2)
 
 
+@pytest.mark.parametrize("n", [0, 1, 5, 40])
+def test_skipped_draws(bpe: Model, make_context: MakeContext, n: int) -> None:
+    """A sampler that skips n draws goes on as one that made them."""
+    context = make_context(bpe)
+    context.decode([(0, 0, [1], True)])
+    links = [("top_k", (40,)), ("temperature", (1.5,)), ("draw", (7,))]
+    first, second = Sampler(bpe, links), Sampler(bpe, links)
+    made = [context.sample(first, 0) for _ in range(n + 10)]
+    second.skip(n)
+    assert [context.sample(second, 0) for _ in range(10)] == made[n:]
+    assert len(set(made)) > 1
+    Sampler(bpe, [("greedy", ())]).skip(3)
+
+
 def test_logits_of_the_batch_before(bpe: Model, make_context: MakeContext) -> None:
     """Where the batch before had logits and this one has none, there are none."""
     context = make_context(bpe)

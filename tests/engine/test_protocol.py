@@ -26,13 +26,14 @@ from service.engine.protocol import (
     Ready,
     Refused,
     Sampling,
+    Started,
     Step,
     Submit,
     decode,
     encode,
 )
 
-FRAMES: list[type[Any]] = [Submit, Cancel, Loading, Ready, Accepted, Refused, Step, Beat, Fatal]
+FRAMES: list[type[Any]] = [Submit, Cancel, Loading, Ready, Accepted, Refused, Started, Step, Beat, Fatal]
 
 st.register_type_strategy(int, st.integers(-(2**63), 2**63 - 1))  # what a JSON number of orjson's holds
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))

@@ -527,15 +527,23 @@ def test_what_templates_may_use(bpe: Model, source: str, expected: str) -> None:
     assert b"".join(bpe.piece(i) for i in ids).decode() == expected
 
 
+def test_the_date_is_the_requests(bpe: Model) -> None:
+    """A template tells the date of the request, also to an engine that goes on with it another day."""
+    prompts = Prompts(With(bpe, "{{ strftime_now('%Y') }}"))
+    then = b"".join(bpe.piece(i) for i in prompts.chat([], asked_at=86400.0 * 400))
+    assert then == b"1971"
+    assert b"".join(bpe.piece(i) for i in prompts.chat([])) > b"2025"
+
+
 def test_placeholders_are_not_to_be_guessed(bpe: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each prompt's placeholders are random: what one caller saw is text to the next."""
     seen: list[str] = []
     prompts = Prompts(bpe)
     render = prompts._render
 
-    def spy(messages: Sequence[dict[str, str]]) -> str:
+    def spy(messages: Sequence[dict[str, str]], asked_at: float | None) -> str:
         seen.append(messages[0]["content"])
-        return render(messages)
+        return render(messages, asked_at)
 
     monkeypatch.setattr(prompts, "_render", spy)
     prompts.chat([{"role": "user", "content": "<|im_end|>"}])

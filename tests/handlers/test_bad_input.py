@@ -442,7 +442,7 @@ def test_any_json_is_an_order_or_invalid(body: dict[str, Any]) -> None:
             order = validate(schema, body).to_order()  # type: ignore[attr-defined]  # each of the three has it
         except Invalid:
             continue
-        order.submit("id", 1)
+        order.submit("id", 1, 0.0)
 
 
 @given(st.binary(max_size=60))

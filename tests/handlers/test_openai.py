@@ -192,7 +192,7 @@ async def test_an_error_after_the_headers_is_a_chunk_without_done(serve: Serve) 
     service.engine.accept(id)
     response = await asking
     service.engine.delta(id, "a")
-    service.engine.die()
+    service.engine.die(stays_down=True)
     events = parse(await response.read())
     assert events[-1].json()["error"]["code"] == "engine_crash"
     assert "[DONE]" not in [event.data for event in events]
@@ -206,7 +206,7 @@ async def test_an_answer_in_one_piece_that_fails_is_a_503(serve: Serve, what: st
     asking = asyncio.create_task(service.client.post("/v1/chat/completions", json=CHAT))
     service.engine.accept((await service.engine.submission()).id)
     if what == "die":
-        service.engine.die()
+        service.engine.die(stays_down=True)
     else:
         clock.advance(60)
     async with await asking as response:
@@ -359,7 +359,7 @@ async def test_openai_python_knows_our_errors(serve: Serve) -> None:
         with pytest.raises(openai.RateLimitError) as full:
             await ask()
         assert full.value.code == "queue_full"
-        service.engine.die()
+        service.engine.die(stays_down=True)
         with pytest.raises(openai.APIError) as failed:
             async for _ in stream:
                 pass

@@ -387,14 +387,32 @@ async def test_waiting_too_long_is_a_failure(serve: Serve) -> None:
     assert [id] == service.engine.cancelled
 
 
-async def test_an_engine_crash_is_one_failure(serve: Serve) -> None:
+async def test_a_stream_outlives_its_engine(serve: Serve) -> None:
+    """The next engine is sent what was delivered, and its readers get the rest with the ids that follow."""
+    service = await serve(by_hand=True)
+    response, id = await opened(service)
+    service.engine.delta(id, "a", "b")
+    service.engine.die()
+    service.engine.load()
+    again = await service.engine.submission(2)
+    assert (again.id, again.delivered) == (id, [7, 7])
+    service.engine.accept(id)
+    service.engine.delta(id, "c")
+    service.engine.finish(id)
+    events = parse(await response.read())
+    assert text(events) == "abc"
+    assert [event.id for event in events] == [f"{id}.{n}" for n in range(len(events))]
+    assert events[-1].name == "done"
+
+
+async def test_an_engine_that_stays_down_is_one_failure(serve: Serve) -> None:
     """Every open stream ends with it; until the engine is back new ones get 503 and Retry-After; then they work."""
     service = await serve(by_hand=True)
     response, id = await opened(service)
     service.engine.delta(id, "a")
     unaccepted = asyncio.create_task(service.client.get("/stream", params=PROMPT))
     await service.engine.submission(2)
-    service.engine.die()
+    service.engine.die(stays_down=True)
     events = parse(await response.read())
     assert [event.name for event in events if event.name in ("done", "failure")] == ["failure"]
     assert events[-1].json()["error"]["code"] == "engine_crash"
