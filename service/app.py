@@ -89,6 +89,7 @@ class Rill:
             api_keys=tuple(key.get_secret_value() for key in settings.api_keys),
             origins=settings.allowed_origins,
             model_names=settings.model_names,
+            streams_need_key=settings.streams_need_key,
         )
         app = web.Application(
             middlewares=[exchanges(self.metrics.refused, clock), access.middleware()],

@@ -108,6 +108,7 @@ class Reader:
         else:
             end = len(log)
         self._place = end
+        self.stream.n_sent = max(self.stream.n_sent, end)
         return (log[place] if end == place + 1 else b"".join(log[place:end])), None
 
     def wake(self) -> None:

@@ -79,9 +79,10 @@ class Streams:
         self._recovery = Recovery()
         self._finished: OrderedDict[str, Stream] = OrderedDict()  # oldest end first
         self._finished_bytes = 0
-        self._keys: dict[tuple[str, str], tuple[str, Order]] = {}
+        self._keys: dict[tuple[str, str], tuple[str, object]] = {}  # what each was used for
         self._key_of: dict[str, tuple[str, str]] = {}
         self._readers: set[Reader] = set()
+        self._gone: OrderedDict[str, None] = OrderedDict()  # ids of streams that can't be read any more
         self._deserted: dict[str, float] = {}  # live streams without a reader: when they are given up
 
     def open(
@@ -93,11 +94,13 @@ class Streams:
         arrived_at: float,
         tenant: str = "",
         key: str | None = None,
+        asked: object = None,
         resumable: bool = False,
     ) -> Stream:
         """A new stream, submitted to the engine. Raises a Refused when there is no place for it.
 
         A resumable one runs on for resume_grace_s whenever it has no reader; another ends with its last reader.
+        key: for by_key, with what was asked for (the order, unless there is more to it).
         """
         ticket = self._admission.admit()
         stream = Stream(
@@ -115,7 +118,7 @@ class Streams:
         self._live[stream.id] = stream
         self._deserted[stream.id] = self._clock() + max(stream.grace_s, self.limits.resume_grace_s)
         if key is not None:
-            self._keys[tenant, key] = stream.id, order
+            self._keys[tenant, key] = stream.id, order if asked is None else asked
             self._key_of[stream.id] = tenant, key
         self._recovery.add(stream.id)
         self._send()
@@ -125,11 +128,15 @@ class Streams:
         """The stream of this id, live or finished and not yet forgotten."""
         return self._live.get(id) or self._finished.get(id)
 
-    def by_key(self, tenant: str, key: str, order: Order) -> Stream | None:
-        """The stream that this key made. Raises KeyReused when it was made for another order."""
-        id, first = self._keys.get((tenant, key), ("", order))
+    def is_gone(self, id: str) -> bool:
+        """Whether there was a stream of this id, not too long ago."""
+        return id in self._gone
+
+    def by_key(self, tenant: str, key: str, asked: object) -> Stream | None:
+        """The stream that this key made. Raises KeyReused when that was asked for something that is not equal."""
+        id, first = self._keys.get((tenant, key), ("", asked))
         stream = self.find(id)
-        if stream is not None and first != order:
+        if stream is not None and first != asked:
             raise KeyReused("This key was used for another request.", param="key")
         return stream
 
@@ -274,7 +281,7 @@ class Streams:
         del self._live[stream.id]
         self._recovery.end(stream.id)
         self._deserted.pop(stream.id, None)
-        if stream.log:
+        if stream.accepted:
             self._finished[stream.id] = stream
             self._finished_bytes += stream.n_bytes
         else:  # nobody was told its id
@@ -294,6 +301,9 @@ class Streams:
             del self._finished[id]
             self._finished_bytes -= stream.n_bytes
             self._unkey(id)
+            self._gone[id] = None
+            if len(self._gone) > limits.max_finished:
+                self._gone.popitem(last=False)
 
     def _unkey(self, id: str) -> None:
         key = self._key_of.pop(id, None)

@@ -147,6 +147,14 @@ class PaceRequest(BaseModel):
     pace: Pace | None = None
 
 
+class KeyRequest(BaseModel):
+    """The header that makes a repeated request attach to the first one's stream."""
+
+    model_config = ConfigDict(strict=True)
+
+    key: Key = Field(alias="Idempotency-Key")
+
+
 class StreamRequest(Params):
     """GET and POST /stream, POST /v1/streams: a prompt (with a system text, if any) or whole messages."""
 

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="Comma-separated keys, one of which /stream and /v1 then ask for as a Bearer token."
     )
+    streams_need_key: bool = Field(
+        default=False, description="Whoever reads a stream by its id needs its maker's key too, not the id alone."
+    )
     allowed_origins: Names = Field(
         default=(), description="Comma-separated origins whose pages may call this service from a browser (CORS)."
     )

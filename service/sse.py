@@ -18,9 +18,9 @@ HEARTBEAT = b": hb\n"
 LOST_ID = "lost"  # the id of the one event that a lost stream's reader gets; reconnecting with it is answered 204
 
 
-def block(stream: bytes, n: int, body: bytes) -> bytes:
-    """One event on the wire: `<stream>.<n>` is its id, `body` its other lines without the closing blank one."""
-    return b"id: %b.%d\n%b\n\n" % (stream, n, body)
+def block(stream: bytes, n: int, checksum: int, body: bytes) -> bytes:
+    """One event on the wire. Its id is `<stream>.<n>.<checksum of the text up to here>`; `body` its other lines."""
+    return b"id: %b.%d.%08x\n%b\n\n" % (stream, n, checksum, body)
 
 
 def retry(ms: int) -> bytes:

@@ -6,15 +6,18 @@ number in its id. What a continuation would need (the Submit, the delivered toke
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from service import sse
 from service.admission import Ticket
 from service.engine.protocol import Finish, Submit
 from service.errors import RillError
 from service.events import Dialect, Phase, Status, Summary
+
+MAX_HEAD_BYTES = 128  # of an event: `retry` and `id` are its first lines
 
 Event = Literal["wait", "think", "answer", "close"]
 
@@ -79,7 +82,9 @@ class Stream:
         self.summary: Summary | None = None
         self.outcome = ""
         self.n_prompt = 0
-        self.n_bytes = 0  # of the log
+        self.n_bytes = 0  # of the log, or of an answer in one piece
+        self.n_sent = 0  # events that some reader was sent
+        self.accepted = False  # the engine took its prompt, and its id may have been told
         self.arrived_at = arrived_at
         self.started_at: float | None = None
         self.first_at: float | None = None
@@ -90,6 +95,7 @@ class Stream:
         self._closed = closed
         self._gap = gap
         self._wire_id = submit.id.encode()
+        self._checksum = 0  # CRC-32 of the text so far: what an id says of all that stands before it
         self._n_held = 0  # tokens whose text has not come yet
         self.n_lives = 0  # engines that were sent it
 
@@ -103,6 +109,10 @@ class Stream:
         self._n_held = 0
         return replace(self.submit, delivered=list(self.tokens)) if self.tokens else self.submit
 
+    def has(self, n: int, id: str) -> bool:
+        """Whether event number n is logged, under this id."""
+        return n < len(self.log) and b"id: %b\n" % id.encode() in self.log[n][:MAX_HEAD_BYTES]
+
     def accept(self, n_prompt: int, eta_s: float) -> None:
         """The engine takes the prompt: the first event says whether it waits or is about to be read."""
         if self.phase is not Phase.SUBMITTED:
@@ -115,7 +125,7 @@ class Stream:
             self._move("think")
             status = self._thinking(0)
         if body := self.dialect.opening(status):
-            self._append(self._retry + sse.block(self._wire_id, 0, body), 0)
+            self._append(self._retry + sse.block(self._wire_id, 0, self._checksum, body), 0)
 
     def queued(self, position: int, eta_s: float) -> None:
         """It waits at this position now; the next to run has 1."""
@@ -149,6 +159,7 @@ class Stream:
                 self._gap(now - self.last_at)
             self.last_at = now
             weight, self._n_held = self._n_held, 0
+            self._checksum = zlib.crc32(text.encode(), self._checksum)
             self._say(self.dialect.delta(text), weight)
 
     def finish(self, finish: Finish, now: float) -> None:
@@ -173,12 +184,11 @@ class Stream:
         self._close(error.outcome, self._summary_so_far(now), error, now)
 
     def _close(self, outcome: str, summary: Summary, error: RillError | None, now: float) -> None:
-        accepted = self.phase is not Phase.SUBMITTED
         if not self._move("close"):
             return
         self.outcome, self.summary, self.error, self.closed_at = outcome, summary, error, now
         if error is not None:
-            if accepted:
+            if self.accepted:
                 self._say(self.dialect.failure(error))
         else:
             for body in self.dialect.done(summary):
@@ -191,12 +201,13 @@ class Stream:
         phase = TABLE[self.phase].get(event)
         if phase is None:
             return False
+        self.accepted |= phase is not Phase.CLOSED
         self.phase = phase
         return True
 
     def _say(self, body: bytes, weight: int = 0) -> None:
         if body:
-            self._append(sse.block(self._wire_id, len(self.log), body), weight)
+            self._append(sse.block(self._wire_id, len(self.log), self._checksum, body), weight)
 
     def _append(self, event: bytes, weight: int) -> None:
         self.log.append(event)
@@ -230,6 +241,24 @@ class Stream:
             decode_s=self.last_at - first if self.first_at is not None else 0.0,
             total_s=now - self.arrived_at,
         )
+
+    def receipt(self) -> dict[str, Any]:
+        """What became of it so far, for who paid for it. `wasted`: generated, and sent to nobody; known at the end."""
+        generated = self.summary.n_generated if self.summary else len(self.tokens)
+        delivered = sum(self.weights[: self.n_sent])
+        state = self.phase if self.open else "failed" if self.error else "finished"
+        return {
+            "id": self.id,
+            "state": str(state),
+            "finish_reason": self.summary.finish_reason if self.summary and not self.error else None,
+            "error": self.error.body()["error"] if self.error else None,
+            "usage": self.summary.usage() if self.summary else None,
+            "tokens": {
+                "generated": generated,
+                "delivered": delivered,
+                "wasted": 0 if self.open else generated - delivered,
+            },
+        }
 
     def __repr__(self) -> str:
         tokens = f"{len(self.tokens)} tokens, {len(self.readers)} readers"

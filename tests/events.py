@@ -47,6 +47,13 @@ def parse(raw: bytes) -> list[Event]:
     return events
 
 
+def numbers(events: list[Event], stream: str) -> list[int]:
+    """The numbers in the events' ids, `<stream>.<number>.<checksum>`, all of this stream."""
+    parts = [event.id.split(".") for event in events]
+    assert all(len(part) == 3 and part[0] == stream and len(part[2]) == 8 for part in parts), parts
+    return [int(number) for _, number, _ in parts]
+
+
 def text(events: list[Event]) -> str:
     """The joined answer of a native stream."""
     return "".join(event.json()["text"] for event in events if event.name == "message")

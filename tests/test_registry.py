@@ -265,7 +265,7 @@ def test_a_dead_engine_ends_no_stream() -> None:
     assert house.engine.submitted[3:] == [silent.submit], "one after the other"
     assert house.observer.n_continued == 2
     house.streams.deliver(Step(finished=[finish(stream.id)]))
-    assert b"".join(stream.log[n_events:]).startswith(b'id: %b.%d\ndata: {"text":"y"}' % (stream.id.encode(), n_events))
+    assert b"".join(stream.log[n_events:]).startswith(b"id: %b.%d." % (stream.id.encode(), n_events))
     assert stream.summary is not None and stream.summary.finish_reason == "stop"
 
 

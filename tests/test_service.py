@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.events import Event, parse, text
+from tests.events import Event, numbers, parse, text
 
 STORY = "Tell me a story about a fox"
 TOPICS = ("fox", "owl", "bear", "cat", "river", "moon", "ship", "tree")
@@ -199,7 +199,7 @@ async def test_the_engine_dies_and_no_stream_does(service: Running, number: sign
     for head, response, whole in zip(heads, responses, undisturbed, strict=True):
         events = parse(head + await response.read())
         assert text(events) == text(whole)
-        assert [event.id.rpartition(".")[2] for event in events] == [str(n) for n in range(len(events))]
+        assert numbers(events, response.headers["X-Stream-Id"]) == list(range(len(events)))
         assert (events[-1].name, events[-1].json()["usage"]["completion_tokens"]) == ("done", 400)
     await service.ready()
     assert service.engine_pid() != engine

@@ -15,7 +15,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 def test_a_block_is_an_id_a_body_and_a_blank_line() -> None:
     """LF only, the id first, one blank line at the end."""
-    assert sse.block(b"abc", 7, sse.Native().delta(" fox")) == b'id: abc.7\ndata: {"text":" fox"}\n\n'
+    assert sse.block(b"abc", 7, 0xBEEF, sse.Native().delta(" fox")) == b'id: abc.7.0000beef\ndata: {"text":" fox"}\n\n'
 
 
 def test_the_heartbeat_is_a_comment_with_one_line_feed() -> None:
@@ -26,7 +26,7 @@ def test_the_heartbeat_is_a_comment_with_one_line_feed() -> None:
 @given(TEXTS)
 def test_any_text_survives(text: str) -> None:
     """What a delta holds is what an EventSource reads, and always on one line of data."""
-    (event,) = parse(sse.block(b"s", 0, sse.Native().delta(text)))
+    (event,) = parse(sse.block(b"s", 0, 0, sse.Native().delta(text)))
     assert {"text": text} == event.json()
 
 

@@ -14,14 +14,24 @@ from service.errors import Forbidden, ModelNotFound, Unauthorized
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 EXPOSED = "X-Stream-Id, X-Request-ID, Retry-After, retry-after-ms"
+OUR_HEADERS = "Authorization, Content-Type, Last-Event-ID, Idempotency-Key, X-Resumable"
 PREFLIGHT_S = 600
 
 
 class Access:
     """Empty lists open a gate: no keys, any model name. No allowed origin: pages of this site alone."""
 
-    def __init__(self, *, api_keys: tuple[str, ...], origins: tuple[str, ...], model_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        *,
+        api_keys: tuple[str, ...],
+        origins: tuple[str, ...],
+        model_names: tuple[str, ...],
+        streams_need_key: bool = False,
+    ) -> None:
+        """streams_need_key: who reads a stream by its id needs the key that made it as well."""
         self._keys = [_digest(key) for key in api_keys]
+        self._streams_need_key = streams_need_key
         self._origins = frozenset(origin.rstrip("/") for origin in origins)
         self.model_names = model_names
 
@@ -35,6 +45,15 @@ class Access:
         if scheme.lower() != "bearer" or not any(matches):
             raise Unauthorized("A valid API key is needed: Authorization: Bearer <key>.")
         return given.hex()[:16]
+
+    def check_reader(self, request: web.Request, maker: str) -> None:
+        """A stream's id is the right to read it, but a key that is given must be its maker's.
+
+        Raises Unauthorized or Forbidden.
+        """
+        is_asked = self._streams_need_key or hdrs.AUTHORIZATION in request.headers
+        if is_asked and self.tenant(request) != maker:
+            raise Forbidden("This stream was started with another key.")
 
     def check_model(self, name: str | None) -> None:
         """Raises ModelNotFound when the names are limited and this is none of them."""
@@ -83,7 +102,7 @@ def _preflight(request: web.Request) -> web.Response:
         status=204,
         headers={
             hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
-            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: asked or "Authorization, Content-Type, Last-Event-ID",
+            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: asked or OUR_HEADERS,
             hdrs.ACCESS_CONTROL_MAX_AGE: str(PREFLIGHT_S),
         },
     )

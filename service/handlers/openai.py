@@ -15,7 +15,7 @@ from service.handlers.access import Access
 from service.handlers.body import read_body
 from service.handlers.exchange import EXCHANGE
 from service.handlers.sending import note, send
-from service.handlers.stream import pace_of
+from service.handlers.stream import idempotency_key, is_resumable, pace_of
 from service.openai import (
     Answer,
     ChatRequest,
@@ -94,21 +94,37 @@ class OpenAIRoutes:
         self._access.check_model(order.model)
         ready = self._ready()
         answer = Answer(kind, model=order.model or ready.model, fingerprint=f"rill-{self._version}-{ready.llama_cpp}")
+        dialect = Chunks(answer, include_usage=asked.include_usage) if asked.stream else Whole(answer)
+        stream = self._start(request, order, dialect, tenant, (kind, asked.stream, asked.include_usage, order))
         if asked.stream:
-            stream = self._open(request, order, Chunks(answer, include_usage=asked.include_usage), tenant)
             return await send(request, self._streams, stream, pace=pace or asked.pace)
-        whole = Whole(answer)
-        stream = self._open(request, order, whole, tenant)
+        return await self._whole(stream)
+
+    async def _whole(self, stream: Stream) -> web.Response:
+        """The answer in one piece, when it is there."""
         with self._streams.attach(stream, stall=lambda: None) as reader:
             await reader.closed()
-        assert stream.summary is not None
-        body_bytes = orjson.dumps(whole.body(stream.summary))
-        headers = {"Cache-Control": "no-store"}
-        return web.Response(body=body_bytes, content_type="application/json", headers=headers)
+        assert stream.summary is not None and isinstance(stream.dialect, Whole)
+        body = orjson.dumps(stream.dialect.body(stream.summary))
+        headers = {"Cache-Control": "no-store", "X-Stream-Id": stream.id}
+        return web.Response(body=body, content_type="application/json", headers=headers)
 
-    def _open(self, request: web.Request, order: Order, dialect: Dialect, tenant: str) -> Stream:
-        exchange = request[EXCHANGE]
-        stream = self._streams.open(order, dialect, route=exchange.route, arrived_at=exchange.arrived_at, tenant=tenant)
+    def _start(self, request: web.Request, order: Order, dialect: Dialect, tenant: str, asked: object) -> Stream:
+        """A new stream, or the one that was asked for with the same Idempotency-Key."""
+        key, exchange = idempotency_key(request), request[EXCHANGE]
+        if key is not None and (stream := self._streams.by_key(tenant, key, asked)):
+            note(request, stream, attached=True)
+            return stream
+        stream = self._streams.open(
+            order,
+            dialect,
+            route=exchange.route,
+            arrived_at=exchange.arrived_at,
+            tenant=tenant,
+            key=key,
+            asked=asked,
+            resumable=key is not None or is_resumable(request),
+        )
         note(request, stream)
         return stream
 

@@ -14,10 +14,10 @@ from service.handlers.body import read_body
 from service.handlers.exchange import EXCHANGE
 from service.handlers.sending import HEADERS, note, send
 from service.registry import Streams
-from service.schema import PaceRequest, StreamRequest, parse_json, parse_query, validate
+from service.schema import KeyRequest, PaceRequest, StreamRequest, parse_json, parse_query, validate
 from service.streams import Stream
 
-EVENT_ID = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,9})")
+EVENT_ID = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,9})\.[0-9a-f]{8}")
 Attached = Callable[[str], None]
 
 
@@ -50,10 +50,10 @@ class StreamRoutes:
         return await send(request, self._streams, stream, pace=asked.pace)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
-        """The same by a JSON body. Without a `key` nobody could come back, so it ends when its client leaves."""
+        """The same by a JSON body. It ends when its client leaves, unless that said that it may come back."""
         tenant = self._access.tenant(request)
         asked = await self._body(request)
-        stream = self._start(request, asked, tenant, resumable=asked.key is not None)
+        stream = self._start(request, asked, tenant, resumable=bool(asked.key) or is_resumable(request))
         return await send(request, self._streams, stream, pace=pace_of(request) or asked.pace)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
@@ -73,11 +73,21 @@ class StreamRoutes:
         if last := last_event_id(request, fields):
             return await self._resume(request, last, fields, within=id)
         stream = self._streams.find(id)
+        accept = request.headers.get("Accept", "")
+        if stream is not None and "application/json" in accept:
+            return self._receipt(request, stream)
         if stream is not None:
             return await self._attach(request, stream, 0, fields)
-        if "text/event-stream" in request.headers.get("Accept", ""):
+        if "text/event-stream" in accept:
             return self._lost(request)
-        raise StreamNotFound("There is no such stream here, or it has expired.")
+        if self._streams.is_gone(id):
+            raise StreamLost("This stream ended, and the time in which it could be read is over.")
+        raise StreamNotFound("There is no such stream here.")
+
+    def _receipt(self, request: web.Request, stream: Stream) -> web.Response:
+        self._access.check_reader(request, stream.tenant)
+        note(request, stream, attached=True)
+        return web.json_response(stream.receipt(), headers={"Cache-Control": "no-store"})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """End a stream: its readers get `done` with finish_reason cancelled. 204, also when it had ended."""
@@ -90,7 +100,10 @@ class StreamRoutes:
         return web.Response(status=204)
 
     async def _body(self, request: web.Request) -> StreamRequest:
-        return validate(StreamRequest, parse_json(await read_body(request, self._max_body_bytes)))
+        asked = validate(StreamRequest, parse_json(await read_body(request, self._max_body_bytes)))
+        if asked.key is None:
+            asked.key = idempotency_key(request)
+        return asked
 
     def _start(self, request: web.Request, asked: StreamRequest, tenant: str, *, resumable: bool) -> Stream:
         order = asked.to_order()
@@ -120,7 +133,9 @@ class StreamRoutes:
             return self._read(request)
         match = EVENT_ID.fullmatch(last)
         stream = self._streams.find(match[1]) if match and within in (None, match[1]) else None
-        if match is None or stream is None or int(match[2]) >= len(stream.log):
+        if stream is not None:
+            self._access.check_reader(request, stream.tenant)
+        if match is None or stream is None or not stream.has(int(match[2]), last):
             return self._lost(request)
         place = int(match[2]) + 1
         if place == len(stream.log) and not stream.open:
@@ -131,6 +146,7 @@ class StreamRoutes:
     async def _attach(
         self, request: web.Request, stream: Stream, place: int, fields: dict[str, str | list[str]]
     ) -> web.StreamResponse:
+        self._access.check_reader(request, stream.tenant)
         pace = validate(PaceRequest, {"pace": fields.get("pace")}, strict=False).pace
         self._attached("attached")
         note(request, stream, attached=True)
@@ -165,3 +181,14 @@ def last_event_id(request: web.Request, fields: dict[str, str | list[str]]) -> s
 def pace_of(request: web.Request) -> float | None:
     """`pace` in the query, which any route takes. Raises Invalid."""
     return validate(PaceRequest, {"pace": parse_query(query(request)).get("pace")}, strict=False).pace
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """The header Idempotency-Key: `key` for bodies that have no such field. Raises Invalid."""
+    given = request.headers.get("Idempotency-Key")
+    return None if given is None else validate(KeyRequest, {"Idempotency-Key": given.strip('"')}).key
+
+
+def is_resumable(request: web.Request) -> bool:
+    """Whether the client says that it may leave and come back."""
+    return request.headers.get("X-Resumable", "").strip().lower() in ("1", "true")

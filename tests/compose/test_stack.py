@@ -129,7 +129,7 @@ async def test_each_token_leaves_nginx_when_it_leaves_the_service(
     async with client.get(stack.url + "/stream", params=params) as response:
         async for event in events(response):
             if not through:
-                reader.stdin.write(event.id.rpartition(".")[0].encode() + b"\n")
+                reader.stdin.write(event.id.partition(".")[0].encode() + b"\n")
             through[event.id] = event.at
     direct: dict[str, float] = json.loads(await reader.stdout.read())
     assert await reader.wait() == 0
@@ -236,8 +236,8 @@ async def test_a_key_finds_its_stream_again_among_three(stack: Stack, client: ai
                 rest = await read_all(response)
             assert ends(rest) == ["done"]
             ids = [event.id for event in first + rest]
-            stream = ids[0].rpartition(".")[0]
-            assert ids == [f"{stream}.{i}" for i in range(len(ids))]
+            stream = ids[0].partition(".")[0]
+            assert [id.rpartition(".")[0] for id in ids] == [f"{stream}.{i}" for i in range(len(ids))]
     finally:
         await asyncio.to_thread(stack.scale, 1)
 

@@ -9,7 +9,7 @@ import pytest
 
 from service.engine.protocol import Refused
 from tests.conftest import Serve, Service
-from tests.events import Event, parse
+from tests.events import Event, numbers, parse
 from tests.fakes import STORY, Clock
 
 CHAT: dict[str, Any] = {"model": "any", "messages": [{"role": "user", "content": "hi"}]}
@@ -21,7 +21,7 @@ async def streamed(service: Service, path: str, body: dict[str, Any]) -> list[Ev
         assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert response.headers["X-Accel-Buffering"] == "no"
         events = parse(await response.read())
-        assert [event.id for event in events] == [f"{response.headers['X-Stream-Id']}.{n}" for n in range(len(events))]
+        assert numbers(events, response.headers["X-Stream-Id"]) == list(range(len(events)))
         return events
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from typing import Any
 
 import aiohttp
@@ -8,7 +9,7 @@ import pytest
 
 from service.engine.protocol import Refused, Step
 from tests.conftest import Serve, Service
-from tests.events import Event, parse, text
+from tests.events import Event, numbers, parse, text
 from tests.fakes import STORY, Clock
 
 PROMPT = {"prompt": "Tell me a story"}
@@ -52,7 +53,7 @@ async def test_a_stream_from_thinking_to_done(serve: Serve) -> None:
     id = response.headers["X-Stream-Id"]
     names = [event.json().get("phase", event.name) if event.name == "status" else event.name for event in events]
     assert ["thinking", "thinking", "answering", *["message"] * len(STORY), "done"] == names
-    assert [f"{id}.{n}" for n in range(len(events))] == [event.id for event in events]
+    assert numbers(events, id) == list(range(len(events)))
     assert "".join(STORY) == text(events)
     assert events[-1].json()["finish_reason"] == "stop"
 
@@ -114,7 +115,7 @@ async def test_the_first_event_leaves_at_admission(serve: Serve) -> None:
     service = await serve(by_hand=True)
     response, id = await opened(service)
     (event,) = parse(await read_until(response, b"\n\n"))
-    assert (f"{id}.0", "status") == (event.id, event.name)
+    assert (f"{id}.0.00000000", "status") == (event.id, event.name)
 
 
 async def test_a_waiting_stream_tells_its_position(serve: Serve) -> None:
@@ -186,7 +187,17 @@ async def test_a_finished_stream_that_was_read_is_204(serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     "last",
-    ["0" * 32 + ".5", "nonsense", "0" * 32, "a\tb", "0" * 32 + ".-1", "é", "x" * 3000, "0" * 32 + ".99999999999999"],
+    [
+        "0" * 32 + ".5.00000000",
+        "0" * 32 + ".5",
+        "nonsense",
+        "0" * 32,
+        "a\tb",
+        "0" * 32 + ".-1.00000000",
+        "é",
+        "x" * 3000,
+        "0" * 32 + ".99999999999999.00000000",
+    ],
 )
 async def test_an_unknown_event_id_never_generates(serve: Serve, last: str) -> None:
     """One failure, stream_lost, whose id makes the next reconnect end with 204."""
@@ -202,8 +213,21 @@ async def test_an_event_id_beyond_the_log_is_lost(serve: Serve) -> None:
     """Nobody can have read what was never said."""
     service = await serve()
     _, events = await read(service, params=PROMPT)
-    id, _, n = events[-1].id.partition(".")
-    _, (event,) = await read(service, headers={"Last-Event-ID": f"{id}.{int(n) + 1}"})
+    id, n, checksum = events[-1].id.split(".")
+    _, (event,) = await read(service, headers={"Last-Event-ID": f"{id}.{int(n) + 1}.{checksum}"})
+    assert event.json()["error"]["code"] == "stream_lost"
+
+
+async def test_an_event_id_of_other_text_is_lost(serve: Serve) -> None:
+    """The checksum in an id is that of the text before it: who has read other text can't go on here."""
+    service = await serve()
+    _, events = await read(service, params=PROMPT)
+    said = ""
+    for event in events:
+        said += event.json()["text"] if event.name == "message" else ""
+        assert int(event.id.rpartition(".")[2], 16) == zlib.crc32(said.encode())
+    head, _, checksum = events[5].id.rpartition(".")
+    _, (event,) = await read(service, headers={"Last-Event-ID": f"{head}.{int(checksum, 16) ^ 1:08x}"})
     assert event.json()["error"]["code"] == "stream_lost"
 
 
@@ -401,7 +425,7 @@ async def test_a_stream_outlives_its_engine(serve: Serve) -> None:
     service.engine.finish(id)
     events = parse(await response.read())
     assert text(events) == "abc"
-    assert [event.id for event in events] == [f"{id}.{n}" for n in range(len(events))]
+    assert numbers(events, id) == list(range(len(events)))
     assert events[-1].name == "done"
 
 

@@ -1,0 +1,218 @@
+"""Coming back: by event id on every route, by Idempotency-Key, and what a stream's receipt says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.conftest import Serve, Service
+from tests.events import Event, parse, text
+from tests.fakes import STORY, Clock
+
+PROMPT = {"prompt": "hi"}
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+ROUTES = [
+    ("/stream", PROMPT),
+    ("/v1/chat/completions", {**CHAT, "stream": True}),
+    ("/v1/completions", {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}),
+]
+COMING_BACK = [{"X-Resumable": "1"}, {"X-Resumable": "true"}, {"Idempotency-Key": "a-1"}, {"Idempotency-Key": '"a-1"'}]
+
+
+async def begun(
+    service: Service, path: str, body: dict[str, Any], **headers: str
+) -> tuple[aiohttp.ClientResponse, str]:
+    """A POST whose stream has said one word, played by hand."""
+    n = len(service.engine.submitted) + 1
+    asking = asyncio.create_task(service.client.post(path, json=body, headers=headers))
+    id = (await service.engine.submission(n)).id
+    service.engine.accept(id)
+    response = await asking
+    service.engine.delta(id, "a")
+    return response, id
+
+
+async def read(service: Service, path: str, **headers: str) -> tuple[int, list[Event]]:
+    async with service.client.get(path, headers=headers) as response:
+        return response.status, parse(await response.read())
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+async def test_every_dialect_goes_on_where_it_was_cut(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """From every event on, GET /v1/streams/{X-Stream-Id} gives the rest, in the dialect that it was started with."""
+    service = await serve()
+    async with service.client.post(path, json=body, headers={"X-Resumable": "1"}) as response:
+        id, events = response.headers["X-Stream-Id"], parse(await response.read())
+    for n, event in enumerate(events[:-1]):
+        assert await read(service, f"/v1/streams/{id}", **{"Last-Event-ID": event.id}) == (200, events[n + 1 :])
+    assert await read(service, f"/v1/streams/{id}", **{"Last-Event-ID": events[-1].id}) == (204, [])
+    assert await read(service, f"/v1/streams/{id}") == (200, events)
+
+
+@pytest.mark.parametrize("headers", COMING_BACK)
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+async def test_a_post_that_may_come_back(
+    serve: Serve, path: str, body: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """It outlives its client by the grace, and no longer."""
+    clock = Clock()
+    service = await serve(by_hand=True, clock=clock, resume_grace_s=30)
+    response, id = await begun(service, path, body, **headers)
+    response.close()
+    while service.rill.streams.n_readers:  # noqa: ASYNC110  # the server notices in its own time
+        await asyncio.sleep(0.001)
+    assert service.engine.cancelled == []
+    clock.advance(31)
+    service.rill.streams.tick()
+    assert [id] == service.engine.cancelled
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+async def test_a_plain_post_does_not(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """Nobody will come back: it is cancelled as its client leaves."""
+    service = await serve(by_hand=True)
+    response, id = await begun(service, path, body)
+    response.close()
+    while service.rill.streams.n_readers:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    assert [id] == service.engine.cancelled
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+async def test_a_repeated_idempotency_key_generates_once(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """The same request again is the same stream from its start; another one is a 409."""
+    service = await serve()
+    answers = []
+    for _ in range(2):
+        async with service.client.post(path, json=body, headers={"Idempotency-Key": "k"}) as response:
+            answers.append((response.headers["X-Stream-Id"], await response.read()))
+    assert answers[0] == answers[1]
+    assert len(service.engine.submitted) == 1
+    for changed in ({**body, "seed": 5}, {**body, "max_tokens": 5}):
+        async with service.client.post(path, json=changed, headers={"Idempotency-Key": "k"}) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (409, "key_reused")
+
+
+async def test_an_answer_in_one_piece_is_kept_too(serve: Serve) -> None:
+    """A repeated POST without `stream` gives the very same body, also while the first is still being made."""
+    service = await serve()
+    ask = [service.client.post("/v1/chat/completions", json=CHAT, headers={"Idempotency-Key": "k"}) for _ in range(3)]
+    bodies = [await response.read() for response in await asyncio.gather(*ask)]
+    async with service.client.post("/v1/chat/completions", json=CHAT, headers={"Idempotency-Key": "k"}) as response:
+        bodies.append(await response.read())
+        assert len(response.headers["X-Stream-Id"]) == 32
+    assert len(set(bodies)) == 1
+    assert len(service.engine.submitted) == 1
+    streamed = {**CHAT, "stream": True}
+    async with service.client.post("/v1/chat/completions", json=streamed, headers={"Idempotency-Key": "k"}) as response:
+        assert response.status == 409, "asked for in another form"
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "x" * 129, "é", '""'])
+async def test_a_bad_idempotency_key(serve: Serve, key: str) -> None:
+    """Refused by name, and nothing is generated."""
+    service = await serve()
+    for path, body in ROUTES:
+        async with service.client.post(path, json=body, headers={"Idempotency-Key": key}) as response:
+            error = (await response.json())["error"]
+            assert (response.status, error["param"]) == (400, "Idempotency-Key")
+    assert service.engine.submitted == []
+
+
+async def test_an_expired_stream_is_gone(serve: Serve) -> None:
+    """410 once its time to live is over, 404 for what never was; an EventSource is told by an event instead."""
+    clock = Clock()
+    service = await serve(clock=clock, stream_ttl_s=300)
+    async with service.client.post("/stream", json=PROMPT) as response:
+        id = response.headers["X-Stream-Id"]
+        await response.read()
+    clock.advance(301)
+    service.rill.streams.tick()
+    for path, status, code in ((id, 410, "stream_lost"), ("0" * 32, 404, "stream_not_found")):
+        async with service.client.get(f"/v1/streams/{path}") as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (status, code)
+    status, (event,) = await read(service, f"/v1/streams/{id}", Accept="text/event-stream")
+    assert (status, event.json()["error"]["code"]) == (200, "stream_lost")
+
+
+async def receipt(service: Service, id: str) -> dict[str, Any]:
+    async with service.client.get(f"/v1/streams/{id}", headers={"Accept": "application/json"}) as response:
+        assert response.status == 200
+        found: dict[str, Any] = await response.json()
+        return found
+
+
+async def test_a_receipt(serve: Serve) -> None:
+    """State, finish reason, usage, and how many tokens were made, sent to somebody, and made for nobody."""
+    service = await serve(by_hand=True, resume_grace_s=30)
+    response, id = await begun(service, "/stream", PROMPT, **{"X-Resumable": "1"})
+    assert (await receipt(service, id))["state"] == "answering"
+    got = b""
+    while b'"a"' not in got:
+        got += await response.content.readany()
+    response.close()
+    while service.rill.streams.n_readers:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    service.engine.delta(id, "b", "c")
+    assert (await receipt(service, id))["tokens"] == {"generated": 3, "delivered": 1, "wasted": 0}
+    service.engine.finish(id, n_generated=3)
+    assert await receipt(service, id) == {
+        "id": id,
+        "state": "finished",
+        "finish_reason": "stop",
+        "error": None,
+        "usage": {
+            "prompt_tokens": 3,
+            "completion_tokens": 3,
+            "total_tokens": 6,
+            "prompt_tokens_details": {"cached_tokens": 1},
+        },
+        "tokens": {"generated": 3, "delivered": 1, "wasted": 2},
+    }
+    await read(service, f"/v1/streams/{id}")
+    assert (await receipt(service, id))["tokens"] == {"generated": 3, "delivered": 3, "wasted": 0}
+
+
+async def test_a_receipt_of_a_failure(serve: Serve) -> None:
+    """The error that its readers got."""
+    service = await serve(by_hand=True)
+    response, id = await begun(service, "/stream", PROMPT)
+    service.engine.die(stays_down=True)
+    await response.read()
+    found = await receipt(service, id)
+    assert (found["state"], found["finish_reason"], found["error"]["code"]) == ("failed", None, "engine_crash")
+
+
+@pytest.mark.parametrize("need_key", [False, True])
+async def test_whose_key_reads(serve: Serve, need_key: bool) -> None:
+    """Another's key is refused; none at all only with streams_need_key."""
+    service = await serve(api_keys="one,two", streams_need_key=need_key)
+    mine, other = {"Authorization": "Bearer one"}, {"Authorization": "Bearer two"}
+    async with service.client.post("/stream", json=PROMPT, headers={**mine, "X-Resumable": "1"}) as response:
+        id, events = response.headers["X-Stream-Id"], parse(await response.read())
+    assert text(events) == "".join(STORY)
+    paths = [(f"/v1/streams/{id}", {}), (f"/v1/streams/{id}", {"Accept": "application/json"})]
+    paths += [(path, {"Last-Event-ID": events[2].id}) for path in (f"/v1/streams/{id}", "/stream")]
+    for path, headers in paths:
+        for key, status in (
+            (mine, 200),
+            (other, 403),
+            ({"Authorization": "Bearer x"}, 401),
+            ({}, 401 if need_key else 200),
+        ):
+            async with service.client.get(path, headers={**headers, **key}) as response:
+                assert response.status == status, (path, headers, key)
+
+
+async def test_several_readers_and_a_late_one(serve: Serve) -> None:
+    """All get the same bytes; who comes late gets the whole log at once."""
+    service = await serve(by_hand=True)
+    first, id = await begun(service, "/stream", PROMPT)
+    second = await service.client.get(f"/v1/streams/{id}")
+    service.engine.delta(id, *["word"] * 50)
+    service.engine.finish(id)
+    late = await service.client.get(f"/v1/streams/{id}")
+    assert len({await response.read() for response in (first, second, late)}) == 1
