@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := deploy/lock
 
-.PHONY: serve test lint lock starter
+.PHONY: serve test chaos lint lock starter
 
 serve: .venv/.run
 	@$(BIN)/python -m service
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+# The engine killed and stopped, connections cut, a thousand times: about half an hour, and a table.
+chaos: .venv/.dev
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,162 @@
+"""Connections cut at any byte: does every client put the text together again, with nothing lost or repeated?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+import openai
+from openai.types.chat import ChatCompletionChunk
+
+from tests.chaos.service import Service, orders, running
+from tests.events import Event, numbers, parse, text
+
+MAX_TOKENS = 60
+N_CUTS = 4  # a stream, at the most
+
+
+@dataclass
+class Tally:
+    """What one client's streams came to."""
+
+    n_streams: int = 0
+    n_cuts: int = 0
+    n_lost: int = 0  # events
+    n_repeated: int = 0
+    n_changed: int = 0  # texts that are not the uncut one
+
+
+class Saw:
+    """A wire to the service that breaks after a random number of bytes, N_CUTS times, and then holds."""
+
+    def __init__(self, port: int, rng: random.Random, longest: int) -> None:
+        self._port, self._rng, self._longest = port, rng, longest
+        self.n_cuts = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def url(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._join, "127.0.0.1", 0)
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        limit = self._rng.randrange(self._longest) if self.n_cuts < N_CUTS else None
+        there = asyncio.create_task(self._carry(reader, up_writer, None))
+        try:
+            self.n_cuts += await self._carry(up_reader, writer, limit)
+        finally:
+            there.cancel()
+            for each in (writer, up_writer):
+                each.transport.abort() if limit is not None else each.close()
+            self._tasks.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None) -> bool:
+        """Carries bytes to their end, or `limit` of them; whether it stopped there."""
+        n = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(4096):
+                writer.write(data if limit is None else data[: limit - n])
+                await writer.drain()
+                n += len(data)
+                if limit is not None and n >= limit:
+                    return True
+        return False
+
+
+async def by_event_source(url: str, order: dict[str, object]) -> tuple[str, list[Event]]:
+    """As a browser does: the whole address again, with the id of the last event that came whole."""
+    fields = {name: str(value) for name, value in order.items()} | {"key": f"k{random.getrandbits(64)}"}
+    events: list[Event] = []
+    async with aiohttp.ClientSession() as client:
+        while True:
+            headers = {"Last-Event-ID": events[-1].id} if events else {}
+            raw = b""
+            with contextlib.suppress(aiohttp.ClientError):
+                async with client.get(url + "/stream", params=fields, headers=headers) as response:
+                    async for chunk in response.content.iter_any():
+                        raw += chunk
+            events += parse(raw.decode("utf-8", "ignore").encode())
+            if events and events[-1].name in ("done", "failure"):
+                return text(events), events
+
+
+async def by_openai(url: str, order: dict[str, object]) -> tuple[str, list[Event]]:
+    """openai-python: when its stream breaks, it attaches to X-Stream-Id and reads on behind what it has."""
+    client = openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", max_retries=0)
+    body = {name: value for name, value in order.items() if name != "prompt"}
+    headers = {"X-Resumable": "1", "Idempotency-Key": f"k{random.getrandbits(64)}"}
+    id = ""
+    for _ in range(10 * N_CUTS):
+        with contextlib.suppress(Exception):  # of whatever kind its transport raises in the middle of a body
+            if not id:
+                raw = await client.chat.completions.with_raw_response.create(
+                    model="any",
+                    messages=[{"role": "user", "content": str(order["prompt"])}],
+                    stream=True,
+                    extra_headers=headers,
+                    extra_body=body,
+                )
+                id = raw.headers["X-Stream-Id"]
+                stream = raw.parse()
+            else:
+                stream = await client.get(
+                    f"/streams/{id}",
+                    cast_to=ChatCompletionChunk,
+                    stream=True,
+                    stream_cls=openai.AsyncStream[ChatCompletionChunk],
+                    options={"headers": {"Accept": "text/event-stream"}},  # its own asks for JSON: the receipt
+                )
+            whole = ""
+            async for chunk in stream:
+                whole += chunk.choices[0].delta.content or "" if chunk.choices else ""
+                if chunk.choices and chunk.choices[0].finish_reason:
+                    return whole, []
+    raise AssertionError("it never came to its end")
+
+
+Client = Callable[[str, dict[str, object]], Awaitable[tuple[str, list[Event]]]]
+CLIENTS: dict[str, Client] = {"EventSource (Python)": by_event_source, "openai-python": by_openai}
+
+
+async def trials(name: str, n_cuts: int, seed: int) -> Tally:
+    """Streams until n_cuts connections of this client have been cut."""
+    rng, tally = random.Random(seed), Tally()
+    async with running(kv_type="bf16") as service:
+        while tally.n_cuts < n_cuts:
+            await asyncio.gather(*[_one(service, name, rng, tally, salt) for salt in range(8)])
+    return tally
+
+
+async def _one(service: Service, name: str, rng: random.Random, tally: Tally, salt: int) -> None:
+    (order,) = orders(1, 1000 * tally.n_streams + salt, MAX_TOKENS)
+    whole = text(await service.whole(**order))
+    saw = Saw(service.port, rng, longest=MAX_TOKENS * 80)
+    async with saw.url() as url:
+        said, events = await CLIENTS[name](url, order)
+    tally.n_streams += 1
+    tally.n_cuts += saw.n_cuts
+    tally.n_changed += said != whole
+    if events:
+        got = numbers(events, events[0].id.partition(".")[0])
+        tally.n_lost += len(set(range(max(got) + 1)) - set(got))
+        tally.n_repeated += len(got) - len(set(got))
+
+
+HEAD = "| client | streams | cuts | events lost | repeated | text changed |\n|---|---|---|---|---|---|"
+
+
+def row(name: str, t: Tally) -> str:
+    return f"| {name} | {t.n_streams} | {t.n_cuts} | {t.n_lost} | {t.n_repeated} | {t.n_changed} |"

@@ -1,0 +1,113 @@
+"""The engine is killed or stopped under 16 streams, again and again: what did their readers get?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from tests.chaos.service import Service, orders, running
+from tests.events import Event, numbers, parse, text
+
+N_STREAMS = 16
+MAX_TOKENS = 300
+TIMEOUT_S = 2  # RILL_ENGINE_TIMEOUT_S: after so long a silence the engine counts as hung
+
+
+@dataclass
+class Tally:
+    """What became of the streams of one kind of trial."""
+
+    n_trials: int = 0
+    n_streams: int = 0
+    n_hit: int = 0  # streams that were still being made when the engine died
+    n_lost: int = 0  # events that did not come
+    n_repeated: int = 0
+    n_changed: int = 0  # streams whose text is not the undisturbed run's
+    n_dropped: int = 0  # connections that broke
+    n_failed: int = 0  # streams that ended in a failure
+    recoveries_s: list[float] = field(default_factory=list)  # from the kill to the last stream's next event
+    bounds_s: list[float] = field(default_factory=list)  # model load + prefill of the live tokens + 1 s
+
+
+async def follow(response: aiohttp.ClientResponse, seen: list[tuple[float, int]]) -> tuple[bytes, bool]:
+    """All bytes of a stream, and whether its connection broke; notes when how many had come."""
+    raw = b""
+    try:
+        async for chunk in response.content.iter_any():
+            raw += chunk
+            seen.append((time.monotonic(), len(raw)))
+    except aiohttp.ClientError:
+        return raw, True
+    return raw, False
+
+
+def compare(tally: Tally, id: str, events: list[Event], whole: list[Event]) -> None:
+    got = numbers(events, id)
+    tally.n_lost += len(set(range(max(got, default=-1) + 1)) - set(got))
+    tally.n_repeated += len(got) - len(set(got))
+    tally.n_failed += events[-1].name != "done"
+    tally.n_changed += text(events) != text(whole)
+
+
+async def trial(service: Service, number: signal.Signals, rng: random.Random, tally: Tally) -> None:
+    asked: list[dict[str, Any]] = orders(N_STREAMS, 1000 * tally.n_trials, MAX_TOKENS)
+    began = time.monotonic()
+    undisturbed = await asyncio.gather(*[service.whole(**order) for order in asked])
+    usual_s = time.monotonic() - began
+    responses = await asyncio.gather(*[service.client.post("/stream", json=order) for order in asked])
+    seen: list[list[tuple[float, int]]] = [[] for _ in responses]
+    reading = [asyncio.create_task(follow(r, s)) for r, s in zip(responses, seen, strict=True)]
+    await asyncio.sleep(rng.uniform(0.05, 0.6) * usual_s)
+    hit = [not task.done() for task in reading]
+    os.kill(service.engine_pid(), number)
+    killed = time.monotonic()
+    tally.n_trials += 1
+    after = []
+    for task, times, response, whole, was_hit in zip(reading, seen, responses, undisturbed, hit, strict=True):
+        raw, dropped = await task
+        compare(tally, response.headers["X-Stream-Id"], parse(raw), whole)
+        tally.n_streams += 1
+        tally.n_hit += was_hit
+        tally.n_dropped += dropped
+        # What was on its way when the engine died may arrive a little later.
+        after += [min((at for at, _ in times if at > killed + 0.1), default=killed)] if was_hit else []
+    await service.ready()
+    if after:
+        detect_s = TIMEOUT_S * 1.25 if number is signal.SIGSTOP else 0.0
+        live_prefill_s = usual_s / 2  # the live tokens are at most all of them, and reading is faster than making
+        tally.recoveries_s.append(max(after) - killed)
+        tally.bounds_s.append(await service.metric("llm_model_load_seconds") + live_prefill_s + detect_s + 1)
+
+
+async def trials(kv_type: str, number: signal.Signals, n: int, seed: int) -> Tally:
+    """n trials, four a service: five deaths within a minute would be another matter, it then stays down."""
+    rng, tally = random.Random(seed), Tally()
+    while tally.n_trials < n:
+        async with running(kv_type=kv_type, engine_timeout_s=str(TIMEOUT_S), max_waiting="64") as service:
+            for _ in range(min(4, n - tally.n_trials)):
+                await trial(service, number, rng, tally)
+    return tally
+
+
+HEAD = (
+    "| KV | what | trials | streams (hit) | lost | repeated | text changed | dropped sockets | failed "
+    "| recovery p50, max | bound |\n|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def row(kv_type: str, number: signal.Signals, t: Tally) -> str:
+    recovery = sorted(t.recoveries_s)
+    median, worst = (recovery[len(recovery) // 2], recovery[-1]) if recovery else (0.0, 0.0)
+    kept = sum(r <= b for r, b in zip(t.recoveries_s, t.bounds_s, strict=True))
+    return (
+        f"| {kv_type} | {number.name} | {t.n_trials} | {t.n_streams} ({t.n_hit}) | {t.n_lost} | {t.n_repeated} "
+        f"| {t.n_changed} | {t.n_dropped} | {t.n_failed} | {median:.2f} s, {worst:.2f} s "
+        f"| kept {kept}/{len(recovery)} |"
+    )

@@ -1,0 +1,100 @@
+"""A service process to be ill-treated, and what an undisturbed reader gets of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.events import Event, parse
+
+ROOT = Path(__file__).parent.parent.parent
+START_S = 120
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service, a client of it, and its process."""
+
+    url: str
+    pid: int
+    client: aiohttp.ClientSession
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def engine_pid(self) -> int:
+        (child,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(child)
+
+    async def ready(self) -> dict[str, Any]:
+        """Waits until it takes streams."""
+        async with asyncio.timeout(START_S):
+            while (await self.client.get("/readyz")).status != 200:  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.02)
+        async with self.client.get("/v1/models") as response:
+            body: dict[str, Any] = await response.json()
+            return body
+
+    async def metric(self, name: str) -> float:
+        async with self.client.get("/metrics") as response:
+            (value,) = re.findall(rf"^{re.escape(name)} (\S+)$", await response.text(), re.MULTILINE)
+            return float(value)
+
+    async def whole(self, **order: Any) -> list[Event]:
+        """All events of an undisturbed stream."""
+        async with self.client.post("/stream", json=order) as response:
+            assert response.status == 200, await response.text()
+            return parse(await response.read())
+
+
+@asynccontextmanager
+async def running(**settings: str) -> AsyncIterator[Service]:
+    """`python -m service` on a free port of this machine, ended after use."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
+    environment |= {"RILL_PORT": "0"} | {f"RILL_{name.upper()}": value for name, value in settings.items()}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service"),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(START_S):
+            banner = await process.stdout.readuntil(b"'\n")
+        (url, *_) = re.findall(r"http://[\d.]+:\d+", banner.decode())
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(url, connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as client:
+            service = Service(url, process.pid, client)
+            await service.ready()
+            yield service
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def orders(n: int, salt: int, max_tokens: int) -> list[dict[str, Any]]:
+    """n requests that differ in all that could be mixed up, every second one greedy."""
+    topics = ("fox", "owl", "bear", "cat", "river", "moon", "ship", "tree")
+    return [
+        {
+            "prompt": f"Tell me a story about a {topics[i % 8]}, number {salt + i}",
+            "temperature": i % 2,
+            "seed": salt + i,
+            "frequency_penalty": 0.3 * (i % 3),
+            "max_tokens": max_tokens,
+            "ignore_eos": True,
+        }
+        for i in range(n)
+    ]
