@@ -87,6 +87,7 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
             engine.progress = share
 
         path = await asyncio.to_thread(model.obtain, values.model, values.model_sha256, progress)
+        engine.digest = await asyncio.to_thread(model.digest, path)
         return command(str(path), options)
 
     engine = Supervisor(

@@ -83,6 +83,12 @@ class Admission:
         self.n_tickets += 1
         return Ticket(self, place)
 
+    def spectator(self) -> Ticket:
+        """A ticket that was released already: for a stream that does not run here."""
+        ticket = Ticket(self, 0)
+        ticket._released = True
+        return ticket
+
     def wait_s(self, place: int) -> float:
         """The expected wait of the place-th in the queue: n_seq streams of the recent mean duration run at once."""
         return place * self._mean_s / self.n_seq

@@ -24,7 +24,9 @@ from service.handlers.page import PageRoutes
 from service.handlers.stream import StreamRoutes
 from service.log import where
 from service.metrics import Metrics
+from service.redis_store import RedisStore
 from service.registry import Limits, Streams
+from service.replication import Replication
 from service.settings import Settings
 from service.supervisor import State
 
@@ -42,6 +44,7 @@ class EngineProcess(Protocol):
     progress: float
     reason: str
     info: Ready | None
+    digest: str  # of the model's file
 
     def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -77,11 +80,28 @@ class Rill:
                 stream_ttl_s=settings.stream_ttl_s,
             ),
         )
+        self.replication = self._replication(clock)
         self.metrics.running.set_function(lambda: self.admission.n_running)
         self.metrics.waiting.set_function(lambda: self.admission.n_waiting)
         self.metrics.readers.set_function(lambda: self.streams.n_readers)
         self.metrics.streams.set_function(lambda: self.streams.n_live)
         self.app = self._application(clock)
+
+    def _replication(self, clock: Callable[[], float]) -> Replication | None:
+        settings = self.settings
+        if not (url := settings.redis_url.get_secret_value()):
+            return None
+        replication = Replication(
+            store=RedisStore(url, ttl_s=settings.stream_ttl_s),
+            streams=self.streams,
+            observer=self.metrics,
+            log_wait_s=settings.log_wait_ms / 1000,
+            store_prompts=settings.store_prompts,
+            orphan_s=settings.resume_grace_s,
+            clock=clock,
+        )
+        self.metrics.not_durable.set_function(lambda: replication.writer.n_not_durable)
+        return replication
 
     def _application(self, clock: Callable[[], float]) -> web.Application:
         settings = self.settings
@@ -121,6 +141,8 @@ class Rill:
     def ready(self, ready: Ready) -> None:
         log.info("ready", extra={"model": ready.model, "load_s": round(ready.load_s, 3)})
         self.metrics.ready(ready)
+        if self.replication is not None:
+            self.replication.model = self.engine.digest
         self.streams.ready(ready)
         if self.draining:
             self.admission.shut(self._why_closed)
@@ -167,10 +189,14 @@ class Rill:
 
     async def _run(self, app: web.Application) -> AsyncIterator[None]:
         self.engine.start()
+        if self.replication is not None:
+            self.replication.start()
         ticking = asyncio.create_task(self._tick_for_ever(), name="tick")
         yield
         ticking.cancel()
         await asyncio.gather(ticking, return_exceptions=True)
+        if self.replication is not None:
+            await self.replication.stop()
         await self.engine.stop()
 
     async def _tick_for_ever(self) -> None:

@@ -139,6 +139,26 @@ class StreamLost(RillError):
     outcome = "lost"
 
 
+class LogGap(RillError):
+    """The reader has events that nobody logged, and the ones made in their place are others."""
+
+    code = "log_gap"
+
+
+def as_dict(error: RillError) -> dict[str, Any]:
+    """All of it as plain values, for `from_dict` elsewhere."""
+    names = ("status", "type", "code", "outcome", "message", "param", "retry_after_s")
+    return {name: getattr(error, name) for name in names}
+
+
+def from_dict(values: dict[str, Any]) -> RillError:
+    """The error that as_dict described."""
+    error = RillError(values["message"], param=values["param"], retry_after_s=values["retry_after_s"])
+    for name in ("status", "type", "code", "outcome"):
+        setattr(error, name, values[name])
+    return error
+
+
 _BY_ENGINE_CODE = {ContextLengthExceeded.code: ContextLengthExceeded, Unsupported.code: Unsupported}
 
 

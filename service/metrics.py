@@ -151,6 +151,22 @@ class Metrics:
             "Times that a stream was handed to the next engine after its own died.",
             registry=r,
         )
+        self._acknowledged = Histogram(
+            "llm_log_write_seconds",
+            "From the first event of a write to the shared log until the log has it. Readers wait for that, up to "
+            "RILL_LOG_WAIT_MS.",
+            buckets=GAP_S,
+            registry=r,
+        )
+        self.not_durable = Gauge(
+            "llm_streams_not_durable",
+            "Live streams whose readers are ahead of the shared log, which is too slow or gone.",
+            registry=r,
+        )
+        self._adopted = Counter("llm_streams_adopted", "Streams of dead replicas that went on here.", registry=r)
+        self._fenced = Counter(
+            "llm_streams_fenced", "Streams that another replica had taken over while this one was at them.", registry=r
+        )
         self._up = Gauge("llm_engine_up", "1 while the engine is loaded and answers, else 0.", registry=r)
         self.lag = Histogram(
             "llm_event_loop_lag_seconds",
@@ -216,6 +232,15 @@ class Metrics:
 
     def continued(self) -> None:
         self._continued.inc()
+
+    def acknowledged(self, wait_s: float) -> None:
+        self._acknowledged.observe(wait_s)
+
+    def adopted(self) -> None:
+        self._adopted.inc()
+
+    def fenced(self) -> None:
+        self._fenced.inc()
 
     def step(self, step: Step) -> None:
         self._kv_used.set(step.kv_used)

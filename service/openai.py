@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -105,16 +106,19 @@ def refuse_unsupported(body: dict[str, Any]) -> None:
             raise Unsupported(f"'{name}' with this value is not supported.", param=name)
 
 
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One answer's envelope: its id, the model's name as it was asked for, the moment of its creation."""
 
-    def __init__(self, kind: Kind, *, model: str, fingerprint: str) -> None:
-        self.kind = kind
-        prefix = "chatcmpl-" if kind == "chat" else "cmpl-"
-        self.id = prefix + secrets.token_hex(12)
-        self.created = int(time.time())
-        self.model = model
-        self.fingerprint = fingerprint
+    kind: Kind
+    model: str
+    fingerprint: str
+    nonce: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def id(self) -> str:
+        return ("chatcmpl-" if self.kind == "chat" else "cmpl-") + self.nonce
 
     def envelope(self, object: str) -> dict[str, Any]:
         return {
@@ -130,10 +134,10 @@ class Chunks:
     """The streaming dialect: `data:` lines only, since a named event would reach the caller as a chunk."""
 
     def __init__(self, answer: Answer, *, include_usage: bool) -> None:
+        self.answer, self.include_usage = answer, include_usage
         self._chat = answer.kind == "chat"
         object = "chat.completion.chunk" if self._chat else "text_completion"
         self._envelope = answer.envelope(object)
-        self._include_usage = include_usage
         # The delta is the hot one: all but its text is said once.
         marker = secrets.token_hex(16)  # in nobody's model name
         whole = orjson.dumps(self._chunk(marker))
@@ -153,7 +157,7 @@ class Chunks:
     def done(self, summary: Summary) -> list[bytes]:
         last = self._chunk(None, summary.finish_reason) | {"timings": summary.timings(), "seed": summary.seed}
         bodies = [self._data(last)]
-        if self._include_usage:
+        if self.include_usage:
             bodies.append(self._data(self._envelope | {"choices": [], "usage": summary.usage()}))
         return [*bodies, b"data: [DONE]"]
 
@@ -171,7 +175,7 @@ class Chunks:
         else:
             choice["delta"] = {"content": text}
         choice |= {"logprobs": None, "finish_reason": finish_reason}
-        usage = {"usage": None} if self._include_usage else {}
+        usage = {"usage": None} if self.include_usage else {}
         return self._envelope | {"choices": [choice]} | usage
 
     @staticmethod
@@ -183,7 +187,7 @@ class Whole:
     """The dialect of an answer that is sent in one piece: says nothing, and keeps the text."""
 
     def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+        self.answer = answer
         self._parts: list[str] = []
 
     def opening(self, status: Status) -> bytes:
@@ -202,16 +206,20 @@ class Whole:
     def failure(self, error: RillError) -> bytes:
         return b""
 
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
+
     def body(self, summary: Summary) -> dict[str, Any]:
         """The whole response."""
-        text = "".join(self._parts)
+        text = self.text
         choice: dict[str, Any] = {"index": 0}
-        if self._answer.kind == "chat":
+        if self.answer.kind == "chat":
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
             choice["text"] = text
         choice |= {"logprobs": None, "finish_reason": summary.finish_reason}
-        envelope = self._answer.envelope("chat.completion" if self._answer.kind == "chat" else "text_completion")
+        envelope = self.answer.envelope("chat.completion" if self.answer.kind == "chat" else "text_completion")
         ours = {"timings": summary.timings(), "seed": summary.seed}
         return envelope | {"choices": [choice], "usage": summary.usage()} | ours
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from service import sse
+from service.errors import LogGap
 from service.events import Phase
 from service.streams import Stream
 
@@ -41,13 +42,26 @@ class Pace:
 class Reader:
     """`await next()` and write what it returns, until it returns b"": the stream's end."""
 
-    __slots__ = ("_beat", "_clock", "_idle_since", "_pace", "_place", "_waiter", "_writing_since", "stall", "stream")
+    __slots__ = (
+        "_after",
+        "_beat",
+        "_clock",
+        "_idle_since",
+        "_is_over",
+        "_pace",
+        "_place",
+        "_waiter",
+        "_writing_since",
+        "stall",
+        "stream",
+    )
 
     def __init__(
         self,
         stream: Stream,
         *,
         place: int = 0,
+        after: str | None = None,
         pace: float | None = None,
         clock: Callable[[], float],
         stall: Callable[[], None] = lambda: None,
@@ -55,6 +69,8 @@ class Reader:
         self.stream = stream
         self.stall = stall  # called when a write has taken too long
         self._place = place  # index of the next event to send
+        self._after = after  # id of the event before `place` that the reader has, if the log was without it
+        self._is_over = False
         self._pace = None if pace is None else Pace(pace)
         self._clock = clock
         self._waiter: asyncio.Future[None] | None = None
@@ -77,23 +93,36 @@ class Reader:
     async def next(self) -> bytes:
         """The bytes to write next: events, or a heartbeat; b"" when the stream is closed and read to its end."""
         self._writing_since = None
-        while True:
+        while not self._is_over:
             now = self._clock()
-            chunk, wait_s = self.take(now)
+            chunk, wait_s = self._gap() or self.take(now)
             if not chunk and self._beat:
                 chunk = sse.HEARTBEAT
             if chunk:
                 self._beat = False
                 self._idle_since = self._writing_since = now
                 return chunk
-            if wait_s is None and not self.stream.open:
+            if wait_s is None and not self.stream.open and self._place >= len(self.stream.log):
                 return b""
             await self._wait(wait_s)
+        return b""
+
+    def _gap(self) -> tuple[bytes, None] | None:
+        """The failure of a reader whose last event turns out to be none of this log's; None: not so, or not yet."""
+        stream, id = self.stream, self._after
+        is_settled = stream.n_visible >= self._place or (not stream.open and stream.n_visible == len(stream.log))
+        if id is None or not is_settled:
+            return None
+        self._after = None
+        if stream.has(self._place - 1, id):
+            return None
+        self._is_over = True
+        return sse.gap(stream.dialect.failure(LogGap("What you have read could not be continued; start again."))), None
 
     def take(self, now: float) -> tuple[bytes, float | None]:
         """(events that are due, seconds until more are): b"" and None when the log holds no more."""
-        log, place = self.stream.log, self._place
-        if place >= len(log):
+        log, place, n_visible = self.stream.log, self._place, self.stream.n_visible
+        if place >= n_visible:
             return b"", None
         if self._pace is not None and self.stream.error is not None:
             self.hurry()  # who is to learn of a failure must not wait for a reading speed
@@ -106,7 +135,7 @@ class Reader:
         elif self._pace is not None or self.stream.n_bytes > MAX_WRITE_BYTES:
             end = self._end_of_write(place)
         else:
-            end = len(log)
+            end = n_visible
         self._place = end
         self.stream.n_sent = max(self.stream.n_sent, end)
         return (log[place] if end == place + 1 else b"".join(log[place:end])), None
@@ -135,8 +164,9 @@ class Reader:
     def _end_of_write(self, place: int) -> int:
         """The end of the events from `place` on that go out together: no paced one, and about MAX_WRITE_BYTES."""
         log, weights = self.stream.log, self.stream.weights
+        n_visible = self.stream.n_visible
         size, end = 0, place
-        while end < len(log) and size < MAX_WRITE_BYTES and not (self._pace is not None and weights[end]):
+        while end < n_visible and size < MAX_WRITE_BYTES and not (self._pace is not None and weights[end]):
             size += len(log[end])
             end += 1
         return end

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service import sse
-from service.admission import MAX_RETRY_AFTER_S, Admission
+from service.admission import MAX_RETRY_AFTER_S, Admission, Ticket
 from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
 from service.errors import EngineCrash, KeyReused, QueueTimeout, RillError, refused_by_engine
 from service.errors import Refused as RefusedError
@@ -23,6 +23,7 @@ from service.events import Dialect
 from service.reader import Reader
 from service.recovery import Recovery
 from service.schema import N_SEEDS, Order
+from service.store import Record
 from service.streams import Stream
 
 # EventSources that lost one server must not all come back in the same instant.
@@ -43,6 +44,16 @@ class Observer(Protocol):
     def step(self, step: Step, /) -> None: ...
     def continued(self) -> None: ...
     def closed(self, stream: Stream, /) -> None: ...
+
+
+class Replicas(Protocol):
+    """The other replicas, where there is a store that they share (replication.py)."""
+
+    def begin(self, stream: Stream, key: tuple[str, str] | None, /) -> None: ...
+    async def locate(self, id: str, /) -> Stream | None: ...
+    async def reserve(self, tenant: str, key: str, asked: object, id: str, /) -> Stream | None: ...
+    def cancel(self, id: str, /) -> None: ...
+    def unfollow(self, id: str, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +82,13 @@ class Streams:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
+        self.replicas: Replicas | None = None
         self._engine = engine
         self._admission = admission
         self._observer = observer
         self._clock = clock
         self._live: dict[str, Stream] = {}
+        self._followed: dict[str, Stream] = {}  # other replicas' live ones
         self._recovery = Recovery()
         self._finished: OrderedDict[str, Stream] = OrderedDict()  # oldest end first
         self._finished_bytes = 0
@@ -96,6 +109,7 @@ class Streams:
         key: str | None = None,
         asked: object = None,
         resumable: bool = False,
+        id: str | None = None,
     ) -> Stream:
         """A new stream, submitted to the engine. Raises a Refused when there is no place for it.
 
@@ -104,7 +118,7 @@ class Streams:
         """
         ticket = self._admission.admit()
         stream = Stream(
-            submit=order.submit(secrets.token_hex(16), secrets.randbelow(N_SEEDS), time.time()),
+            submit=order.submit(id or secrets.token_hex(16), secrets.randbelow(N_SEEDS), time.time()),
             dialect=dialect,
             ticket=ticket,
             route=route,
@@ -120,13 +134,20 @@ class Streams:
         if key is not None:
             self._keys[tenant, key] = stream.id, order if asked is None else asked
             self._key_of[stream.id] = tenant, key
+        if self.replicas is not None:
+            self.replicas.begin(stream, None if key is None else (tenant, key))
         self._recovery.add(stream.id)
         self._send()
         return stream
 
     def find(self, id: str) -> Stream | None:
-        """The stream of this id, live or finished and not yet forgotten."""
-        return self._live.get(id) or self._finished.get(id)
+        """The stream of this id that is here, live or finished and not yet forgotten."""
+        return self._live.get(id) or self._followed.get(id) or self._finished.get(id)
+
+    async def locate(self, id: str) -> Stream | None:
+        """The stream of this id, here or at another replica. Raises NotReady when that can't be told."""
+        stream = self.find(id)
+        return stream if stream or self.replicas is None or id in self._gone else await self.replicas.locate(id)
 
     def is_gone(self, id: str) -> bool:
         """Whether there was a stream of this id, not too long ago."""
@@ -140,12 +161,27 @@ class Streams:
             raise KeyReused("This key was used for another request.", param="key")
         return stream
 
+    async def reserve(self, tenant: str, key: str, asked: object) -> tuple[Stream | None, str]:
+        """As by_key, over all replicas; where there is none yet, the id that the new one is to have."""
+        id = secrets.token_hex(16)
+        stream = self.by_key(tenant, key, asked)
+        if stream is None and self.replicas is not None:
+            # While we waited, somebody here may have opened it.
+            stream = await self.replicas.reserve(tenant, key, asked, id) or self.by_key(tenant, key, asked)
+        return stream, id
+
     @contextmanager
     def attach(
-        self, stream: Stream, *, place: int = 0, pace: float | None = None, stall: Callable[[], None]
+        self,
+        stream: Stream,
+        *,
+        place: int = 0,
+        after: str | None = None,
+        pace: float | None = None,
+        stall: Callable[[], None],
     ) -> Iterator[Reader]:
         """A reader of the stream from the event numbered `place` on, for as long as the context lasts."""
-        reader = Reader(stream, place=place, pace=pace, clock=self._clock, stall=stall)
+        reader = Reader(stream, place=place, after=after, pace=pace, clock=self._clock, stall=stall)
         stream.readers.append(reader)
         self._readers.add(reader)
         self._deserted.pop(stream.id, None)
@@ -154,14 +190,89 @@ class Streams:
         finally:
             self._readers.discard(reader)
             stream.readers.remove(reader)
-            if stream.open and not stream.readers:
+            if stream.open and not stream.readers and self.find(stream.id) is stream:
                 self._desert(stream)
 
     def cancel(self, stream: Stream, outcome: str = "cancelled") -> None:
         """End a stream now; the engine frees its sequence within a step."""
-        if stream.open:
+        if stream.id in self._followed:
+            if self.replicas is not None:
+                self.replicas.cancel(stream.id)
+        elif stream.open:
             self._engine.cancel(stream.id)
             stream.cancel(outcome, self._clock())
+
+    # What other replicas do.
+
+    def remake(self, record: Record, dialect: Dialect, arrived_at: float) -> Stream:
+        """Another replica's stream, without its log yet."""
+        stream = Stream(
+            submit=record.submit,
+            dialect=dialect,
+            ticket=self._admission.spectator(),
+            route=record.route,
+            tenant=record.tenant,
+            arrived_at=arrived_at,
+            grace_s=record.grace_s,
+            closed=self._on_close,
+            gap=self._observer.gap,
+        )
+        stream.travelled = True
+        return stream
+
+    def follow(self, stream: Stream) -> None:
+        """It lives at another replica and can be read here."""
+        stream.durable = True
+        self._followed[stream.id] = stream
+        if not stream.readers:
+            self._deserted[stream.id] = self._clock() + self.limits.resume_grace_s
+
+    def ended_elsewhere(self, stream: Stream) -> None:
+        """It was followed, or would have been; it can be read here for a while yet."""
+        self._followed.pop(stream.id, None)
+        self._deserted.pop(stream.id, None)
+        self._keep(stream)
+
+    def admit(self) -> Ticket:
+        """A place for another replica's stream. Raises a Refused."""
+        return self._admission.admit()
+
+    def adopt(self, stream: Stream, ticket: Ticket) -> None:
+        """It is ours from now on: the engine goes on behind what its log holds."""
+        now = self._clock()
+        self._followed.pop(stream.id, None)
+        self._live[stream.id] = stream
+        stream.take_over(ticket, now)
+        if not stream.readers:
+            self._deserted[stream.id] = now + max(stream.grace_s, self.limits.resume_grace_s)
+        self._recovery.add(stream.id)
+        self._send()
+
+    def give_up(self, stream: Stream) -> None:
+        """Another replica has adopted it: it is only read here."""
+        self._engine.cancel(stream.id)
+        if self._live.pop(stream.id, None):
+            self._recovery.end(stream.id)
+            self._deserted.pop(stream.id, None)
+            stream.give_up(self._clock())
+            self.follow(stream)
+            self._send()
+
+    def forget(self, stream: Stream) -> None:
+        """What is here is not what others have: its readers have to come back."""
+        for reader in [r for r in self._readers if r.stream is stream]:
+            reader.stall()
+        self._followed.pop(stream.id, None)
+        self._deserted.pop(stream.id, None)
+
+    def deserted(self) -> list[str]:
+        """Our streams that nobody reads here."""
+        return [id for id in self._deserted if id in self._live]
+
+    def is_read(self, id: str) -> None:
+        """Somebody reads it elsewhere."""
+        if id in self._deserted:
+            self._deserted[id] = self._clock() + max(self._live[id].grace_s, self.limits.resume_grace_s)
 
     # What the engine says.
 
@@ -218,10 +329,10 @@ class Streams:
         for reader in list(self._readers):
             reader.tick(now, heartbeat_s=limits.heartbeat_s, write_timeout_s=limits.write_timeout_s)
         for stream in [s for s in self._live.values() if s.started_at is None]:
-            if now - stream.arrived_at >= limits.queue_timeout_s:
+            if now - stream.waits_since >= limits.queue_timeout_s:
                 self._time_out(stream, now)
         for id in [id for id, end in self._deserted.items() if now >= end]:
-            self.cancel(self._live[id], "client_left")
+            self._abandon(id)
         self._forget(now)
 
     def fail_all(self, make: Callable[[], RillError]) -> None:
@@ -266,10 +377,21 @@ class Streams:
         self._send()
 
     def _desert(self, stream: Stream) -> None:
-        if stream.grace_s:
+        if stream.id in self._followed:
+            self._deserted[stream.id] = self._clock() + self.limits.resume_grace_s
+        elif stream.grace_s:
             self._deserted[stream.id] = self._clock() + stream.grace_s
         else:
             self.cancel(stream, "client_left")
+
+    def _abandon(self, id: str) -> None:
+        """Nobody has read it for its time."""
+        if stream := self._live.get(id):
+            self.cancel(stream, "client_left")
+        else:
+            del self._deserted[id], self._followed[id]
+            if self.replicas is not None:
+                self.replicas.unfollow(id)
 
     def _time_out(self, stream: Stream, now: float) -> None:
         self._engine.cancel(stream.id)
@@ -282,12 +404,16 @@ class Streams:
         self._recovery.end(stream.id)
         self._deserted.pop(stream.id, None)
         if stream.accepted:
-            self._finished[stream.id] = stream
-            self._finished_bytes += stream.n_bytes
+            self._keep(stream)
         else:  # nobody was told its id
             self._unkey(stream.id)
         self._observer.closed(stream)
         self._send()  # the next suspect, if this one was on trial
+
+    def _keep(self, stream: Stream) -> None:
+        if stream.id not in self._finished:
+            self._finished[stream.id] = stream
+            self._finished_bytes += stream.n_bytes
 
     def _forget(self, now: float) -> None:
         """Drop what ended stream_ttl_s ago, and the oldest beyond the bounds. Who reads it still keeps it himself."""

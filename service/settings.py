@@ -84,6 +84,15 @@ class Settings(BaseSettings):
     allowed_origins: Names = Field(
         default=(), description="Comma-separated origins whose pages may call this service from a browser (CORS)."
     )
+    redis_url: SecretStr = Field(
+        default=SecretStr(""), description="The Redis that replicas share their streams in, `redis://…`; empty: none."
+    )
+    log_wait_ms: float = Field(
+        default=50.0, ge=0, description="How long an event waits at most for Redis to have it before it is sent."
+    )
+    store_prompts: bool = Field(
+        default=True, description="Requests are kept in Redis as long as their streams, so that others can go on."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
 
     @field_validator("model_names", "allowed_origins", "api_keys", mode="before")

@@ -30,7 +30,12 @@ def retry(ms: int) -> bytes:
 
 def lost(error: RillError) -> bytes:
     """All that the reader of a lost stream is sent."""
-    return b"id: %b\n%b\n\n" % (LOST_ID.encode(), _event(b"failure", error.body()))
+    return gap(_event(b"failure", error.body()))
+
+
+def gap(failure: bytes) -> bytes:
+    """A failure, as its dialect says it, that is no part of the stream's log."""
+    return b"id: %b\n%b\n\n" % (LOST_ID.encode(), failure)
 
 
 class Native:

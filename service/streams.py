@@ -40,6 +40,9 @@ TABLE: dict[Phase, dict[Event, Phase]] = {
     Phase.CLOSED: {},
 }
 
+# The event that leads into a phase.
+_INTO: dict[Phase, Event] = {Phase.QUEUED: "wait", Phase.THINKING: "think", Phase.ANSWERING: "answer"}
+
 
 class Listener(Protocol):
     """Who wants to know that the log has grown or the phase has changed."""
@@ -78,6 +81,11 @@ class Stream:
         self.weights: list[int] = []  # tokens in each event of the log: what `pace` counts
         self.tokens: list[int] = []  # every token id delivered so far
         self.readers: list[Listener] = []
+        self.n_visible = 0  # events of the log that readers may have
+        self.durable = False  # these are in the store; else they are all that there are
+        self.grown: Callable[[Stream], None] | None = None  # told of each event, and of the end, if it goes to a store
+        self.travelled = False  # more than one replica has it: a reader may have events that are not here (yet)
+        self.n_before_end: int | None = None  # events before those that end it
         self.error: RillError | None = None
         self.summary: Summary | None = None
         self.outcome = ""
@@ -86,6 +94,7 @@ class Stream:
         self.n_sent = 0  # events that some reader was sent
         self.accepted = False  # the engine took its prompt, and its id may have been told
         self.arrived_at = arrived_at
+        self.waits_since = arrived_at  # at this replica
         self.started_at: float | None = None
         self.first_at: float | None = None
         self.last_at = arrived_at
@@ -187,6 +196,7 @@ class Stream:
         if not self._move("close"):
             return
         self.outcome, self.summary, self.error, self.closed_at = outcome, summary, error, now
+        self.n_before_end = len(self.log)
         if error is not None:
             if self.accepted:
                 self._say(self.dialect.failure(error))
@@ -195,6 +205,8 @@ class Stream:
                 self._say(body)
         self.ticket.release(now)
         self._closed(self)
+        if self.grown is not None:
+            self.grown(self)
         self._wake()
 
     def _move(self, event: Event) -> bool:
@@ -213,7 +225,66 @@ class Stream:
         self.log.append(event)
         self.weights.append(weight)
         self.n_bytes += len(event)
+        if not self.durable:
+            self.n_visible = len(self.log)
+        if self.grown is not None:
+            self.grown(self)
         self._wake()
+
+    # What the store says.
+
+    def acknowledge(self, n: int) -> None:
+        """The first n events are in the store; when these are all, the next ones wait for it again."""
+        if n > self.n_visible:
+            self.n_visible = n
+            self._wake()
+        if n == len(self.log):
+            self.durable = True
+
+    def go_ahead(self) -> None:
+        """The store takes too long: readers get what there is."""
+        self.durable = False
+        self.n_visible = len(self.log)
+        self._wake()
+
+    def copy(self, event: bytes, tokens: list[int], phase: Phase) -> None:
+        """Another replica logged this event."""
+        self._move(_INTO[phase])
+        self.tokens += tokens
+        self._append(event, len(tokens))
+        self.n_visible = len(self.log)
+
+    def copy_end(
+        self, events: list[bytes], outcome: str, summary: Summary, error: RillError | None, text: str, now: float
+    ) -> None:
+        """Another replica logged its end: its last events, and what it amounted to."""
+        if self._move("close"):
+            self.outcome, self.summary, self.error, self.closed_at = outcome, summary, error, now
+            self.n_prompt = summary.n_prompt
+            if text:
+                self.dialect.delta(text)
+            self.n_before_end = len(self.log)
+            for event in events:
+                self._append(event, 0)
+            self.accepted = True
+            self.n_visible = len(self.log)
+            self._wake()
+
+    def take_over(self, ticket: Ticket, now: float) -> None:
+        """From here on it is generated here, behind what is logged."""
+        self.ticket, self.waits_since = ticket, now
+        self.n_lives = max(1, self.n_lives)
+        self._n_held = 0
+        if self.log:
+            self._checksum = _checksum(self.log[-1])
+        if self.tokens:
+            self.started_at = self.first_at = self.last_at = now
+            ticket.start(now)
+
+    def give_up(self, now: float) -> None:
+        """From here on another replica generates it."""
+        self.grown, self.travelled = None, True
+        self.ticket.release(now)
 
     def _wake(self) -> None:
         for reader in self.readers:
@@ -252,6 +323,7 @@ class Stream:
             "state": str(state),
             "finish_reason": self.summary.finish_reason if self.summary and not self.error else None,
             "error": self.error.body()["error"] if self.error else None,
+            "durable": self.durable,
             "usage": self.summary.usage() if self.summary else None,
             "tokens": {
                 "generated": generated,
@@ -263,3 +335,12 @@ class Stream:
     def __repr__(self) -> str:
         tokens = f"{len(self.tokens)} tokens, {len(self.readers)} readers"
         return f"<Stream {self.id[:8]} {self.phase} {self.outcome}| {tokens}>"
+
+
+def head(event: bytes) -> bytes:
+    """Its line `id: …`: equal ones are the same event behind the same text."""
+    return event[event.index(b"id: ") : MAX_HEAD_BYTES].split(b"\n", 1)[0]
+
+
+def _checksum(event: bytes) -> int:
+    return int(head(event).rpartition(b".")[2], 16)

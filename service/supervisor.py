@@ -79,6 +79,7 @@ class Supervisor:
         self.state = State.STOPPED
         self.progress = 0.0  # of loading
         self.info: Ready | None = None  # what is loaded, or was last
+        self.digest = ""  # of the model's file, once it is there
         self.reason = ""  # why it is down, for people
         self.n_restarts = 0
         self.pid: int | None = None

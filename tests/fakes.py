@@ -80,6 +80,7 @@ class ScriptedEngine:
         self.state = State.STOPPED
         self.progress = 0.0
         self.reason = ""
+        self.digest = "scripted"
         self.info: Ready | None = None
         self.by_hand = False
         self.starts_ready = True

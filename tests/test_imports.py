@@ -39,6 +39,12 @@ def test_only_one_file_imports_llama_cpp() -> None:
     assert importing(FILES, "llama_cpp") == ["engine/llama.py"]
 
 
+def test_only_one_file_imports_redis() -> None:
+    """redis is behind one wall: service/redis_store.py; all others speak of a store."""
+    assert importing(FILES, "redis") == ["redis_store.py"]
+    assert importing(FILES, "service.redis_store") == ["app.py"]
+
+
 @pytest.mark.parametrize("module", ["aiohttp", "prometheus_client", "pydantic", "pydantic_settings", "uvloop", "redis"])
 def test_the_engine_knows_no_front(module: str) -> None:
     """The engine's room has no HTTP, no settings and no metrics in it."""
@@ -64,7 +70,8 @@ def test_only_the_settings_file_reads_the_environment() -> None:
     assert importing(FILES, "service.settings") == ["__main__.py", "app.py"]
 
 
-DECIDERS = ["admission", "errors", "events", "openai", "reader", "registry", "schema", "sse", "streams"]
+DECIDERS = ["admission", "dialects", "errors", "events", "follower", "openai", "reader", "registry"]
+DECIDERS += ["replication", "schema", "sse", "store", "streams", "writer"]
 
 
 @pytest.mark.parametrize("name", [f"{name}.py" for name in DECIDERS])

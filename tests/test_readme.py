@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from service.settings import Settings
 
 README = Path(__file__).parent.parent / "README.md"
@@ -13,7 +15,7 @@ def table() -> str:
     """The settings as README shows them."""
     rows = ["| variable | default | what it is |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = field.default
+        default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
         shown = "" if default in (None, "", ()) else f"`{default}`"
         rows.append(f"| `RILL_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(rows)

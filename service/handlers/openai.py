@@ -95,7 +95,7 @@ class OpenAIRoutes:
         ready = self._ready()
         answer = Answer(kind, model=order.model or ready.model, fingerprint=f"rill-{self._version}-{ready.llama_cpp}")
         dialect = Chunks(answer, include_usage=asked.include_usage) if asked.stream else Whole(answer)
-        stream = self._start(request, order, dialect, tenant, (kind, asked.stream, asked.include_usage, order))
+        stream = await self._start(request, order, dialect, tenant, (kind, asked.stream, asked.include_usage, order))
         if asked.stream:
             return await send(request, self._streams, stream, pace=pace or asked.pace)
         return await self._whole(stream)
@@ -109,12 +109,15 @@ class OpenAIRoutes:
         headers = {"Cache-Control": "no-store", "X-Stream-Id": stream.id}
         return web.Response(body=body, content_type="application/json", headers=headers)
 
-    def _start(self, request: web.Request, order: Order, dialect: Dialect, tenant: str, asked: object) -> Stream:
+    async def _start(self, request: web.Request, order: Order, dialect: Dialect, tenant: str, asked: object) -> Stream:
         """A new stream, or the one that was asked for with the same Idempotency-Key."""
         key, exchange = idempotency_key(request), request[EXCHANGE]
-        if key is not None and (stream := self._streams.by_key(tenant, key, asked)):
-            note(request, stream, attached=True)
-            return stream
+        id = None
+        if key is not None:
+            made, id = await self._streams.reserve(tenant, key, asked)
+            if made is not None:
+                note(request, made, attached=True)
+                return made
         stream = self._streams.open(
             order,
             dialect,
@@ -124,6 +127,7 @@ class OpenAIRoutes:
             key=key,
             asked=asked,
             resumable=key is not None or is_resumable(request),
+            id=id,
         )
         note(request, stream)
         return stream

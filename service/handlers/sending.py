@@ -16,9 +16,17 @@ HEADERS = {
 
 
 async def send(
-    request: web.Request, streams: Streams, stream: Stream, *, place: int = 0, pace: float | None = None
+    request: web.Request,
+    streams: Streams,
+    stream: Stream,
+    *,
+    place: int = 0,
+    after: str | None = None,
+    pace: float | None = None,
 ) -> web.StreamResponse:
     """Write the stream's events from number `place` on, at most `pace` tokens a second, until it is closed and read.
+
+    after: the id of the event before those, when the log has yet to show that there is such an event.
 
     Raises the stream's error if it ended before the engine took its prompt; nothing is sent by then.
     """
@@ -27,7 +35,7 @@ async def send(
         if request.transport is not None:
             request.transport.abort()
 
-    with streams.attach(stream, place=place, pace=pace, stall=abort) as reader:
+    with streams.attach(stream, place=place, after=after, pace=pace, stall=abort) as reader:
         await reader.admitted()
         response = web.StreamResponse(headers={**HEADERS, "X-Stream-Id": stream.id})
         await response.prepare(request)

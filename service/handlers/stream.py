@@ -46,20 +46,20 @@ class StreamRoutes:
             return await self._resume(request, last, fields)
         tenant = self._access.tenant(request)
         asked = validate(StreamRequest, fields, strict=False)
-        stream = self._start(request, asked, tenant, resumable=True)
+        stream = await self._start(request, asked, tenant, resumable=True)
         return await send(request, self._streams, stream, pace=asked.pace)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """The same by a JSON body. It ends when its client leaves, unless that said that it may come back."""
         tenant = self._access.tenant(request)
         asked = await self._body(request)
-        stream = self._start(request, asked, tenant, resumable=bool(asked.key) or is_resumable(request))
+        stream = await self._start(request, asked, tenant, resumable=bool(asked.key) or is_resumable(request))
         return await send(request, self._streams, stream, pace=pace_of(request) or asked.pace)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Start a stream that is read elsewhere: 201 with its id and address. It waits resume_grace_s for a reader."""
         tenant = self._access.tenant(request)
-        stream = self._start(request, await self._body(request), tenant, resumable=True)
+        stream = await self._start(request, await self._body(request), tenant, resumable=True)
         with self._streams.attach(stream, stall=lambda: None) as reader:
             await reader.admitted()
         url = f"/v1/streams/{stream.id}"
@@ -72,7 +72,7 @@ class StreamRoutes:
         id = request.match_info["id"]
         if last := last_event_id(request, fields):
             return await self._resume(request, last, fields, within=id)
-        stream = self._streams.find(id)
+        stream = await self._streams.locate(id)
         accept = request.headers.get("Accept", "")
         if stream is not None and "application/json" in accept:
             return self._receipt(request, stream)
@@ -92,7 +92,7 @@ class StreamRoutes:
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """End a stream: its readers get `done` with finish_reason cancelled. 204, also when it had ended."""
         tenant = self._access.tenant(request)
-        stream = self._streams.find(request.match_info["id"])
+        stream = await self._streams.locate(request.match_info["id"])
         if stream is None or stream.tenant != tenant:
             raise StreamNotFound("There is no such stream here, or it has expired.")
         note(request, stream, attached=True)
@@ -105,14 +105,17 @@ class StreamRoutes:
             asked.key = idempotency_key(request)
         return asked
 
-    def _start(self, request: web.Request, asked: StreamRequest, tenant: str, *, resumable: bool) -> Stream:
+    async def _start(self, request: web.Request, asked: StreamRequest, tenant: str, *, resumable: bool) -> Stream:
         order = asked.to_order()
         self._access.check_model(order.model)
         exchange = request[EXCHANGE]
-        if asked.key is not None and (stream := self._streams.by_key(tenant, asked.key, order)):
-            self._attached("attached")
-            note(request, stream, attached=True)
-            return stream
+        id = None
+        if asked.key is not None:
+            made, id = await self._streams.reserve(tenant, asked.key, order)
+            if made is not None:
+                self._attached("attached")
+                note(request, made, attached=True)
+                return made
         stream = self._streams.open(
             order,
             sse.Native(),
@@ -121,6 +124,7 @@ class StreamRoutes:
             tenant=tenant,
             key=asked.key,
             resumable=resumable,
+            id=id,
         )
         note(request, stream)
         return stream
@@ -132,25 +136,33 @@ class StreamRoutes:
         if last == sse.LOST_ID:
             return self._read(request)
         match = EVENT_ID.fullmatch(last)
-        stream = self._streams.find(match[1]) if match and within in (None, match[1]) else None
+        stream = await self._streams.locate(match[1]) if match and within in (None, match[1]) else None
         if stream is not None:
             self._access.check_reader(request, stream.tenant)
-        if match is None or stream is None or not stream.has(int(match[2]), last):
+        if match is None or stream is None:
             return self._lost(request)
         place = int(match[2]) + 1
+        if not stream.has(place - 1, last):
+            # From another replica, a reader may have what was never logged: if it is generated again, he goes on.
+            return await self._attach(request, stream, place, fields, last) if stream.travelled else self._lost(request)
         if place == len(stream.log) and not stream.open:
             note(request, stream, attached=True)
             return self._read(request)
         return await self._attach(request, stream, place, fields)
 
     async def _attach(
-        self, request: web.Request, stream: Stream, place: int, fields: dict[str, str | list[str]]
+        self,
+        request: web.Request,
+        stream: Stream,
+        place: int,
+        fields: dict[str, str | list[str]],
+        after: str | None = None,
     ) -> web.StreamResponse:
         self._access.check_reader(request, stream.tenant)
         pace = validate(PaceRequest, {"pace": fields.get("pace")}, strict=False).pace
         self._attached("attached")
         note(request, stream, attached=True)
-        return await send(request, self._streams, stream, place=place, pace=pace)
+        return await send(request, self._streams, stream, place=place, after=after, pace=pace)
 
     def _read(self, request: web.Request) -> web.StreamResponse:
         """204: there is nothing more to read, which makes an EventSource stop."""

@@ -24,7 +24,9 @@ BUILD_S = 2400  # llama.cpp for 14 kinds of CPU: 8 minutes on two idle cores, th
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "e2e: needs a program beside Python (nginx, Docker, Chromium); CI skips none")
+    config.addinivalue_line(
+        "markers", "e2e: needs a program beside Python (nginx, Redis, Docker, Chromium); CI skips none"
+    )
 
 
 def free_port() -> int:
@@ -132,9 +134,10 @@ class Stack:
         return {line.split()[1] for line in text.splitlines() if line}
 
     def addresses(self) -> set[str]:
-        """The addresses that the replicas have."""
-        networks = (self.inspect(c)["NetworkSettings"]["Networks"].values() for c in self.containers("service"))
-        return {f"{n['IPAddress']}:8000" for of_one in networks for n in of_one if n["IPAddress"]}
+        """The addresses that the replicas have where nginx is."""
+        networks = (self.inspect(c)["NetworkSettings"]["Networks"] for c in self.containers("service"))
+        shared = [network for of_one in networks for name, network in of_one.items() if name.endswith("_default")]
+        return {f"{network['IPAddress']}:8000" for network in shared if network["IPAddress"]}
 
     def scale(self, n: int) -> None:
         """Waits until n replicas are healthy and are the ones that nginx knows."""

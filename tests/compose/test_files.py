@@ -74,7 +74,7 @@ def test_only_nginx_is_for_everyone() -> None:
     assert not [name for name, service in COMPOSE["services"].items() if "container_name" in service]
 
 
-@pytest.mark.parametrize("name", ["nginx", "service"])
+@pytest.mark.parametrize("name", ["nginx", "service", "redis"])
 def test_containers_may_do_little(name: str) -> None:
     """Read-only, without capabilities or new privileges, under an init."""
     service = COMPOSE["services"][name]
@@ -87,7 +87,25 @@ def test_containers_may_do_little(name: str) -> None:
 def test_observation_is_a_profile() -> None:
     """Prometheus and Grafana start under the profile `observe` and only there."""
     profiles = {name: service.get("profiles") for name, service in COMPOSE["services"].items()}
-    assert profiles == {"nginx": None, "service": None, "prometheus": ["observe"], "grafana": ["observe"]}
+    assert profiles == {
+        "nginx": None,
+        "service": None,
+        "redis": None,
+        "prometheus": ["observe"],
+        "grafana": ["observe"],
+    }
+
+
+def test_the_log_is_the_replicas_own() -> None:
+    """Redis writes each change to disk, never evicts, and is in a network that only it and the replicas are in."""
+    services = COMPOSE["services"]
+    assert "--appendonly yes" in services["redis"]["command"]
+    assert "--maxmemory-policy noeviction" in services["redis"]["command"]
+    assert services["redis"]["volumes"] == ["redis:/data"]
+    assert {name for name, service in services.items() if "log" in service.get("networks", [])} == {"redis", "service"}
+    assert services["redis"]["networks"] == ["log"]
+    assert COMPOSE["networks"]["log"]["internal"] is True
+    assert "ports" not in services["redis"]
 
 
 def test_mounted_files_exist() -> None:

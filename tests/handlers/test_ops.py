@@ -220,6 +220,7 @@ async def test_an_error_of_ours_after_the_headers_is_an_event(serve: Serve) -> N
     (stream,) = service.rill.streams._live.values()
     stream.log.append("not bytes")  # type: ignore[arg-type]  # as a bug of ours would
     stream.weights.append(0)
+    stream.n_visible += 1
     stream.readers[0].wake()
     raw = await response.read()
     assert raw.endswith(b"\n\n") and raw.count(b"event: failure") == 1 and b"internal_error" in raw

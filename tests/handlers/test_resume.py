@@ -164,6 +164,7 @@ async def test_a_receipt(serve: Serve) -> None:
         "state": "finished",
         "finish_reason": "stop",
         "error": None,
+        "durable": False,
         "usage": {
             "prompt_tokens": 3,
             "completion_tokens": 3,

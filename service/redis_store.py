@@ -1,0 +1,259 @@
+"""The store in Redis: a Redis Stream a log, fenced by its entries' ids. Nothing else imports redis.
+
+An entry's id is `<epoch>-<number>`. Redis refuses an id that is not above the last one: so a repeated write is
+harmless, and once a new owner has written its marker `<epoch + 1>-0` every later write of the old one is refused. All
+keys have a time to live; leases end by Redis' own clock.
+
+    rill:{id}          the log                     rill:live      `<id>:<epoch>` by the end of its lease, ms
+    rill:{id}:record   what an adopter needs       rill:read      ids by when a replica without it last had readers
+    rill:key:…         Idempotency-Keys            rill:cancels   ids to be cancelled by whoever owns them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from service.store import NOWHERE, Entry, Place, StoreDown, Write
+
+LEASE_MS = 3000
+READ_MS = 5000  # a note that somebody reads is worth so long
+TIMEOUT_S = 1.0  # for one answer
+BLOCK_MS = 500  # shorter than the time-out of the connection that it blocks
+MAX_CANCELS = 1000
+PAGE = 1000  # entries of a log that are fetched in one go
+
+LIVE, READ, CANCELS = b"rill:live", b"rill:read", b"rill:cancels"
+# What Redis says to an id that is not above the last one.
+NOT_ABOVE = "equal or smaller"
+
+
+class RedisStore:
+    """A store.Store. `ttl_s`: how long an ended stream is kept, and at least a live one after its last renewal."""
+
+    def __init__(self, url: str, *, ttl_s: float) -> None:
+        options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "protocol": 2, "socket_connect_timeout": TIMEOUT_S}
+        self._redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, **options)
+        self._tail = Redis.from_url(url, socket_timeout=TIMEOUT_S + BLOCK_MS / 1000, **options)
+        self._ttl_s = max(1, round(ttl_s))
+        self._live_ttl_s = self._ttl_s + 60
+        self._cancels_after: bytes | None = None
+
+    async def write(self, writes: list[Write]) -> list[Place]:
+        commands: list[tuple[Any, ...]] = []
+        lease_end = await self._now_ms() + LEASE_MS if any(w.record is not None for w in writes) else 0
+        of: list[int] = []  # by command: the write that it belongs to
+        for i, write in enumerate(writes):
+            made = _commands(write, lease_end, self._ttl_s, self._live_ttl_s)
+            commands += made
+            of += [i] * len(made)
+        refused = set()
+        for i, result in zip(of, await self._pipeline(commands), strict=True):
+            if isinstance(result, ResponseError) and NOT_ABOVE in str(result):
+                refused.add(i)
+            elif isinstance(result, Exception):
+                raise StoreDown(_words(result))
+        places = [Place(w.epoch, w.first + len(w.payloads) - 1) for w in writes]
+        if refused:
+            numbers = sorted(refused)
+            for i, place in zip(numbers, await self.ends([writes[i].id for i in numbers]), strict=True):
+                places[i] = place
+        return places
+
+    async def ends(self, ids: list[str]) -> list[Place]:
+        """Where each log ends; NOWHERE if there is none."""
+        results = await self._all([("XREVRANGE", _log(id), "+", "-", "COUNT", 1) for id in ids])
+        return [_place(result[0][0]) if result else NOWHERE for result in results]
+
+    async def load(self, id: str) -> tuple[bytes, list[Entry]] | None:
+        """A stream's record and all entries, in their order."""
+        record = await self.record(id)
+        if record is None:
+            return None
+        entries: list[Entry] = []
+        start = "-"
+        while True:
+            (page,) = await self._all([("XRANGE", _log(id), start, "+", "COUNT", PAGE)])
+            entries += _entries(page)
+            if len(page) < PAGE:
+                return record, entries
+            start = f"({page[-1][0].decode()}"
+
+    async def record(self, id: str) -> bytes | None:
+        (found,) = await self._all([("GET", _record(id))])
+        assert found is None or isinstance(found, bytes)
+        return found
+
+    async def drop(self, id: str, epoch: int, key: str | None) -> None:
+        """Forget a stream that nobody was told of."""
+        keys = [_log(id), _record(id), *([_key(key)] if key else [])]
+        await self._all([("DEL", *keys), ("ZREM", LIVE, _member(id, epoch))])
+
+    async def renew(self, owned: list[tuple[str, int]]) -> list[bool]:
+        """Hold on to these for another LEASE_MS. Returns which are still ours."""
+        end = await self._now_ms() + LEASE_MS
+        commands: list[tuple[Any, ...]] = [("ZADD", LIVE, "XX", "CH", end, _member(id, epoch)) for id, epoch in owned]
+        for id, _ in owned:
+            commands += [("EXPIRE", key, self._live_ttl_s) for key in (_log(id), _record(id))]
+        return [bool(changed) for changed in (await self._all(commands))[: len(owned)]]
+
+    async def expired(self) -> list[tuple[str, int, float]]:
+        """(id, epoch, seconds since) of a few leases that have run out."""
+        now = await self._now_ms()
+        (found,) = await self._all([("ZRANGE", LIVE, "-inf", now, "BYSCORE", "LIMIT", 0, 16, "WITHSCORES")])
+        leases = []
+        for member, end in zip(found[::2], found[1::2], strict=True):
+            id, _, epoch = member.decode().partition(":")
+            leases.append((id, int(epoch), (now - float(end)) / 1000))
+        return leases
+
+    async def claim(self, id: str, epoch: int) -> bool:
+        """Become the owner in `epoch`, after the one before; False: somebody was faster."""
+        end = await self._now_ms() + LEASE_MS
+        marker, *_ = await self._pipeline(
+            [
+                ("XADD", _log(id), f"{epoch}-0", "v", b""),
+                ("ZREM", LIVE, _member(id, epoch - 1)),
+                # Also where it is refused: then the owner of this epoch has the same member, or it soon runs out.
+                ("ZADD", LIVE, end, _member(id, epoch)),
+                ("EXPIRE", _log(id), self._live_ttl_s),
+            ],
+            whole=True,
+        )
+        if isinstance(marker, ResponseError) and NOT_ABOVE in str(marker):
+            return False
+        if isinstance(marker, Exception):
+            raise StoreDown(_words(marker))
+        return True
+
+    async def release(self, id: str, epoch: int) -> None:
+        """Take a lease away that is of no use any more."""
+        await self._all([("ZREM", LIVE, _member(id, epoch))])
+
+    async def follow(self, after: Mapping[str, Place]) -> tuple[dict[str, list[Entry]], list[str]]:
+        """What comes after these places, and which streams are to be cancelled; waits BLOCK_MS for something."""
+        try:
+            if self._cancels_after is None:
+                last = await self._wait_for("XREVRANGE", CANCELS, "+", "-", "COUNT", 1)
+                self._cancels_after = last[0][0] if last else b"0-0"
+            keys = [CANCELS, *(_log(id) for id in after)]
+            places = [self._cancels_after, *(f"{p.epoch}-{p.number}" for p in after.values())]
+            found = await self._wait_for("XREAD", "COUNT", PAGE, "BLOCK", BLOCK_MS, "STREAMS", *keys, *places)
+        except (RedisError, OSError) as e:
+            raise StoreDown(_words(e)) from None
+        news: dict[str, list[Entry]] = {}
+        cancels: list[str] = []
+        for key, rows in found or []:
+            if key == CANCELS:
+                self._cancels_after = rows[-1][0]
+                cancels = [fields[b"id"].decode() for _, fields in rows]
+            else:
+                news[key.decode().removeprefix("rill:")] = _entries(rows)
+        return news, cancels
+
+    async def cancel(self, id: str) -> None:
+        """Ask whoever owns it to end it."""
+        await self._all([("XADD", CANCELS, "MAXLEN", "~", MAX_CANCELS, "*", "id", id), ("EXPIRE", CANCELS, 60)])
+
+    async def reserve(self, key: str, value: bytes) -> bytes | None:
+        """Take this key, unless it is taken: then by what."""
+        (found,) = await self._all([("SET", _key(key), value, "NX", "GET", "EX", self._live_ttl_s)])
+        assert found is None or isinstance(found, bytes)
+        return found
+
+    async def overwrite(self, key: str, value: bytes) -> None:
+        await self._all([("SET", _key(key), value, "EX", self._live_ttl_s)])
+
+    async def note_readers(self, ids: list[str]) -> None:
+        """These are read here; their owners may be elsewhere."""
+        now = await self._now_ms()
+        scored = [part for id in ids for part in (now, id)]
+        old = ("ZREMRANGEBYSCORE", READ, "-inf", now - READ_MS)
+        await self._all([("ZADD", READ, *scored), old, ("EXPIRE", READ, 60)])
+
+    async def read_elsewhere(self, ids: list[str]) -> list[str]:
+        """Which of these some replica noted just now."""
+        now = await self._now_ms()
+        (scores,) = await self._all([("ZMSCORE", READ, *ids)])
+        return [id for id, score in zip(ids, scores, strict=True) if score is not None and now - float(score) < READ_MS]
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+        await self._tail.aclose()
+
+    async def _wait_for(self, *command: Any) -> Any:
+        return await self._tail.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def _now_ms(self) -> int:
+        (seconds, micros), *_ = await self._all([("TIME",)])
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def _all(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        results = await self._pipeline(commands)
+        for result in results:
+            if isinstance(result, Exception):
+                raise StoreDown(_words(result))
+        return results
+
+    async def _pipeline(self, commands: list[tuple[Any, ...]], whole: bool = False) -> list[Any]:
+        """The commands' results, errors among them; `whole`: as one transaction."""
+        try:
+            async with self._redis.pipeline(transaction=whole) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                results: list[Any] = await pipeline.execute(raise_on_error=False)
+                return results
+        except (RedisError, OSError) as e:
+            raise StoreDown(_words(e)) from None
+
+
+def _commands(write: Write, lease_end: int, ttl_s: int, live_ttl_s: int) -> list[tuple[Any, ...]]:
+    log, record = _log(write.id), _record(write.id)
+    commands: list[tuple[Any, ...]] = []
+    if write.record is not None:
+        commands += [
+            ("SET", record, write.record, "EX", live_ttl_s),
+            ("ZADD", LIVE, lease_end, _member(write.id, write.epoch)),
+            ("XADD", log, f"{write.epoch}-0", "v", b""),
+            ("EXPIRE", log, live_ttl_s),
+        ]
+    for number, payload in enumerate(write.payloads, write.first):
+        commands.append(("XADD", log, f"{write.epoch}-{number}", "v", payload))
+    if write.is_last:
+        commands += [("EXPIRE", key, ttl_s) for key in (log, record)]
+        commands.append(("ZREM", LIVE, _member(write.id, write.epoch)))
+    return commands
+
+
+def _log(id: str) -> bytes:
+    return b"rill:%b" % id.encode()
+
+
+def _record(id: str) -> bytes:
+    return b"rill:%b:record" % id.encode()
+
+
+def _key(key: str) -> bytes:
+    return b"rill:key:%b" % key.encode()
+
+
+def _member(id: str, epoch: int) -> bytes:
+    return b"%b:%d" % (id.encode(), epoch)
+
+
+def _place(id: bytes) -> Place:
+    epoch, _, number = id.partition(b"-")
+    return Place(int(epoch), int(number))
+
+
+def _entries(rows: list[Any]) -> list[Entry]:
+    return [(_place(id), fields[b"v"]) for id, fields in rows]
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

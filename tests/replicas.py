@@ -1,0 +1,34 @@
+"""Several replicas that share a Redis, in one process: scripted engines, the real log between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from tests.conftest import Service
+from tests.events import Event, parse
+
+
+async def until(condition: Callable[[], bool], within_s: float = 15) -> None:
+    """Waits for what goes on elsewhere, over the network, and has no event of its own here."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def kill(service: Service) -> None:
+    """It dies at once: no flush, no word to anyone, every connection cut."""
+    replication = service.rill.replication
+    assert replication is not None
+    for task in replication._tasks:
+        task.cancel()
+    await asyncio.gather(*replication._tasks, return_exceptions=True)
+    replication.writer.copies.clear()
+    for reader in list(service.rill.streams._readers):
+        reader.stall()
+    service.engine.by_hand = True
+
+
+async def read(service: Service, path: str, **headers: str) -> tuple[int, list[Event]]:
+    async with service.client.get(path, headers=headers) as response:
+        return response.status, parse(await response.read())
