@@ -34,6 +34,7 @@ log = logging.getLogger("service")
 
 WEB = Path(__file__).parent / "web"
 LAG_S = 0.25  # how often the loop's lag is measured, and at most the time between two ticks
+LEASE_S = 3.0  # a replica that has not been heard of for so long is dead to the others
 LAST_WORDS_S = 2.0  # for the readers of streams that the end of the drain cut short
 
 
@@ -61,6 +62,7 @@ class Rill:
         engine: Callable[[Rill], EngineProcess],
         *,
         clock: Callable[[], float] = time.monotonic,
+        lease_s: float = LEASE_S,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics(version=__version__)
@@ -80,24 +82,25 @@ class Rill:
                 stream_ttl_s=settings.stream_ttl_s,
             ),
         )
-        self.replication = self._replication(clock)
+        self.replication = self._replication(clock, lease_s)
         self.metrics.running.set_function(lambda: self.admission.n_running)
         self.metrics.waiting.set_function(lambda: self.admission.n_waiting)
         self.metrics.readers.set_function(lambda: self.streams.n_readers)
         self.metrics.streams.set_function(lambda: self.streams.n_live)
         self.app = self._application(clock)
 
-    def _replication(self, clock: Callable[[], float]) -> Replication | None:
+    def _replication(self, clock: Callable[[], float], lease_s: float) -> Replication | None:
         settings = self.settings
         if not (url := settings.redis_url.get_secret_value()):
             return None
         replication = Replication(
-            store=RedisStore(url, ttl_s=settings.stream_ttl_s),
+            store=RedisStore(url, ttl_s=settings.stream_ttl_s, lease_s=lease_s),
             streams=self.streams,
             observer=self.metrics,
             log_wait_s=settings.log_wait_ms / 1000,
             store_prompts=settings.store_prompts,
             orphan_s=settings.resume_grace_s,
+            lease_s=lease_s,
             clock=clock,
         )
         self.metrics.not_durable.set_function(lambda: replication.writer.n_not_durable)

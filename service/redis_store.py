@@ -21,8 +21,6 @@ from redis.exceptions import RedisError, ResponseError
 
 from service.store import NOWHERE, Entry, Place, StoreDown, Write
 
-LEASE_MS = 3000
-READ_MS = 5000  # a note that somebody reads is worth so long
 TIMEOUT_S = 1.0  # for one answer
 BLOCK_MS = 500  # shorter than the time-out of the connection that it blocks
 MAX_CANCELS = 1000
@@ -36,17 +34,19 @@ NOT_ABOVE = "equal or smaller"
 class RedisStore:
     """A store.Store. `ttl_s`: how long an ended stream is kept, and at least a live one after its last renewal."""
 
-    def __init__(self, url: str, *, ttl_s: float) -> None:
+    def __init__(self, url: str, *, ttl_s: float, lease_s: float) -> None:
         options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "protocol": 2, "socket_connect_timeout": TIMEOUT_S}
         self._redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, **options)
         self._tail = Redis.from_url(url, socket_timeout=TIMEOUT_S + BLOCK_MS / 1000, **options)
         self._ttl_s = max(1, round(ttl_s))
+        self._lease_ms = round(lease_s * 1000)
+        self._read_ms = 2 * self._lease_ms  # a note that somebody reads is worth so long
         self._live_ttl_s = self._ttl_s + 60
         self._cancels_after: bytes | None = None
 
     async def write(self, writes: list[Write]) -> list[Place]:
         commands: list[tuple[Any, ...]] = []
-        lease_end = await self._now_ms() + LEASE_MS if any(w.record is not None for w in writes) else 0
+        lease_end = await self._now_ms() + self._lease_ms if any(w.record is not None for w in writes) else 0
         of: list[int] = []  # by command: the write that it belongs to
         for i, write in enumerate(writes):
             made = _commands(write, lease_end, self._ttl_s, self._live_ttl_s)
@@ -95,8 +95,8 @@ class RedisStore:
         await self._all([("DEL", *keys), ("ZREM", LIVE, _member(id, epoch))])
 
     async def renew(self, owned: list[tuple[str, int]]) -> list[bool]:
-        """Hold on to these for another LEASE_MS. Returns which are still ours."""
-        end = await self._now_ms() + LEASE_MS
+        """Hold on to these for another lease. Returns which are still ours."""
+        end = await self._now_ms() + self._lease_ms
         commands: list[tuple[Any, ...]] = [("ZADD", LIVE, "XX", "CH", end, _member(id, epoch)) for id, epoch in owned]
         for id, _ in owned:
             commands += [("EXPIRE", key, self._live_ttl_s) for key in (_log(id), _record(id))]
@@ -114,7 +114,7 @@ class RedisStore:
 
     async def claim(self, id: str, epoch: int) -> bool:
         """Become the owner in `epoch`, after the one before; False: somebody was faster."""
-        end = await self._now_ms() + LEASE_MS
+        end = await self._now_ms() + self._lease_ms
         marker, *_ = await self._pipeline(
             [
                 ("XADD", _log(id), f"{epoch}-0", "v", b""),
@@ -162,9 +162,9 @@ class RedisStore:
 
     async def reserve(self, key: str, value: bytes) -> bytes | None:
         """Take this key, unless it is taken: then by what."""
-        (found,) = await self._all([("SET", _key(key), value, "NX", "GET", "EX", self._live_ttl_s)])
+        is_ours, found = await self._all([("SET", _key(key), value, "NX", "EX", self._live_ttl_s), ("GET", _key(key))])
         assert found is None or isinstance(found, bytes)
-        return found
+        return None if is_ours else found
 
     async def overwrite(self, key: str, value: bytes) -> None:
         await self._all([("SET", _key(key), value, "EX", self._live_ttl_s)])
@@ -173,14 +173,18 @@ class RedisStore:
         """These are read here; their owners may be elsewhere."""
         now = await self._now_ms()
         scored = [part for id in ids for part in (now, id)]
-        old = ("ZREMRANGEBYSCORE", READ, "-inf", now - READ_MS)
+        old = ("ZREMRANGEBYSCORE", READ, "-inf", now - self._read_ms)
         await self._all([("ZADD", READ, *scored), old, ("EXPIRE", READ, 60)])
 
     async def read_elsewhere(self, ids: list[str]) -> list[str]:
         """Which of these some replica noted just now."""
         now = await self._now_ms()
         (scores,) = await self._all([("ZMSCORE", READ, *ids)])
-        return [id for id, score in zip(ids, scores, strict=True) if score is not None and now - float(score) < READ_MS]
+        return [
+            id
+            for id, score in zip(ids, scores, strict=True)
+            if score is not None and now - float(score) < self._read_ms
+        ]
 
     async def close(self) -> None:
         await self._redis.aclose()

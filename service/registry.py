@@ -237,12 +237,15 @@ class Streams:
         """A place for another replica's stream. Raises a Refused."""
         return self._admission.admit()
 
-    def adopt(self, stream: Stream, ticket: Ticket) -> None:
-        """It is ours from now on: the engine goes on behind what its log holds."""
+    def adopt(self, stream: Stream, ticket: Ticket, error: RillError | None = None) -> None:
+        """It is ours from now on: the engine goes on behind what its log holds; or it ends here, with this error."""
         now = self._clock()
         self._followed.pop(stream.id, None)
         self._live[stream.id] = stream
         stream.take_over(ticket, now)
+        if error is not None:
+            stream.fail(error, now)
+            return
         if not stream.readers:
             self._deserted[stream.id] = now + max(stream.grace_s, self.limits.resume_grace_s)
         self._recovery.add(stream.id)

@@ -1,8 +1,8 @@
 """What a replica does for the others, and they for it: who owns which stream, who reads it where, who goes on with it.
 
-Owners renew their leases every RENEW_S. Where one has run out, any replica with the same model claims the stream with
-the next epoch (redis_store.py: the old owner's writes are refused from then on) and goes on behind the logged tokens.
-A reader that comes to a replica without its stream makes it follow the log.
+Owners renew their leases three times in each. Where one has run out, any replica with the same model claims the stream
+with the next epoch (redis_store.py: the old owner's writes are refused from then on) and goes on behind the logged
+tokens. A reader that comes to a replica without its stream makes it follow the log.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from service.writer import Observer as WriterObserver
 
 log = logging.getLogger("service.replication")
 
-RENEW_S = 1.0
-LEASE_S = 3.0  # no one is taken for dead so soon after we could not reach the store: nor could they
 STREAM_ID = re.compile(r"[0-9a-f]{32}")
 KEY_TRIES, KEY_PAUSE_S = 10, 0.1  # a key is reserved a moment before its stream can be found
 
@@ -54,6 +52,7 @@ class Replication:
         log_wait_s: float,
         store_prompts: bool,
         orphan_s: float,
+        lease_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """orphan_s: a stream that nobody can go on with is failed when its owner has been dead for so long."""
@@ -66,7 +65,8 @@ class Replication:
         self._store_prompts = store_prompts
         self._orphan_s = orphan_s
         self._clock = clock
-        self._failed_at = -LEASE_S
+        self._lease_s = lease_s
+        self._failed_at = 0.0  # the store, the loop's time
         self._tasks: list[asyncio.Task[None]] = []
         self._asides: set[asyncio.Task[None]] = set()
         streams.replicas = self
@@ -163,7 +163,7 @@ class Replication:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(self._lease_s / 3)
             try:
                 await self.turn()
             except StoreDown:
@@ -183,8 +183,9 @@ class Replication:
         if deserted := self._streams.deserted():
             for id in await self._store.read_elsewhere(deserted):
                 self._streams.is_read(id)
-        failed_at = max(self._failed_at, self.writer.failed_at or 0.0)
-        if asyncio.get_running_loop().time() - failed_at >= LEASE_S:
+        # Who could not reach the store for a while must not take others for dead: nor could they.
+        failed_at = max(self._failed_at, self.writer.failed_at)
+        if asyncio.get_running_loop().time() - failed_at >= self._lease_s:
             for id, epoch, overdue_s in await self._store.expired():
                 await self._inherit(id, epoch, overdue_s)
 
@@ -204,10 +205,11 @@ class Replication:
             ticket = self._streams.admit()
         except Refused:
             return
-        stream = None
+        stream, entries = None, []
         try:
             if await self._store.claim(id, epoch + 1) and (loaded := await self._store.load(id)):
-                stream = self._replay(record, loaded[1])
+                entries = loaded[1]
+                stream = self._replay(record, entries)
         finally:
             if stream is None or not stream.open:
                 ticket.release(self._clock())
@@ -215,22 +217,22 @@ class Replication:
             await self._store.release(id, epoch + 1)
             return
         self.follower.remove(id)
-        self.writer.inherit(stream, epoch + 1, body, record.key)
-        self._streams.adopt(stream, ticket)
+        self.writer.inherit(stream, epoch + 1, body, record.key, n_logged=len(settled(entries)))
         if can_go_on:
+            self._streams.adopt(stream, ticket)
             self._observer.adopted()
         else:
-            stream.fail(EngineCrash("The replica that made it is gone.", retry_after_s=5.0), self._clock())
+            error = EngineCrash("The replica that made it is gone, and no other can go on.", retry_after_s=5.0)
+            self._streams.adopt(stream, ticket, error)
 
     def _replay(self, record: Record, entries: list[Entry]) -> Stream | None:
         """The local stream of this record and log, made if there is none, and followed if it is open."""
         stream = self._streams.find(record.submit.id)
-        entries = settled(entries)
         place = entries[-1][0] if entries else NOWHERE
         if stream is None:
             arrived_at = self._clock() - (time.time() - record.arrived_at)
             stream = self._streams.remake(record, dialects.make(record.dialect), arrived_at)
-        for entry in entries:
+        for entry in settled(entries):
             if not feed(stream, entry, self._clock()):
                 self.contradicted(stream)
                 return None

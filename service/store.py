@@ -158,12 +158,11 @@ def decode_record(body: bytes) -> Record:
 
 
 def settled(entries: Iterable[Entry]) -> list[Entry]:
-    """The log that these entries make: a later owner's entry stands for all from its number on; nothing after a gap."""
+    """The log that these entries make: a later owner's entry stands for all from its number on. What comes after a gap
+    does not count: its owner writes it again, or the next one does."""
     log: list[Entry] = []
     for entry in entries:
         n = entry[0].number - 1
-        if n > len(log):
-            break
-        if n >= 0:
+        if 0 <= n <= len(log):
             log[n:] = [entry]
     return log

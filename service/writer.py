@@ -64,7 +64,7 @@ class Writer:
     ) -> None:
         self.copies: dict[str, Copy] = {}
         self.is_behind = False  # readers do not wait for the store at present
-        self.failed_at: float | None = None  # when the store last failed us (the loop's time)
+        self.failed_at = 0.0  # when the store last failed us (the loop's time)
         self._store = store
         self._log_wait_s = log_wait_s
         self._observer = observer
@@ -81,10 +81,9 @@ class Writer:
         self._add(Copy(stream, 1, 0, record, key, n_logged=0, has_record=False))
         stream.durable = not self.is_behind
 
-    def inherit(self, stream: Stream, epoch: int, record: bytes, key: str | None) -> None:
-        """One that we have claimed; what its log holds by now is in the store."""
-        n = len(stream.log)
-        self._add(Copy(stream, epoch, n, record, key, n_logged=n, has_record=True))
+    def inherit(self, stream: Stream, epoch: int, record: bytes, key: str | None, *, n_logged: int) -> None:
+        """One that we have claimed, with so many entries in the store: our own log may be ahead of them."""
+        self._add(Copy(stream, epoch, n_logged, record, key, n_logged, has_record=True))
         stream.durable = not self.is_behind
 
     def grown(self, stream: Stream) -> None:

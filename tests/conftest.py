@@ -88,13 +88,21 @@ async def serve() -> AsyncIterator[Serve]:
     """`await serve(clock=…, by_hand=…, **settings)`; whatever was started is closed after the test."""
     services: list[Service] = []
 
-    async def start(*, by_hand: bool = False, starts_ready: bool = True, clock: Any = None, **settings: Any) -> Service:
+    async def start(
+        *,
+        by_hand: bool = False,
+        starts_ready: bool = True,
+        digest: str = "scripted",
+        clock: Any = None,
+        **settings: Any,
+    ) -> Service:
         def engine(sink: Rill) -> ScriptedEngine:
             scripted = ScriptedEngine(sink, n_seq=settings.get("n_seq", 4))
-            scripted.by_hand, scripted.starts_ready = by_hand, starts_ready
+            scripted.by_hand, scripted.starts_ready, scripted.digest = by_hand, starts_ready, digest
             return scripted
 
         more = {} if clock is None else {"clock": clock}
+        more |= {name: settings.pop(name) for name in ("lease_s",) if name in settings}
         rill = Rill(Settings(**settings), engine, **more)
         runner, url = await listen(rill.app, "127.0.0.1", 0)
         assert isinstance(rill.engine, ScriptedEngine)

@@ -16,14 +16,27 @@ async def until(condition: Callable[[], bool], within_s: float = 15) -> None:
             await asyncio.sleep(0.005)
 
 
-async def kill(service: Service) -> None:
-    """It dies at once: no flush, no word to anyone, every connection cut."""
+async def suspend(service: Service) -> None:
+    """It does not reach the store any more, and lives on."""
     replication = service.rill.replication
     assert replication is not None
     for task in replication._tasks:
         task.cancel()
     await asyncio.gather(*replication._tasks, return_exceptions=True)
-    replication.writer.copies.clear()
+    replication.writer._go_ahead()
+
+
+def resume(service: Service) -> None:
+    """It reaches the store again."""
+    assert service.rill.replication is not None
+    service.rill.replication.start()
+
+
+async def kill(service: Service) -> None:
+    """It dies at once: no flush, no word to anyone, every connection cut."""
+    await suspend(service)
+    assert service.rill.replication is not None
+    service.rill.replication.writer.copies.clear()
     for reader in list(service.rill.streams._readers):
         reader.stall()
     service.engine.by_hand = True

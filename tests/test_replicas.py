@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import pytest
 
+from service.engine.protocol import Refused
+from service.replication import Replication
+from service.streams import Stream
 from tests.conftest import Serve, Service
 from tests.events import Event, parse, text
 from tests.redis_server import RedisServer
-from tests.replicas import kill, read, until
+from tests.replicas import kill, read, resume, suspend, until
 
 pytestmark = pytest.mark.e2e
 
+LEASE_S = 0.6
+FULL = ("CONFIG", "SET", "maxmemory", "1")
+NOT_FULL = ("CONFIG", "SET", "maxmemory", "0")
 PROMPT = {"prompt": "hi"}
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 ROUTES = [
@@ -34,6 +42,23 @@ async def begun(service: Service, *texts: str, path: str = "/stream", body: dict
     return id
 
 
+async def pair(serve: Serve, redis: RedisServer, **settings: Any) -> tuple[Service, Service]:
+    """Two replicas played by hand, whose leases are short."""
+    settings = {"redis_url": redis.url, "by_hand": True, "lease_s": LEASE_S, **settings}
+    return await serve(**settings), await serve(**settings)
+
+
+def stream_of(service: Service, id: str) -> Stream:
+    stream = service.rill.streams.find(id)
+    assert stream is not None
+    return stream
+
+
+def replication(service: Service) -> Replication:
+    assert service.rill.replication is not None
+    return service.rill.replication
+
+
 def is_durable(service: Service, id: str) -> bool:
     stream = service.rill.streams.find(id)
     return stream is not None and stream.durable and stream.n_visible == len(stream.log)
@@ -46,6 +71,18 @@ async def first_events(service: Service, id: str, n: int, **headers: str) -> lis
         while len(parse(raw)) < n:
             raw += await response.content.readany()
     return parse(raw)[:n]
+
+
+async def read_some(service: Service, id: str) -> list[Event]:
+    """All that its log holds now."""
+    await service.rill.streams.locate(id)
+    return await first_events(service, id, len(stream_of(service, id).log))
+
+
+async def receipt(service: Service, id: str) -> dict[str, Any]:
+    async with service.client.get(f"/v1/streams/{id}", headers={"Accept": "application/json"}) as response:
+        found: dict[str, Any] = await response.json()
+        return found
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
@@ -85,11 +122,10 @@ async def test_a_dead_replicas_stream_goes_on(
     serve: Serve, redis: RedisServer, path: str, body: dict[str, Any]
 ) -> None:
     """Another adopts it and continues behind the last logged token; its reader loses and repeats nothing."""
-    one = await serve(redis_url=redis.url, by_hand=True)
-    two = await serve(redis_url=redis.url, by_hand=True)
+    one, two = await pair(serve, redis)
     id = await begun(one, "a", "b", path=path, body=body)
     await until(lambda: is_durable(one, id))
-    (_, whole) = (None, await first_events(one, id, len(one.rill.streams.find(id).log)))  # type: ignore[union-attr]
+    whole = await first_events(one, id, len(stream_of(one, id).log))
     async with two.client.get(f"/v1/streams/{id}", headers={"Last-Event-ID": whole[-1].id}) as response:
         await kill(one)
         adopted = await two.engine.submission()
@@ -103,3 +139,256 @@ async def test_a_dead_replicas_stream_goes_on(
     if path == "/stream":
         assert text(whole + rest) == "abc"
     assert await two.metric("llm_streams_adopted_total") == 1
+
+
+async def test_a_zombie_is_refused(serve: Serve, redis: RedisServer) -> None:
+    """An owner that was away while another took over writes nothing more, stops its engine, and reads on from there."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    async with one.client.get(f"/v1/streams/{id}") as response:
+        await suspend(one)
+        await two.engine.submission()
+        one.engine.delta(id, "b", "c")
+        two.engine.accept(id)
+        two.engine.delta(id, "b", "c", "d")
+        await until(lambda: is_durable(two, id))
+        resume(one)
+        await until(lambda: len(stream_of(one, id).log) == len(stream_of(two, id).log))
+        one.engine.delta(id, "what is generated here is not heard any more")
+        two.engine.finish(id)
+        events = parse(await response.read())
+    assert text(events) == "abcd"
+    assert await read(two, f"/v1/streams/{id}") == (200, events)
+    assert one.engine.cancelled == [id]
+    assert one.rill.admission.n_tickets == two.rill.admission.n_tickets == 0
+    assert await one.metric("llm_streams_fenced_total") == 1
+
+
+async def test_a_zombie_that_said_something_else(serve: Serve, redis: RedisServer) -> None:
+    """Its readers are cut, and come back to the log that counts: what they have is none of its text."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    async with one.client.get(f"/v1/streams/{id}") as response:
+        await suspend(one)
+        await two.engine.submission()
+        one.engine.delta(id, "wrong")
+        raw = b""
+        while b"wrong" not in raw:
+            raw += await response.content.readany()
+        two.engine.accept(id)
+        two.engine.delta(id, "right")
+        await until(lambda: is_durable(two, id))
+        resume(one)
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+    for service in (one, two):
+        status, (failure,) = await read(service, f"/v1/streams/{id}", **{"Last-Event-ID": parse(raw)[-1].id})
+        assert (status, failure.json()["error"]["code"]) == (200, "log_gap")
+        assert await read(service, f"/v1/streams/{id}", **{"Last-Event-ID": failure.id}) == (204, [])
+
+
+@pytest.mark.parametrize(("words", "ends"), [(("b", "c"), "done"), (("b", "x"), "failure")])
+async def test_beyond_the_log(serve: Serve, redis: RedisServer, words: tuple[str, ...], ends: str) -> None:
+    """A reader has events that died with their replica: if they are generated again it goes on, else it is told."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    await suspend(one)
+    one.engine.delta(id, "b", "c")
+    has = await first_events(one, id, len(stream_of(one, id).log))
+    await kill(one)
+    await two.engine.submission()
+    async with two.client.get("/stream", headers={"Last-Event-ID": has[-1].id}) as response:
+        two.engine.accept(id)
+        two.engine.delta(id, *words, "d")
+        two.engine.finish(id)
+        rest = parse(await response.read())
+    assert rest[-1].name == ends
+    if ends == "done":
+        assert text(has + rest) == "abcd"
+    else:
+        assert (len(rest), rest[0].json()["error"]["code"]) == (1, "log_gap")
+
+
+@pytest.mark.parametrize("how", ["paused", "killed", "full"])
+async def test_redis_fails(serve: Serve, redis: RedisServer, how: str) -> None:
+    """Live streams go on from memory, are not durable, and catch up with the same ids; nobody takes them over."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    async with one.client.get(f"/v1/streams/{id}") as response:
+        fail: dict[str, Callable[[], object]] = {"paused": redis.pause, "killed": redis.stop}
+        fail.get(how, lambda: redis.ask(*FULL))()
+        one.engine.delta(id, *"bcdef")
+        raw = b""
+        async with asyncio.timeout(0.5):
+            while b'"f"' not in raw:
+                raw += await response.content.readany()
+        assert (await receipt(one, id))["durable"] is False
+        assert await one.metric("llm_streams_not_durable") == 1
+        mend: dict[str, Callable[[], object]] = {"paused": redis.resume, "killed": redis.start}
+        mend.get(how, lambda: redis.ask(*NOT_FULL))()
+        await until(lambda: is_durable(one, id))
+        assert (await receipt(one, id))["durable"] is True
+        one.engine.delta(id, "g")
+        one.engine.finish(id)
+        raw += await response.read()
+    assert text(parse(raw)) == "abcdefg"
+    await until(lambda: not replication(one).writer.copies)
+    assert await read(two, f"/v1/streams/{id}") == (200, parse(raw))
+    assert two.engine.submitted == []
+
+
+async def test_redis_lost_everything(serve: Serve, redis: RedisServer) -> None:
+    """What lives is written again, under the same ids."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a", "b")
+    await until(lambda: is_durable(one, id))
+    redis.ask("FLUSHALL")
+    await until(lambda: b"rill:" + id.encode() in redis.ask("KEYS", "*"))
+    one.engine.delta(id, "c")
+    one.engine.finish(id)
+    await until(lambda: not replication(one).writer.copies)
+    assert await read(two, f"/v1/streams/{id}") == await read(one, f"/v1/streams/{id}")
+
+
+async def test_while_redis_is_away_a_stranger_is_told_to_come_back(serve: Serve, redis: RedisServer) -> None:
+    """Nobody knows whether the stream exists: 503, and for an EventSource an empty 200; never `stream_lost`."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    redis.stop()
+    async with two.client.get(f"/v1/streams/{id}") as response:
+        assert (response.status, response.headers["Retry-After"]) == (503, "2")
+    for headers in ({"Accept": "text/event-stream"}, {"Last-Event-ID": f"{id}.0.00000000"}):
+        async with two.client.get(f"/v1/streams/{id}", headers=headers) as response:
+            assert (response.status, await response.read()) == (200, b"retry: 2000\n")
+
+
+async def test_another_model_never_goes_on(serve: Serve, redis: RedisServer) -> None:
+    """A replica with another model file reads the stream, does not adopt it, and ends it when nobody else has."""
+    one = await serve(redis_url=redis.url, by_hand=True, lease_s=LEASE_S)
+    two = await serve(redis_url=redis.url, by_hand=True, lease_s=LEASE_S, digest="another", resume_grace_s=2 * LEASE_S)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    async with two.client.get(f"/v1/streams/{id}") as response:
+        await kill(one)
+        events = parse(await response.read())
+    assert text(events) == "a"
+    assert (events[-1].name, events[-1].json()["error"]["code"]) == ("failure", "engine_crash")
+    assert two.engine.submitted == []
+
+
+async def test_prompts_need_not_be_stored(serve: Serve, redis: RedisServer) -> None:
+    """Switched off, nothing that was asked is in Redis; the stream is read elsewhere, but ends with its replica."""
+    one, two = await pair(serve, redis, store_prompts=False, resume_grace_s=LEASE_S)
+    secret = "whisper-4821"
+    id = await begun(one, "a", body={"prompt": secret, "stop": [secret]})
+    await until(lambda: is_durable(one, id))
+    assert len(redis.ask("GET", f"rill:{id}:record")) > 100
+    assert secret.encode() not in redis.ask("GET", f"rill:{id}:record")
+    async with two.client.get(f"/v1/streams/{id}") as response:
+        await kill(one)
+        events = parse(await response.read())
+    assert (text(events), events[-1].name) == ("a", "failure")
+    assert two.engine.submitted == []
+
+
+async def test_an_entry_of_another_stream(serve: Serve, redis: RedisServer) -> None:
+    """Who reads a log checks whose each entry is: a foreign one is not forwarded."""
+    one, two = await pair(serve, redis)
+    id, other = await begun(one, "a"), await begun(one, "secret")
+    await until(lambda: is_durable(one, id) and is_durable(one, other))
+    assert (await read_some(two, id))[-1].json() == {"text": "a"}
+    redis.ask("RENAME", f"rill:{other}", f"rill:{id}")
+    three = await serve(redis_url=redis.url)
+    async with three.client.get(f"/v1/streams/{id}") as response:
+        assert b"secret" not in await response.read()
+
+
+async def test_cancel_and_receipt_from_elsewhere(serve: Serve, redis: RedisServer) -> None:
+    """DELETE at any replica ends the stream at its own; the receipt is the same at all."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    assert (await receipt(two, id))["state"] == "answering"
+    async with two.client.delete(f"/v1/streams/{id}") as response:
+        assert response.status == 204
+    await until(lambda: one.engine.cancelled == [id])
+    await until(lambda: not stream_of(two, id).open)
+    ours, theirs = await receipt(one, id), await receipt(two, id)
+    assert ours["finish_reason"] == "cancelled"
+    assert {**ours, "tokens": None} == {**theirs, "tokens": None}
+
+
+async def test_a_key_at_two_replicas(serve: Serve, redis: RedisServer) -> None:
+    """The same request with the same key generates once, wherever it is sent, also at once; another is a 409."""
+    one, two = await serve(redis_url=redis.url), await serve(redis_url=redis.url)
+    for path, body in [*ROUTES, ("/v1/chat/completions", CHAT)]:
+        n = len(one.engine.submitted) + len(two.engine.submitted)
+        key = {"Idempotency-Key": f"k{n}"}
+        asked = [service.client.post(path, json=body, headers=key) for service in (one, two, one, two)]
+        answers = [(r.headers["X-Stream-Id"], await r.read()) for r in await asyncio.gather(*asked)]
+        assert len(set(answers)) == 1
+        assert len(one.engine.submitted) + len(two.engine.submitted) == n + 1
+        for service in (one, two):
+            async with service.client.post(path, json={**body, "seed": 5}, headers=key) as response:
+                assert response.status == 409
+
+
+async def test_an_answer_in_one_piece_is_asked_for_again(serve: Serve, redis: RedisServer) -> None:
+    """Its replica died with the connection: the same request elsewhere waits for the very stream, made anew there."""
+    one, two = await pair(serve, redis)
+    key = {"Idempotency-Key": "k"}
+    asking = asyncio.create_task(one.client.post("/v1/chat/completions", json=CHAT, headers=key))
+    id = (await one.engine.submission()).id
+    one.engine.accept(id)
+    one.engine.delta(id, "a")
+    await until(lambda: replication(one).writer.copies[id].has_record)
+    await kill(one)
+    asking.cancel()
+    again = asyncio.create_task(two.client.post("/v1/chat/completions", json=CHAT, headers=key))
+    adopted = await two.engine.submission()
+    assert adopted == one.engine.submitted[0]
+    two.engine.accept(id)
+    two.engine.delta(id, "a", "b")
+    two.engine.finish(id, n_generated=2)
+    response = await again
+    assert (await response.json())["choices"][0]["message"]["content"] == "ab"
+    assert response.headers["X-Stream-Id"] == id
+
+
+async def test_who_reads_elsewhere_keeps_it_alive(serve: Serve, redis: RedisServer) -> None:
+    """A stream without a reader at its own replica is not given up while another has one."""
+    one, two = await pair(serve, redis, resume_grace_s=2 * LEASE_S)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    async with two.client.get(f"/v1/streams/{id}"):
+        before = one.rill.streams._deserted[id]
+        await until(lambda: one.rill.streams._deserted[id] > before + 2 * LEASE_S)
+    await until(lambda: one.engine.cancelled == [id])
+
+
+async def test_a_refused_prompt_leaves_nothing(serve: Serve, redis: RedisServer) -> None:
+    """Nobody was told of the stream: it and its key are gone."""
+    one, _ = await pair(serve, redis)
+    asking = asyncio.create_task(one.client.post("/stream", json=PROMPT, headers={"Idempotency-Key": "k"}))
+    id = (await one.engine.submission()).id
+    await until(lambda: replication(one).writer.copies[id].has_record)
+    one.engine.say(Refused(id, "context_length_exceeded", "too long"))
+    assert (await asking).status == 400
+    await until(lambda: b"rill:" not in redis.ask("KEYS", "*"))
+
+
+async def test_everything_expires(serve: Serve, redis: RedisServer) -> None:
+    """Each key of a stream has a time to live: the given one from its end on, a minute more while it lives."""
+    one, _ = await pair(serve, redis, stream_ttl_s=100)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    for key in (f"rill:{id}", f"rill:{id}:record"):
+        assert 150 < int(redis.ask("TTL", key)[1:]) <= 160
+    one.engine.finish(id)
+    await until(lambda: not replication(one).writer.copies)
+    for key in (f"rill:{id}", f"rill:{id}:record"):
+        assert 90 < int(redis.ask("TTL", key)[1:]) <= 100

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from service import sse
-from service.errors import StreamLost, StreamNotFound
+from service.errors import NotReady, StreamLost, StreamNotFound
 from service.handlers.access import Access
 from service.handlers.body import read_body
 from service.handlers.exchange import EXCHANGE
@@ -18,6 +18,7 @@ from service.schema import KeyRequest, PaceRequest, StreamRequest, parse_json, p
 from service.streams import Stream
 
 EVENT_ID = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,9})\.[0-9a-f]{8}")
+LATER_MS = 2000
 Attached = Callable[[str], None]
 
 
@@ -72,8 +73,13 @@ class StreamRoutes:
         id = request.match_info["id"]
         if last := last_event_id(request, fields):
             return await self._resume(request, last, fields, within=id)
-        stream = await self._streams.locate(id)
         accept = request.headers.get("Accept", "")
+        try:
+            stream = await self._streams.locate(id)
+        except NotReady:
+            if "text/event-stream" in accept:
+                return self._later(request)
+            raise
         if stream is not None and "application/json" in accept:
             return self._receipt(request, stream)
         if stream is not None:
@@ -136,7 +142,10 @@ class StreamRoutes:
         if last == sse.LOST_ID:
             return self._read(request)
         match = EVENT_ID.fullmatch(last)
-        stream = await self._streams.locate(match[1]) if match and within in (None, match[1]) else None
+        try:
+            stream = await self._streams.locate(match[1]) if match and within in (None, match[1]) else None
+        except NotReady:
+            return self._later(request)
         if stream is not None:
             self._access.check_reader(request, stream.tenant)
         if match is None or stream is None:
@@ -169,6 +178,11 @@ class StreamRoutes:
         self._attached("read")
         request[EXCHANGE].attached = True
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
+
+    def _later(self, request: web.Request) -> web.StreamResponse:
+        """Nothing, and an end: who resumes comes back. Any status but 200 would end an EventSource for good."""
+        request[EXCHANGE].attached = True
+        return web.Response(body=sse.retry(LATER_MS), headers=HEADERS)
 
     def _lost(self, request: web.Request) -> web.StreamResponse:
         """One failure whose id makes the next attempt end with 204. A 404 would leave an EventSource without a word."""
