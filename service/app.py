@@ -175,11 +175,14 @@ class Rill:
 
     async def drain(self, hurry: asyncio.Event) -> None:
         """Take no new streams; let the running ones finish, and their readers (a paced one is behind), within drain_s
-        or until `hurry`; fail the rest."""
+        or until `hurry`; hand the rest over, if there is who can take them, or fail them."""
         self.draining = True
         self.admission.shut(self._why_closed)
         log.info("draining", extra={"streams": self.streams.n_live})
         await self._until(lambda: self.streams.is_idle or hurry.is_set(), self.settings.drain_s)
+        if self.replication is not None:
+            await self.replication.hand_over()
+            self.streams.cut_followed()
         self.streams.fail_all(lambda: ShuttingDown("The service is shutting down.", retry_after_s=5.0))
         await self._until(lambda: self.streams.n_readers == 0, LAST_WORDS_S)
 

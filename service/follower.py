@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from service.log import where
 from service.store import Entry, Event, Place, Store, StoreDown, decode
 from service.streams import Stream, head
 
@@ -56,7 +57,9 @@ class Follower:
                 await asyncio.wait([self._reading])
                 if not self._reading.cancelled():
                     self._take(*self._reading.result())
-            except StoreDown:
+            except Exception as e:
+                if not isinstance(e, StoreDown):
+                    log.error("unexpected error in the follower", extra=where(e))
                 await asyncio.sleep(PAUSE_S)
             finally:
                 self._reading.cancel()

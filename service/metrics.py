@@ -261,6 +261,8 @@ class Metrics:
         self._tokens_in.inc(summary.n_prompt)
         self._tokens_out.inc(summary.n_generated)
         self._cached.inc(summary.n_cached)
+        if stream.travelled:  # it spent a part of its time elsewhere
+            return
         if stream.started_at is not None:
             self._queue.observe(summary.queue_s)
         if summary.ttft_s is not None:

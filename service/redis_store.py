@@ -131,6 +131,11 @@ class RedisStore:
             raise StoreDown(_words(marker))
         return True
 
+    async def hand_over(self, owned: list[tuple[str, int]]) -> None:
+        """Let these leases run out now."""
+        now = await self._now_ms()
+        await self._all([("ZADD", LIVE, "XX", now, _member(id, epoch)) for id, epoch in owned])
+
     async def release(self, id: str, epoch: int) -> None:
         """Take a lease away that is of no use any more."""
         await self._all([("ZREM", LIVE, _member(id, epoch))])
@@ -206,6 +211,8 @@ class RedisStore:
 
     async def _pipeline(self, commands: list[tuple[Any, ...]], whole: bool = False) -> list[Any]:
         """The commands' results, errors among them; `whole`: as one transaction."""
+        if not commands:
+            return []
         try:
             async with self._redis.pipeline(transaction=whole) as pipeline:
                 for command in commands:

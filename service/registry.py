@@ -263,10 +263,18 @@ class Streams:
 
     def forget(self, stream: Stream) -> None:
         """What is here is not what others have: its readers have to come back."""
-        for reader in [r for r in self._readers if r.stream is stream]:
-            reader.stall()
+        self._cut(stream)
         self._followed.pop(stream.id, None)
         self._deserted.pop(stream.id, None)
+
+    def cut_followed(self) -> None:
+        """Whoever reads another replica's stream here has to go on elsewhere."""
+        for stream in self._followed.values():
+            self._cut(stream)
+
+    def _cut(self, stream: Stream) -> None:
+        for reader in [r for r in self._readers if r.stream is stream]:
+            reader.stall()
 
     def deserted(self) -> list[str]:
         """Our streams that nobody reads here."""

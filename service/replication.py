@@ -77,14 +77,31 @@ class Replication:
 
     async def stop(self) -> None:
         """Write what is left, if the store takes it, and let go."""
-        for task in [*self._tasks, *self._asides]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._asides, return_exceptions=True)
+        await end([*self._tasks, *self._asides])
         try:
             await self.writer.flush()
         except StoreDown as e:
             log.warning("the last events were not written", extra={"reason": str(e)})
         await self._store.close()
+
+    async def hand_over(self) -> None:
+        """Let go of the streams that may be resumed, so that another replica goes on with them at once. Their readers
+        are cut: they come back to it."""
+        if self.writer.is_behind or not self._store_prompts:
+            return
+        try:
+            await self.writer.flush()
+            given = [copy for copy in self.writer.copies.values() if copy.stream.open and copy.stream.grace_s]
+            for copy in given:
+                self._streams.give_up(copy.stream)
+            while any(copy.is_due for copy in given):
+                await self.writer.flush()
+            for copy in given:
+                self.writer.copies.pop(copy.stream.id, None)
+            await self._store.hand_over([(copy.stream.id, copy.epoch) for copy in given])
+            log.info("handed over", extra={"streams": len(given)})
+        except StoreDown as e:  # what was given up by then is adopted when its lease has run out
+            log.warning("the streams could not be handed over", extra={"reason": str(e)})
 
     # What the registry asks for.
 
@@ -115,7 +132,11 @@ class Replication:
         if loaded is None:
             return None
         record, entries = loaded
-        return self._replay(decode_record(record), entries)
+        try:
+            return self._replay(decode_record(record), entries)
+        except ValueError as e:
+            log.error("not a stream that we understand", extra={"stream": id[:8], "reason": str(e)})
+            return None
 
     async def reserve(self, tenant: str, key: str, asked: object, id: str) -> Stream | None:
         """The stream that this key made, anywhere; None: it is to be made, with this id. Raises KeyReused."""
@@ -187,7 +208,12 @@ class Replication:
         failed_at = max(self._failed_at, self.writer.failed_at)
         if asyncio.get_running_loop().time() - failed_at >= self._lease_s:
             for id, epoch, overdue_s in await self._store.expired():
-                await self._inherit(id, epoch, overdue_s)
+                try:
+                    await self._inherit(id, epoch, overdue_s)
+                except ValueError as e:
+                    log.error("not a stream that we understand", extra={"stream": id[:8], "reason": str(e)})
+                    if overdue_s > self._orphan_s:
+                        await self._store.release(id, epoch)
 
     async def _inherit(self, id: str, epoch: int, overdue_s: float) -> None:
         """Take over a stream whose owner is dead, if we may."""
@@ -257,6 +283,14 @@ class Replication:
 
     def __repr__(self) -> str:
         return f"<Replication {self.writer!r} {self.follower!r}>"
+
+
+async def end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel them until they are done: one that is in the middle of redis-py may swallow a cancellation."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.1)
 
 
 async def _tried(work: Coroutine[None, None, None]) -> None:

@@ -278,7 +278,9 @@ class Stream:
         if self.log:
             self._checksum = _checksum(self.log[-1])
         if self.tokens:
-            self.started_at = self.first_at = self.last_at = now
+            # When it really began only its first owner knew: all of it counts as decoding, and no TTFT is told.
+            self.started_at = self.first_at = self.arrived_at
+            self.last_at = now
             ticket.start(now)
 
     def give_up(self, now: float) -> None:
@@ -295,7 +297,7 @@ class Stream:
         return Status(Phase.THINKING, progress=progress, n_done=n_done, n_prompt=self.n_prompt)
 
     def _ttft_s(self) -> float | None:
-        return None if self.first_at is None else self.first_at - self.arrived_at
+        return None if self.first_at is None or self.travelled else self.first_at - self.arrived_at
 
     def _summary_so_far(self, now: float) -> Summary:
         started = now if self.started_at is None else self.started_at

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.events import Phase
+from service.log import where
 from service.openai import Whole
 from service.store import End, Event, Place, Store, StoreDown, Write, encode_end, encode_event
 from service.streams import Stream
@@ -43,6 +44,13 @@ class Copy:
     n_logged: int  # entries that the store has for certain: one an event, and one for the end
     has_record: bool
     is_sure: bool = True  # False: the store may have less, or have given it away
+    counted: tuple[int, int] = (0, 0)  # of the first so many events, so many tokens
+
+    def n_tokens(self, n: int) -> int:
+        """How many tokens the first n events hold, counted on from where it was last asked."""
+        start, total = self.counted if self.counted[0] <= n else (0, 0)
+        self.counted = n, total + sum(self.stream.weights[start:n])
+        return self.counted[1]
 
     @property
     def n_entries(self) -> int:
@@ -70,6 +78,7 @@ class Writer:
         self._observer = observer
         self._lost = lost
         self._work = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._grown_at: float | None = None  # when the first event came that no write has taken along
 
     @property
@@ -107,13 +116,19 @@ class Writer:
             try:
                 await self.flush()
                 n_failed = 0
-            except StoreDown as e:
+            except Exception as e:
+                if not isinstance(e, StoreDown):  # a bug of ours: readers must not pay for it
+                    log.error("unexpected error in the writer", extra=where(e))
                 self._fail(e, is_news=n_failed == 0)
                 await asyncio.sleep(PAUSES_S[min(n_failed, len(PAUSES_S) - 1)])
                 n_failed += 1
 
     async def flush(self) -> None:
         """One write of all that is due, within MAX_ENTRIES. Raises StoreDown."""
+        async with self._writing:
+            await self._flush()
+
+    async def _flush(self) -> None:
         loop = asyncio.get_running_loop()
         since, self._grown_at = self._grown_at or loop.time(), None
         timer = loop.call_at(since + self._log_wait_s, self._go_ahead)
@@ -184,7 +199,7 @@ class Writer:
         for copy in self.copies.values():
             copy.stream.go_ahead()
 
-    def _fail(self, error: StoreDown, *, is_news: bool) -> None:
+    def _fail(self, error: Exception, *, is_news: bool) -> None:
         self._go_ahead()
         self.failed_at = asyncio.get_running_loop().time()
         for copy in self.copies.values():
@@ -206,7 +221,7 @@ def _write(copy: Copy, room: int) -> Write:
     stream = copy.stream
     n_events = len(stream.log) if stream.n_before_end is None else stream.n_before_end
     end = min(n_events, copy.n_logged + room)
-    used = sum(stream.weights[: copy.n_logged])
+    used = copy.n_tokens(copy.n_logged)
     payloads = []
     for n in range(copy.n_logged, end):
         tokens = stream.tokens[used : used + stream.weights[n]]

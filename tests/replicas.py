@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from service.replication import end
 from tests.conftest import Service
 from tests.events import Event, parse
 
@@ -20,9 +21,7 @@ async def suspend(service: Service) -> None:
     """It does not reach the store any more, and lives on."""
     replication = service.rill.replication
     assert replication is not None
-    for task in replication._tasks:
-        task.cancel()
-    await asyncio.gather(*replication._tasks, return_exceptions=True)
+    await end(replication._tasks)
     replication.writer._go_ahead()
 
 

@@ -138,6 +138,7 @@ async def test_a_dead_replicas_stream_goes_on(
     assert await read(two, f"/v1/streams/{id}") == (200, whole + rest)
     if path == "/stream":
         assert text(whole + rest) == "abc"
+        assert rest[-1].json()["timings"]["ttft_s"] is None, "the other one knew it"
     assert await two.metric("llm_streams_adopted_total") == 1
 
 
@@ -392,3 +393,54 @@ async def test_everything_expires(serve: Serve, redis: RedisServer) -> None:
     await until(lambda: not replication(one).writer.copies)
     for key in (f"rill:{id}", f"rill:{id}:record"):
         assert 90 < int(redis.ask("TTL", key)[1:]) <= 100
+
+
+async def test_a_drain_hands_over(serve: Serve, redis: RedisServer) -> None:
+    """At its end what may be resumed goes to another replica at once, without an end; what may not be fails."""
+    one, two = await pair(serve, redis, drain_s=0, lease_s=60)
+    replication(two)._lease_s = LEASE_S
+    id = await begun(one, "a")
+    asking = asyncio.create_task(one.client.post("/stream", json=PROMPT))
+    plain = (await one.engine.submission(2)).id
+    one.engine.accept(plain)
+    other = await asking
+    await until(lambda: is_durable(one, id) and is_durable(one, plain))
+    async with one.client.get(f"/v1/streams/{id}") as response:
+        raw = b""
+        while b'"a"' not in raw:
+            raw += await response.content.readany()
+        await one.rill.drain(asyncio.Event())
+        with pytest.raises(aiohttp.ClientError):
+            raw += await response.read()
+    assert [event.name for event in parse(raw)][-1] == "message"
+    assert b"shutting_down" in await other.read()
+    assert (await two.engine.submission()).delivered == [7]
+    two.engine.accept(id)
+    two.engine.delta(id, "b")
+    two.engine.finish(id)
+    status, rest = await read(two, "/stream", **{"Last-Event-ID": parse(raw)[-1].id})
+    assert (status, text(parse(raw) + rest), rest[-1].name) == (200, "ab", "done")
+
+
+async def test_a_record_that_nobody_understands(serve: Serve, redis: RedisServer) -> None:
+    """As a newer version may write it: that stream is not known here, and holds up no other."""
+    one, two = await pair(serve, redis)
+    strange, id = await begun(one, "a"), await begun(one, "a")
+    await until(lambda: is_durable(one, strange) and is_durable(one, id))
+    redis.ask("SET", f"rill:{strange}:record", '{"from":"the future"}')
+    async with two.client.get(f"/v1/streams/{strange}") as response:
+        assert response.status == 404
+    await kill(one)
+    assert (await two.engine.submission()).id == id
+
+
+async def test_a_bug_in_the_writer_stops_no_reader(serve: Serve, redis: RedisServer) -> None:
+    """Whatever goes wrong in there, readers get their events."""
+    one, _ = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    async with one.client.get(f"/v1/streams/{id}") as response:
+        stream_of(one, id).weights[-1:] = []  # as a bug of ours would
+        one.engine.delta(id, "b")
+        one.engine.finish(id)
+        assert text(parse(await response.read())) == "ab"
