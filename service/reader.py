@@ -79,8 +79,10 @@ class Reader:
         self._beat = place > 0  # one that resumes gets a first byte, and with it its headers, at once
 
     async def admitted(self) -> None:
-        """Wait until the engine took the prompt. Raises the stream's error if it ended before."""
-        await self._until(lambda: self.stream.phase is not Phase.SUBMITTED)
+        """Wait until the engine took the prompt, and the shared log, if there is one, has it: who is told a stream's id
+        may ask another replica for it. Raises the stream's error if it ended before."""
+        stream = self.stream
+        await self._until(lambda: stream.phase is not Phase.SUBMITTED and (stream.n_visible > 0 or not stream.log))
         if self.stream.error is not None and not self.stream.log:
             raise self.stream.error
 

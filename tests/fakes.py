@@ -73,8 +73,8 @@ class Clock:
 
 
 class ScriptedEngine:
-    """Stands where the supervisor does. By itself it accepts, and then says `pieces`, one a turn of the loop; with
-    `by_hand` it only notes what it is sent, and the test plays the engine."""
+    """Stands where the supervisor does. By itself it accepts, and then says `pieces`, one a turn of the loop; from
+    where a submission says that it was; with `by_hand` it only notes what it is sent, and the test plays the engine."""
 
     def __init__(self, sink: Rill, *, pieces: Iterable[str] = STORY, n_seq: int = 4) -> None:
         self.state = State.STOPPED
@@ -84,6 +84,7 @@ class ScriptedEngine:
         self.info: Ready | None = None
         self.by_hand = False
         self.starts_ready = True
+        self.pause_s = 0.0  # between two pieces
         self.pieces = tuple(pieces)
         self.n_seq = n_seq
         self.submitted: list[Submit] = []
@@ -120,7 +121,7 @@ class ScriptedEngine:
         assert frame == submit
         self.submitted.append(submit)
         if not self.by_hand:
-            self._talking[submit.id] = asyncio.create_task(self._talk(submit.id))
+            self._talking[submit.id] = asyncio.create_task(self._talk(submit.id, len(submit.delivered)))
 
     def cancel(self, id: str) -> None:
         assert over_the_wire(Cancel(id)) == Cancel(id)
@@ -151,12 +152,12 @@ class ScriptedEngine:
             await asyncio.sleep(0)
         return self.submitted[n - 1]
 
-    async def _talk(self, id: str) -> None:
+    async def _talk(self, id: str, n_delivered: int) -> None:
         self.accept(id)
         await asyncio.sleep(0)
         self.say(Step(prefill=[(id, 3, 3)], n_running=1, n_batch=3, n_prefill=3, kv_used=3))
-        for piece in self.pieces:
-            await asyncio.sleep(0)
+        for piece in self.pieces[n_delivered:]:
+            await asyncio.sleep(self.pause_s)
             self.delta(id, piece)
         self.finish(id, n_generated=len(self.pieces))
         self._talking.pop(id, None)

@@ -1,0 +1,109 @@
+"""Replicas and Redis fail in any order while streams are read: who comes back until the end gets every event once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+
+import aiohttp
+import pytest
+
+from tests.conftest import Serve, Service
+from tests.events import Event, numbers, parse, text
+from tests.redis_server import RedisServer
+from tests.replicas import kill, resume, suspend
+
+pytestmark = pytest.mark.e2e
+
+LEASE_S = 0.6
+N_STREAMS = 8
+PIECES = tuple(f" {n}" for n in range(400))
+
+
+class World:
+    """Three replicas, of which at least one lives, and what happens to them."""
+
+    def __init__(self, services: list[Service], redis: RedisServer, seed: int) -> None:
+        self.alive, self.redis, self.random = services, redis, random.Random(seed)
+        self.told: list[str] = []
+
+    def any(self) -> Service:
+        return self.random.choice(self.alive)
+
+    async def cause_trouble(self) -> None:
+        """One thing after another, for ever."""
+        while True:
+            await asyncio.sleep(self.random.uniform(0.1, 0.8))
+            trouble = self.random.choice([self.lose_a_replica, self.stall_a_replica, self.stall_redis, self.cut_redis])
+            self.told.append(trouble.__name__)
+            await trouble()
+
+    async def lose_a_replica(self) -> None:
+        if len(self.alive) > 1:
+            dead = self.any()
+            self.alive.remove(dead)
+            await kill(dead)
+            await dead.engine.stop()
+
+    async def stall_a_replica(self) -> None:
+        stalled = self.any()
+        await suspend(stalled)
+        await asyncio.sleep(self.random.uniform(0, 3 * LEASE_S))
+        resume(stalled)
+
+    async def stall_redis(self) -> None:
+        self.redis.pause()
+        await asyncio.sleep(self.random.uniform(0, 2))
+        self.redis.resume()
+
+    async def cut_redis(self) -> None:
+        await asyncio.to_thread(self.redis.restart)
+
+    async def start(self) -> str:
+        async with self.any().client.post("/v1/streams", json={"prompt": "count"}) as response:
+            id: str = (await response.json())["id"]
+            return id
+
+    async def read(self, id: str) -> tuple[str, list[Event]]:
+        """A stream from its start to its end, from whichever replica it may be."""
+        events: list[Event] = []
+        while not events or events[-1].name not in ("done", "failure"):
+            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": events[-1].id} if events else {})
+            raw = b""
+            with suppress(aiohttp.ClientError):
+                async with self.any().client.get(f"/v1/streams/{id}", headers=headers) as response:
+                    raw = await self._read_some(response)
+            events += parse(raw)
+            await asyncio.sleep(0.01)
+        return id, events
+
+    async def _read_some(self, response: aiohttp.ClientResponse) -> bytes:
+        """It may leave in the middle, and what it has by then counts."""
+        raw, enough = b"", self.random.choice([200, 2000, 1 << 20])
+        with suppress(aiohttp.ClientError):
+            async for chunk in response.content.iter_any():
+                raw += chunk
+                if len(raw) > enough:
+                    break
+        return raw
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_nothing_is_lost(serve: Serve, redis: RedisServer, seed: int) -> None:
+    """Every reader ends with `done`, has each number once, and the whole text."""
+    settings = {"redis_url": redis.url, "lease_s": LEASE_S, "n_seq": 32, "by_hand": True}
+    world = World([await serve(**settings) for _ in range(3)], redis, seed)
+    for service in world.alive:
+        service.engine.by_hand, service.engine.pause_s, service.engine.pieces = False, 0.01, PIECES
+    ids = [await world.start() for _ in range(N_STREAMS)]
+    trouble = asyncio.create_task(world.cause_trouble())
+    try:
+        async with asyncio.timeout(60):
+            read = await asyncio.gather(*(world.read(id) for id in ids))
+    finally:
+        trouble.cancel()
+        redis.resume()
+    for id, events in read:
+        assert list(range(len(events))) == numbers(events, id), world.told
+        assert ("done", "".join(PIECES)) == (events[-1].name, text(events)), world.told
