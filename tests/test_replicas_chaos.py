@@ -45,6 +45,10 @@ class World:
             self.alive.remove(dead)
             await kill(dead)
             await dead.engine.stop()
+            for site in list(dead.runner.sites):
+                await site.stop()
+            await asyncio.sleep(0.1)  # for who was on the way to it
+            await kill(dead)
 
     async def stall_a_replica(self) -> None:
         stalled = self.any()
