@@ -231,16 +231,19 @@ class Replication:
             ticket = self._streams.admit()
         except Refused:
             return
-        stream, entries = None, []
+        stream, is_ours = None, False
+        entries: list[Entry] = []
         try:
-            if await self._store.claim(id, epoch + 1) and (loaded := await self._store.load(id)):
+            is_ours = await self._store.claim(id, epoch + 1)
+            if is_ours and (loaded := await self._store.load(id)):
                 entries = loaded[1]
                 stream = self._replay(record, entries)
         finally:
             if stream is None or not stream.open:
                 ticket.release(self._clock())
         if stream is None or not stream.open:
-            await self._store.release(id, epoch + 1)
+            if is_ours:  # else the lease is the winner's
+                await self._store.release(id, epoch + 1)
             return
         self.follower.remove(id)
         self.writer.inherit(stream, epoch + 1, body, record.key, n_logged=len(settled(entries)))

@@ -153,17 +153,18 @@ class Writer:
         if unsure:
             for copy, place in zip(unsure, await self._store.ends([c.stream.id for c in unsure]), strict=True):
                 copy.is_sure = True
+                copy.has_record = False  # nor of the record and the lease
                 if place.epoch < copy.epoch:  # it has lost what we wrote, our marker too
-                    copy.has_record, copy.n_logged = False, min(copy.n_inherited, place.number)
-                else:
-                    copy.n_logged = min(copy.n_logged, place.number) if place.epoch == copy.epoch else copy.n_logged
-                    self._take(copy, place)
+                    copy.n_logged = min(copy.n_inherited, place.number)
+                elif place.epoch == copy.epoch:
+                    copy.n_logged = min(copy.n_logged, place.number)
+                self._take(copy, place)
 
     async def _drop_unspoken(self) -> None:
         """Forget the streams that ended before the engine took them: nobody was told of them."""
         for copy in [c for c in self.copies.values() if not c.stream.open and not c.stream.accepted]:
             await self._store.drop(copy.stream.id, copy.epoch, copy.key)
-            del self.copies[copy.stream.id]
+            self.copies.pop(copy.stream.id, None)
 
     def _due(self) -> tuple[list[Copy], list[Write]]:
         copies, writes, room = [], [], MAX_ENTRIES
@@ -178,7 +179,7 @@ class Writer:
     def _take(self, copy: Copy, place: Place) -> None:
         """The store's log of this stream ends at this place."""
         if place.epoch > copy.epoch:
-            del self.copies[copy.stream.id]
+            self.copies.pop(copy.stream.id, None)
             self._observer.fenced()
             self._lost(copy, place)
             return
@@ -187,7 +188,7 @@ class Writer:
         is_whole = stream.n_before_end is not None and copy.n_logged > stream.n_before_end
         stream.acknowledge(len(stream.log) if is_whole else copy.n_logged)
         if is_whole:
-            del self.copies[stream.id]
+            self.copies.pop(stream.id, None)
 
     def _add(self, copy: Copy) -> None:
         self.copies[copy.stream.id] = copy
@@ -206,7 +207,7 @@ class Writer:
             copy.is_sure = False
         ended = [id for id, copy in self.copies.items() if not copy.stream.open]
         for id in ended[: max(0, len(ended) - MAX_ENDED)]:
-            del self.copies[id]
+            self.copies.pop(id, None)
         self._work.set()
         if is_news:
             log.warning("the store does not answer", extra={"reason": str(error), "streams": len(self.copies)})

@@ -444,3 +444,28 @@ async def test_a_bug_in_the_writer_stops_no_reader(serve: Serve, redis: RedisSer
         one.engine.delta(id, "b")
         one.engine.finish(id)
         assert text(parse(await response.read())) == "ab"
+
+
+async def test_a_lost_lease_is_taken_again(serve: Serve, redis: RedisServer) -> None:
+    """An owner whose lease is not in Redis any more, but whose log is, is the owner still, and can be followed."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    redis.ask("DEL", "rill:live")
+    await until(lambda: id.encode() in redis.ask("ZRANGE", "rill:live", "0", "-1"))
+    await kill(one)
+    assert (await two.engine.submission()).id == id
+
+
+async def test_who_loses_a_race_for_a_stream_leaves_it_alone(serve: Serve, redis: RedisServer) -> None:
+    """Two replicas claim a dead one's stream: the winner keeps its lease."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    await suspend(one)
+    await suspend(two)
+    assert await replication(two)._store.claim(id, 2)
+    await replication(two)._inherit(id, 1, 0.0)
+    assert f"{id}:2".encode() in redis.ask("ZRANGE", "rill:live", "0", "-1")
+    assert two.rill.admission.n_tickets == 0
+    assert two.engine.submitted == []
