@@ -70,7 +70,7 @@ class Journal:
 
 
 def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
-    """Read the model, make its context and its prompts. Raises LlamaError, BudgetError or TemplateError, each saying what to do."""
+    """Read the model, make its context. Raises LlamaError, BudgetError or TemplateError, each saying what to do."""
     began = time.monotonic()
     journal = Journal()
     llama.start(journal)
