@@ -59,9 +59,7 @@ class Inbox:
         return self._too_long(submit, f"at least {at_least}") if at_least >= self.n_ctx_seq else None
 
     def _too_long(self, submit: Submit, n_tokens: str) -> Refused:
-        message = (
-            f"The prompt has {n_tokens} tokens; this model's context holds {self.n_ctx_seq}, the answer included."
-        )
+        message = f"The prompt has {n_tokens} tokens; this model's context holds {self.n_ctx_seq}, the answer included."
         return Refused(submit.id, "context_length_exceeded", message)
 
     def _tokens(self, submit: Submit) -> list[int]:
