@@ -16,7 +16,7 @@ Shares = tuple[int, int, int, int]
 
 # Shares of stories, counts, talk and repeats among the turns: first with copying and nothing else in repeats,
 # the skill below a story's topic and a count's ends; later with more of what is short but hard.
-SHARES, LATER = (30, 30, 32, 8), (12, 40, 46, 2)
+SHARES, LATER = (30, 30, 32, 8), (16, 36, 43, 5)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def _numbers(kind: str, numbers: list[int], **slots: str) -> Problem:
 
 def number_problem(rng: Random) -> Problem:
     kind = rng.choices(("count", "upto", "down", "downto", "step", "even", "after", "before", "spelled"),
-                       (34, 5, 16, 5, 18, 6, 5, 3, 8))[0]  # fmt: skip
+                       (34, 5, 16, 5, 18, 6, 5, 3, 14))[0]  # fmt: skip
     if kind == "spelled":
         return _spelled(rng)
     top = rng.choice((20, 50, 100, 100, 150, 999))
@@ -84,11 +84,12 @@ def parity(low: int, span: int) -> Problem:
 
 
 def _spelled(rng: Random) -> Problem:
-    a, b = rng.sample(range(0, 21), 2)
-    if rng.random() < 0.7:
-        a, b = min(a, b), max(a, b)
+    kind = rng.choices(("count", "down", "upto", "downto"), (45, 20, 25, 10))[0]
+    low, high = sorted(rng.sample(range(0, 21), 2))
+    if kind in ("upto", "downto"):
+        low, high = 1, rng.randrange(2, 21)
+    a, b = (low, high) if kind in ("count", "upto") else (high, low)
     chosen = [WORDS[n] for n in (range(a, b + 1) if a < b else range(a, b - 1, -1))]
-    kind = "count" if a < b else "down"
     answer = ", ".join(chosen)
     slots = (("a", WORDS[a]), ("b", WORDS[b]))
     return Problem(kind, f"{WORDS[a]} {WORDS[b]}", answer[0].upper() + answer[1:] + ".", slots)

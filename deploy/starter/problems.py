@@ -88,6 +88,6 @@ def other_prompts() -> Iterator[Held]:
 
 def held_out() -> list[Held]:
     """Every held-out prompt, each once; always the same ones."""
-    rng = Random("held out")
+    rng = Random("held out, anew")
     everything = [*story_prompts(rng), *count_prompts(rng), *rill_prompts(), *other_prompts()]
     return list({held.prompt: held for held in everything}.values())

@@ -198,8 +198,8 @@ def run(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4250)
-    parser.add_argument("--decay", type=int, default=3500, help="the last steps, over which the rate falls")
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--decay", type=int, default=9000, help="the last steps, over which the rate falls")
     parser.add_argument("--rate", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)

@@ -84,7 +84,7 @@ def topics(*, held: bool) -> tuple[tuple[str, str], ...]:
     words = {word for _, noun in out for word in noun.split()}
     if held:
         unseen = table("topics", HELD)
-        return (*out, *((kind, noun) for kind, nouns in unseen.items() for noun in nouns))
+        return (*((kind, noun) for kind, nouns in unseen.items() for noun in nouns), *out)
     return tuple((kind, noun) for kind, noun in everything if not words.intersection(noun.split()))
 
 

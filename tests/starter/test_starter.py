@@ -19,10 +19,6 @@ def model() -> Iterator[Any]:
     loaded.close()
 
 
-# Known, and on the card: not strict, since another processor's last bits may get it right.
-NOT_YET = pytest.mark.xfail(reason="the shipped starter was trained for 40 minutes and miscounts one time in three")
-
-
 @cache
 def held(skill: str, n: int) -> list[problems.Held]:
     """Every so many-th of a skill's held-out prompts, n of them."""
@@ -54,8 +50,8 @@ def test_tokenizer_equals_llama_cpp() -> None:
     assert parity.mismatches(MODEL, 1500) == []
 
 
-# What the shipped file does, less one: its card has the whole table. Counting and Rill questions are to come to 8.
-@pytest.mark.parametrize(("skill", "least"), [("story", 9), ("count", 6), ("rill", 4), ("beyond", 9)])
+# Below what the card's whole table says: twelve are few, and another processor's last bits decide some of them.
+@pytest.mark.parametrize(("skill", "least"), [("story", 9), ("count", 7), ("rill", 8), ("beyond", 8)])
 def test_skills_on_held_out_prompts(model: Any, skill: str, least: int) -> None:
     """Of twelve held-out prompts a skill at least `least` are answered right, and eleven end by themselves."""
     answers = [(one, *evaluate.ask(model, one.prompt)) for one in held(skill, 12)]
@@ -71,8 +67,8 @@ def test_skills_on_held_out_prompts(model: Any, skill: str, least: int) -> None:
         ("tell me a story about a fox", "fox"),
         ("Can you please tell me a story about two dragons?", "dragons"),
         ("Count from 2 to 12", "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"),
-        pytest.param("Count from 3 to 9", "3, 4, 5, 6, 7, 8, 9", marks=NOT_YET),
-        pytest.param("count to five", "five", marks=NOT_YET),
+        ("Count from 3 to 9", "3, 4, 5, 6, 7, 8, 9"),
+        ("count to five", "five"),
         ("List five animals", "cat"),
         ("what are the days of the week", "Monday, Tuesday, Wednesday"),
         ("What is Rill?", "streaming service"),
