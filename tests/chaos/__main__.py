@@ -27,8 +27,9 @@ async def main() -> None:
         if n:
             print(engine.row(kv_type, number, await engine.trials(kv_type, number, n, args.seed)), flush=True)
     print("\n" + cuts.HEAD, flush=True)
-    for name in cuts.CLIENTS if args.cuts else ():
-        print(cuts.row(name, await cuts.trials(name, args.cuts, args.seed)), flush=True)
+    if args.cuts:
+        async for line in cuts.trials(args.cuts, args.seed):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import openai
 from openai.types.chat import ChatCompletionChunk
 
+from tests.chaos import browsers
 from tests.chaos.service import Service, orders, running
 from tests.events import Event, numbers, parse, text
 
 MAX_TOKENS = 60
 N_CUTS = 4  # a stream, at the most
+N_AT_ONCE = 8
 
 
 @dataclass
@@ -37,31 +41,33 @@ class Saw:
     def __init__(self, port: int, rng: random.Random, longest: int) -> None:
         self._port, self._rng, self._longest = port, rng, longest
         self.n_cuts = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._done = asyncio.Event()
+        self._done.set()
 
     @asynccontextmanager
     async def url(self) -> AsyncIterator[str]:
         server = await asyncio.start_server(self._join, "127.0.0.1", 0)
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await self._done.wait()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        ends = {writer, up_writer}
+        self._writers |= ends
+        self._done.clear()
         limit = self._rng.randrange(self._longest) if self.n_cuts < N_CUTS else None
         there = asyncio.create_task(self._carry(reader, up_writer, None))
-        try:
-            self.n_cuts += await self._carry(up_reader, writer, limit)
-        finally:
-            there.cancel()
-            for each in (writer, up_writer):
-                each.transport.abort() if limit is not None else each.close()
-            self._tasks.discard(task)
+        self.n_cuts += await self._carry(up_reader, writer, limit)
+        for end in ends:
+            end.transport.abort() if limit is not None else end.close()
+        await there
+        self._writers -= ends
+        if not self._writers:
+            self._done.set()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None) -> bool:
         """Carries bytes to their end, or `limit` of them; whether it stopped there."""
@@ -76,7 +82,7 @@ class Saw:
         return False
 
 
-async def by_event_source(url: str, order: dict[str, object]) -> tuple[str, list[Event]]:
+async def by_event_source(url: str, order: dict[str, Any]) -> tuple[str, list[Event]]:
     """As a browser does: the whole address again, with the id of the last event that came whole."""
     fields = {name: str(value) for name, value in order.items()} | {"key": f"k{random.getrandbits(64)}"}
     events: list[Event] = []
@@ -93,7 +99,7 @@ async def by_event_source(url: str, order: dict[str, object]) -> tuple[str, list
                 return text(events), events
 
 
-async def by_openai(url: str, order: dict[str, object]) -> tuple[str, list[Event]]:
+async def by_openai(url: str, order: dict[str, Any]) -> tuple[str, list[Event]]:
     """openai-python: when its stream breaks, it attaches to X-Stream-Id and reads on behind what it has."""
     client = openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", max_retries=0)
     body = {name: value for name, value in order.items() if name != "prompt"}
@@ -127,25 +133,52 @@ async def by_openai(url: str, order: dict[str, object]) -> tuple[str, list[Event
     raise AssertionError("it never came to its end")
 
 
-Client = Callable[[str, dict[str, object]], Awaitable[tuple[str, list[Event]]]]
-CLIENTS: dict[str, Client] = {"EventSource (Python)": by_event_source, "openai-python": by_openai}
+Client = Callable[[str, dict[str, Any]], Awaitable[tuple[str, list[Event]]]]
 
 
-async def trials(name: str, n_cuts: int, seed: int) -> Tally:
-    """Streams until n_cuts connections of this client have been cut."""
-    rng, tally = random.Random(seed), Tally()
-    async with running(kv_type="bf16") as service:
-        while tally.n_cuts < n_cuts:
-            await asyncio.gather(*[_one(service, name, rng, tally, salt) for salt in range(8)])
-    return tally
+@asynccontextmanager
+async def clients(home: str) -> AsyncIterator[dict[str, Client | None]]:
+    """By name; None for one that this machine has not. A client returns the text, and the events if it shows them."""
+
+    def text_only(ask: browsers.Ask | None) -> Client | None:
+        async def client(url: str, order: dict[str, Any]) -> tuple[str, list[Event]]:
+            assert ask is not None
+            return await ask(url, order), []
+
+        return client if ask else None
+
+    async with browsers.chromium(home) as in_chromium, browsers.node() as in_node:
+        yield {
+            "EventSource (in Python)": by_event_source,
+            "openai-python": by_openai,
+            "EventSource (Chromium)": text_only(in_chromium),
+            "eventsource (npm)": text_only(in_node),
+        }
 
 
-async def _one(service: Service, name: str, rng: random.Random, tally: Tally, salt: int) -> None:
+async def trials(n_cuts: int, seed: int) -> AsyncIterator[str]:
+    """A row of the table for each client: streams until n_cuts of its connections have been cut."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    own = f"http://127.0.0.1:{port}"
+    async with (
+        running(kv_type="bf16", port=str(port), allowed_origins=own) as service,
+        clients(own) as all_clients,
+    ):
+        for name, client in all_clients.items():
+            rng, tally = random.Random(seed), Tally()
+            while client is not None and tally.n_cuts < n_cuts:
+                await asyncio.gather(*[_one(service, client, rng, tally, salt) for salt in range(N_AT_ONCE)])
+            yield row(name, tally) if client else f"| {name} | not run: not on this machine | | | | |"
+
+
+async def _one(service: Service, client: Client, rng: random.Random, tally: Tally, salt: int) -> None:
     (order,) = orders(1, 1000 * tally.n_streams + salt, MAX_TOKENS)
     whole = text(await service.whole(**order))
     saw = Saw(service.port, rng, longest=MAX_TOKENS * 80)
     async with saw.url() as url:
-        said, events = await CLIENTS[name](url, order)
+        said, events = await client(url, order)
     tally.n_streams += 1
     tally.n_cuts += saw.n_cuts
     tally.n_changed += said != whole
