@@ -388,5 +388,6 @@ async def test_compose_takes_the_gpu_override(stack: Stack) -> None:
     assert plain["service"].pop("image") == "rill-test"
     for services in (plain, gpu):
         for service in services.values():
-            service.get("volumes", []).sort()  # the order of a merge is nobody's promise
+            for name in ("volumes", "cap_add", "networks"):  # the order of a merge is nobody's promise
+                service[name] = sorted(service.get(name) or ())
     assert gpu == plain
