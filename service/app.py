@@ -24,7 +24,6 @@ from service.handlers.page import PageRoutes
 from service.handlers.stream import StreamRoutes
 from service.log import where
 from service.metrics import Metrics
-from service.redis_store import RedisStore
 from service.registry import Limits, Streams
 from service.replication import Replication
 from service.settings import Settings
@@ -93,6 +92,10 @@ class Rill:
         settings = self.settings
         if not (url := settings.redis_url.get_secret_value()):
             return None
+        from service.redis_store import (
+            RedisStore,  # takes a tenth of a second to import, and a lone service needs it not
+        )
+
         replication = Replication(
             store=RedisStore(url, ttl_s=settings.stream_ttl_s, lease_s=lease_s),
             streams=self.streams,

@@ -193,10 +193,8 @@ class Stream:
         self._close(error.outcome, self._summary_so_far(now), error, now)
 
     def _close(self, outcome: str, summary: Summary, error: RillError | None, now: float) -> None:
-        if not self._move("close"):
+        if not self._end(outcome, summary, error, now):
             return
-        self.outcome, self.summary, self.error, self.closed_at = outcome, summary, error, now
-        self.n_before_end = len(self.log)
         if error is not None:
             if self.accepted:
                 self._say(self.dialect.failure(error))
@@ -208,6 +206,14 @@ class Stream:
         if self.grown is not None:
             self.grown(self)
         self._wake()
+
+    def _end(self, outcome: str, summary: Summary, error: RillError | None, now: float) -> bool:
+        """Its one end: the events that follow tell it. False: it had one."""
+        if not self._move("close"):
+            return False
+        self.outcome, self.summary, self.error, self.closed_at = outcome, summary, error, now
+        self.n_before_end = len(self.log)
+        return True
 
     def _move(self, event: Event) -> bool:
         phase = TABLE[self.phase].get(event)
@@ -258,12 +264,10 @@ class Stream:
         self, events: list[bytes], outcome: str, summary: Summary, error: RillError | None, text: str, now: float
     ) -> None:
         """Another replica logged its end: its last events, and what it amounted to."""
-        if self._move("close"):
-            self.outcome, self.summary, self.error, self.closed_at = outcome, summary, error, now
+        if self._end(outcome, summary, error, now):
             self.n_prompt = summary.n_prompt
             if text:
                 self.dialect.delta(text)
-            self.n_before_end = len(self.log)
             for event in events:
                 self._append(event, 0)
             self.accepted = True

@@ -17,6 +17,7 @@ from aiohttp import web
 from service.app import Rill
 from service.listen import listen
 from service.settings import Settings
+from tests.events import Event, parse
 from tests.fakes import ScriptedEngine
 from tests.redis_server import PROGRAM, RedisServer
 
@@ -78,6 +79,12 @@ class Service:
             if sample.startswith(line + " "):
                 return float(sample.rsplit(" ", 1)[1])
         return 0.0
+
+
+async def read(service: Service, path: str, **headers: str) -> tuple[int, list[Event]]:
+    """The status of a GET, and the events that came to its end."""
+    async with service.client.get(path, headers=headers) as response:
+        return response.status, parse(await response.read())
 
 
 Serve = Callable[..., Awaitable[Service]]

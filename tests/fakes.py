@@ -12,6 +12,14 @@ from service.engine.protocol import Accepted, Cancel, Finish, FinishReason, Fram
 from service.supervisor import State
 
 STORY = ("Once", " upon", " a", " time", " ✨", ".")
+PROMPT = {"prompt": "hi"}
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+# What starts a stream of events, in each dialect.
+ROUTES: list[tuple[str, dict[str, Any]]] = [
+    ("/stream", PROMPT),
+    ("/v1/chat/completions", {**CHAT, "stream": True}),
+    ("/v1/completions", {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}),
+]
 
 
 def ready(**changes: Any) -> Ready:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from service.replication import end
 from tests.conftest import Service
-from tests.events import Event, parse
 
 
 async def until(condition: Callable[[], bool], within_s: float = 15) -> None:
@@ -39,8 +38,3 @@ async def kill(service: Service) -> None:
     for reader in list(service.rill.streams._readers):
         reader.stall()
     service.engine.by_hand = True
-
-
-async def read(service: Service, path: str, **headers: str) -> tuple[int, list[Event]]:
-    async with service.client.get(path, headers=headers) as response:
-        return response.status, parse(await response.read())

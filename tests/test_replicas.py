@@ -12,23 +12,17 @@ import pytest
 from service.engine.protocol import Refused
 from service.replication import Replication
 from service.streams import Stream
-from tests.conftest import Serve, Service
+from tests.conftest import Serve, Service, read
 from tests.events import Event, parse, text
+from tests.fakes import CHAT, PROMPT, ROUTES
 from tests.redis_server import RedisServer
-from tests.replicas import kill, read, resume, suspend, until
+from tests.replicas import kill, resume, suspend, until
 
 pytestmark = pytest.mark.e2e
 
 LEASE_S = 0.6
 FULL = ("CONFIG", "SET", "maxmemory", "1")
 NOT_FULL = ("CONFIG", "SET", "maxmemory", "0")
-PROMPT = {"prompt": "hi"}
-CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
-ROUTES = [
-    ("/stream", PROMPT),
-    ("/v1/chat/completions", {**CHAT, "stream": True}),
-    ("/v1/completions", {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}),
-]
 
 
 async def begun(service: Service, *texts: str, path: str = "/stream", body: dict[str, Any] = PROMPT) -> str:

@@ -13,9 +13,9 @@ from service.errors import ModelNotFound, NotReady
 from service.events import Dialect
 from service.handlers.access import Access
 from service.handlers.body import read_body
-from service.handlers.exchange import EXCHANGE
-from service.handlers.sending import note, send
-from service.handlers.stream import idempotency_key, is_resumable, pace_of
+from service.handlers.sending import send
+from service.handlers.starting import idempotency_key, is_resumable, start
+from service.handlers.stream import pace_of
 from service.openai import (
     Answer,
     ChatRequest,
@@ -28,7 +28,7 @@ from service.openai import (
     refuse_unsupported,
 )
 from service.registry import Streams
-from service.schema import Order, parse_json, validate
+from service.schema import parse_json, validate
 from service.streams import Stream
 
 
@@ -94,8 +94,18 @@ class OpenAIRoutes:
         self._access.check_model(order.model)
         ready = self._ready()
         answer = Answer(kind, model=order.model or ready.model, fingerprint=f"rill-{self._version}-{ready.llama_cpp}")
-        dialect = Chunks(answer, include_usage=asked.include_usage) if asked.stream else Whole(answer)
-        stream = await self._start(request, order, dialect, tenant, (kind, asked.stream, asked.include_usage, order))
+        dialect: Dialect = Chunks(answer, include_usage=asked.include_usage) if asked.stream else Whole(answer)
+        key = idempotency_key(request)
+        stream = await start(
+            request,
+            self._streams,
+            order,
+            dialect,
+            tenant=tenant,
+            key=key,
+            asked=(kind, asked.stream, asked.include_usage, order),
+            resumable=key is not None or is_resumable(request),
+        )
         if asked.stream:
             return await send(request, self._streams, stream, pace=pace or asked.pace)
         return await self._whole(stream)
@@ -108,29 +118,6 @@ class OpenAIRoutes:
         body = orjson.dumps(stream.dialect.body(stream.summary))
         headers = {"Cache-Control": "no-store", "X-Stream-Id": stream.id}
         return web.Response(body=body, content_type="application/json", headers=headers)
-
-    async def _start(self, request: web.Request, order: Order, dialect: Dialect, tenant: str, asked: object) -> Stream:
-        """A new stream, or the one that was asked for with the same Idempotency-Key."""
-        key, exchange = idempotency_key(request), request[EXCHANGE]
-        id = None
-        if key is not None:
-            made, id = await self._streams.reserve(tenant, key, asked)
-            if made is not None:
-                note(request, made, attached=True)
-                return made
-        stream = self._streams.open(
-            order,
-            dialect,
-            route=exchange.route,
-            arrived_at=exchange.arrived_at,
-            tenant=tenant,
-            key=key,
-            asked=asked,
-            resumable=key is not None or is_resumable(request),
-            id=id,
-        )
-        note(request, stream)
-        return stream
 
     def _ready(self) -> Ready:
         ready = self._loaded()

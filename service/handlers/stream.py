@@ -13,8 +13,9 @@ from service.handlers.access import Access
 from service.handlers.body import read_body
 from service.handlers.exchange import EXCHANGE
 from service.handlers.sending import HEADERS, note, send
+from service.handlers.starting import idempotency_key, is_resumable, start
 from service.registry import Streams
-from service.schema import KeyRequest, PaceRequest, StreamRequest, parse_json, parse_query, validate
+from service.schema import PaceRequest, StreamRequest, parse_json, parse_query, validate
 from service.streams import Stream
 
 EVENT_ID = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,9})\.[0-9a-f]{8}")
@@ -80,9 +81,10 @@ class StreamRoutes:
             if "text/event-stream" in accept:
                 return self._later(request)
             raise
-        if stream is not None and "application/json" in accept:
-            return self._receipt(request, stream)
         if stream is not None:
+            self._access.check_reader(request, stream.tenant)
+            if "application/json" in accept:
+                return self._receipt(request, stream)
             return await self._attach(request, stream, 0, fields)
         if "text/event-stream" in accept:
             return self._lost(request)
@@ -91,7 +93,6 @@ class StreamRoutes:
         raise StreamNotFound("There is no such stream here.")
 
     def _receipt(self, request: web.Request, stream: Stream) -> web.Response:
-        self._access.check_reader(request, stream.tenant)
         note(request, stream, attached=True)
         return web.json_response(stream.receipt(), headers={"Cache-Control": "no-store"})
 
@@ -114,25 +115,11 @@ class StreamRoutes:
     async def _start(self, request: web.Request, asked: StreamRequest, tenant: str, *, resumable: bool) -> Stream:
         order = asked.to_order()
         self._access.check_model(order.model)
-        exchange = request[EXCHANGE]
-        id = None
-        if asked.key is not None:
-            made, id = await self._streams.reserve(tenant, asked.key, order)
-            if made is not None:
-                self._attached("attached")
-                note(request, made, attached=True)
-                return made
-        stream = self._streams.open(
-            order,
-            sse.Native(),
-            route=exchange.route,
-            arrived_at=exchange.arrived_at,
-            tenant=tenant,
-            key=asked.key,
-            resumable=resumable,
-            id=id,
+        stream = await start(
+            request, self._streams, order, sse.Native(), tenant=tenant, key=asked.key, resumable=resumable
         )
-        note(request, stream)
+        if request[EXCHANGE].attached:
+            self._attached("attached")
         return stream
 
     async def _resume(
@@ -167,7 +154,6 @@ class StreamRoutes:
         fields: dict[str, str | list[str]],
         after: str | None = None,
     ) -> web.StreamResponse:
-        self._access.check_reader(request, stream.tenant)
         pace = validate(PaceRequest, {"pace": fields.get("pace")}, strict=False).pace
         self._attached("attached")
         note(request, stream, attached=True)
@@ -207,14 +193,3 @@ def last_event_id(request: web.Request, fields: dict[str, str | list[str]]) -> s
 def pace_of(request: web.Request) -> float | None:
     """`pace` in the query, which any route takes. Raises Invalid."""
     return validate(PaceRequest, {"pace": parse_query(query(request)).get("pace")}, strict=False).pace
-
-
-def idempotency_key(request: web.Request) -> str | None:
-    """The header Idempotency-Key: `key` for bodies that have no such field. Raises Invalid."""
-    given = request.headers.get("Idempotency-Key")
-    return None if given is None else validate(KeyRequest, {"Idempotency-Key": given.strip('"')}).key
-
-
-def is_resumable(request: web.Request) -> bool:
-    """Whether the client says that it may leave and come back."""
-    return request.headers.get("X-Resumable", "").strip().lower() in ("1", "true")

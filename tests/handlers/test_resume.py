@@ -8,17 +8,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import Serve, Service
-from tests.events import Event, parse, text
-from tests.fakes import STORY, Clock
+from tests.conftest import Serve, Service, read
+from tests.events import parse, text
+from tests.fakes import CHAT, PROMPT, ROUTES, STORY, Clock
 
-PROMPT = {"prompt": "hi"}
-CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
-ROUTES = [
-    ("/stream", PROMPT),
-    ("/v1/chat/completions", {**CHAT, "stream": True}),
-    ("/v1/completions", {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}),
-]
 COMING_BACK = [{"X-Resumable": "1"}, {"X-Resumable": "true"}, {"Idempotency-Key": "a-1"}, {"Idempotency-Key": '"a-1"'}]
 
 
@@ -33,11 +26,6 @@ async def begun(
     response = await asking
     service.engine.delta(id, "a")
     return response, id
-
-
-async def read(service: Service, path: str, **headers: str) -> tuple[int, list[Event]]:
-    async with service.client.get(path, headers=headers) as response:
-        return response.status, parse(await response.read())
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
