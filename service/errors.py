@@ -130,6 +130,13 @@ class EngineCrash(Refused):
     outcome = "engine_crash"
 
 
+class NotResumable(Refused):
+    """The engine died, and what a sampler of this stream knew died with it."""
+
+    code = "not_resumable"
+    outcome = "engine_crash"
+
+
 class StreamLost(RillError):
     """The stream that a reader wants to resume is unknown here or has expired. Never starts another generation."""
 
@@ -162,8 +169,10 @@ def from_dict(values: dict[str, Any]) -> RillError:
 _BY_ENGINE_CODE = {ContextLengthExceeded.code: ContextLengthExceeded, Unsupported.code: Unsupported}
 
 
-def refused_by_engine(code: str, message: str, param: str) -> Invalid:
-    """The error for a Refused frame: the engine only refuses what a client got wrong, so always a 4xx."""
+def refused_by_engine(code: str, message: str, param: str) -> RillError:
+    """The error for a Refused frame: what a client got wrong, a 400, or what can't go on in another engine."""
+    if code == NotResumable.code:
+        return NotResumable(message, retry_after_s=0.0)
     error = _BY_ENGINE_CODE.get(code, Invalid)(message, param=param)
     if re.fullmatch(r"[a-z_]{1,64}", code):
         error.code = code

@@ -18,12 +18,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from service.engine.protocol import Ready
 from service.errors import Invalid, RillError, Unsupported
 from service.events import Status, Summary
-from service.schema import MAX_MESSAGES, Message, Order, Params, Text
+from service.fields import Text, TokenId
+from service.schema import MAX_MESSAGES, Message, Order, Params
 
 Kind = Literal["chat", "text"]
 
 MAX_PROMPT_TOKENS = 1 << 20  # the body's bound comes first; this bounds validation alone
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # the engine knows the vocabulary and checks the rest
 
 
 def _one_prompt(value: object) -> object:
@@ -87,13 +87,11 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
     "logprobs": lambda value: value is False,
     "top_logprobs": lambda value: value == 0,
-    "logit_bias": _nothing,
     "echo": lambda value: value is False,
     "suffix": lambda value: value == "",
     "modalities": lambda value: value == ["text"],
     "audio": _nothing,
     "prediction": _nothing,
-    "grammar": _nothing,
     "json_schema": _nothing,
 }
 

@@ -5,20 +5,20 @@ Unknown fields are ignored and null means default, as OpenAI-compatible servers 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.engine.protocol import Sampling, Submit
 from service.errors import Invalid
+from service.fields import Biases, Breakers, Content, Grammar, Key, ModelName, Pace, Stops, Text
 
-MAX_STOPS = 16  # OpenAI takes 4, llama-server any number; each is looked for in every token's text
-MAX_STOP_CHARS = 256
-MAX_MESSAGES = 2048  # far beyond any context; keeps one request's validation short
 MAX_QUERY_FIELDS = 64
+MAX_MESSAGES = 2048  # far beyond any context; keeps one request's validation short
+LISTS = frozenset({"stop", "dry_sequence_breakers"})  # what a query may name several times
 N_SEEDS = 2**32 - 1  # llama.cpp's seeds are 32 bits wide and the last one means "random"
 
 
@@ -52,34 +52,11 @@ class Order:
         )
 
 
-def _stops(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _content(value: object) -> object:
-    """A message's content: a string, or text parts, which are joined as they stand."""
-    if not isinstance(value, list):
-        return value
-    parts = []
-    for part in value:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError("only content parts of type 'text' are supported")
-        parts.append(part["text"])
-    return "".join(parts)
-
-
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
-Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
-Text = Annotated[str, StringConstraints(min_length=1)]
-Pace = Annotated[float, Field(gt=0, le=10_000)]  # tokens/s
-ModelName = Annotated[str, StringConstraints(max_length=256)]
-
-
 class Message(BaseModel):
     model_config = ConfigDict(strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_content)]
+    content: Content
 
     def pair(self) -> tuple[str, str]:
         return ("system" if self.role == "developer" else self.role), self.content
@@ -92,16 +69,34 @@ class Params(BaseModel):
 
     model: ModelName | None = None
     temperature: float | None = Field(None, ge=0, le=2)  # OpenAI's range
+    dynatemp_range: float | None = Field(None, ge=0, le=2)
+    dynatemp_exponent: float | None = Field(None, ge=0, le=10)
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1)  # -1 and 0: off
     min_p: float | None = Field(None, ge=0, le=1)
-    repeat_penalty: float | None = Field(None, gt=0, le=10)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)  # vLLM's and HF's name for it
+    typical_p: float | None = Field(None, ge=0, le=1)
+    top_n_sigma: float | None = Field(None, ge=-1, le=100)  # up to 0: off
+    xtc_probability: float | None = Field(None, ge=0, le=1)
+    xtc_threshold: float | None = Field(None, ge=0, le=1)  # above 0.5: off
+    repeat_penalty: float | None = Field(None, ge=0.001, le=10)  # logits are divided by it
+    repetition_penalty: float | None = Field(None, ge=0.001, le=10)  # vLLM's and HF's name for it
     repeat_last_n: int | None = Field(None, ge=0, le=2**16)  # looked through for every token
     presence_penalty: float | None = Field(None, ge=-2, le=2)  # OpenAI's range
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    dry_multiplier: float | None = Field(None, ge=0, le=100)
+    dry_base: float | None = Field(None, ge=1, le=100)
+    dry_allowed_length: int | None = Field(None, ge=0, le=2**31 - 1)
+    dry_penalty_last_n: int | None = Field(None, ge=0, le=2**16)  # looked through for every token
+    dry_sequence_breakers: Breakers = None
+    mirostat: int | None = Field(None, ge=0, le=2)
+    mirostat_tau: float | None = Field(None, ge=0, le=100)
+    mirostat_eta: float | None = Field(None, ge=0, le=10)
+    adaptive_target: float | None = Field(None, ge=-1, le=1)  # negative: off
+    adaptive_decay: float | None = Field(None, ge=0, le=0.99)
+    logit_bias: Biases = None
+    grammar: Grammar | None = None
     seed: int | None = Field(None, ge=-1, lt=2**63)  # OpenAI's are 64 bits wide; -1: a random one, as in llama.cpp
-    stop: Annotated[list[Stop] | None, BeforeValidator(_stops)] = Field(None, max_length=MAX_STOPS)
+    stop: Stops = None
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     ignore_eos: bool | None = None
@@ -115,17 +110,16 @@ class Params(BaseModel):
         tokens: tuple[int, ...] | None = None,
     ) -> Order:
         """These parameters, for exactly one of the three kinds of prompt."""
-        given = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
+        given = {f.name: getattr(self, f.name) for f in fields(Sampling)} | {
+            "seed": None,  # the order's
             "top_k": None if self.top_k is None else max(0, self.top_k),
-            "min_p": self.min_p,
             "repeat_penalty": self.repeat_penalty or self.repetition_penalty,
-            "repeat_last_n": self.repeat_last_n,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
         }
-        known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+            if value is not None
+        }
         return Order(
             sampling=Sampling(seed=0, **known),
             messages=messages,
@@ -191,24 +185,24 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def parse_query(raw: str) -> dict[str, str | list[str]]:
-    """The fields of a raw query string; `stop` may be given several times. Raises Invalid."""
+    """The fields of a raw query string; those of LISTS may be given several times. Raises Invalid."""
     try:
         pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
     except UnicodeDecodeError:
         raise Invalid("The query is not valid UTF-8.") from None
     except ValueError:
         raise Invalid(f"The query has more than {MAX_QUERY_FIELDS} fields.") from None
-    fields: dict[str, str | list[str]] = {}
+    found: dict[str, str | list[str]] = {}
     for name, value in pairs:
-        if name == "stop":
-            stops = fields.setdefault("stop", [])
-            assert isinstance(stops, list)
-            stops.append(value)
-        elif name in fields:
+        if name in LISTS:
+            several = found.setdefault(name, [])
+            assert isinstance(several, list)
+            several.append(value)
+        elif name in found:
             raise Invalid("A query field is given twice.", param=name if name.isidentifier() else None)
         elif value:
-            fields[name] = value
-    return fields
+            found[name] = value
+    return found
 
 
 def validate(model: type[Model], values: dict[str, Any], *, strict: bool = True) -> Model:

@@ -152,7 +152,7 @@ def decode_record(body: bytes) -> Record:
     try:
         values = orjson.loads(body)
         submit = values["submit"]
-        values["submit"] = Submit(**{**submit, "sampling": Sampling(**submit["sampling"])})
+        values["submit"] = Submit(**{**submit, "sampling": Sampling.of(submit["sampling"])})
         return Record(**values)
     except (TypeError, KeyError) as e:
         raise ValueError(f"not a record: {e}") from None

@@ -34,9 +34,9 @@ def importing(files: list[str], module: str) -> list[str]:
     return [n for n in files if any(m == module or m.startswith(module + ".") for m in imports(n))]
 
 
-def test_only_one_file_imports_llama_cpp() -> None:
-    """llama_cpp is behind one wall: service/engine/llama.py."""
-    assert importing(FILES, "llama_cpp") == ["engine/llama.py"]
+def test_only_two_files_import_llama_cpp() -> None:
+    """llama_cpp is behind one wall: service/engine/llama.py, and sampler.py for what it samples with."""
+    assert importing(FILES, "llama_cpp") == ["engine/llama.py", "engine/sampler.py"]
 
 
 def test_only_one_file_imports_redis() -> None:
@@ -70,7 +70,7 @@ def test_only_the_settings_file_reads_the_environment() -> None:
     assert importing(FILES, "service.settings") == ["__main__.py", "app.py"]
 
 
-DECIDERS = ["admission", "dialects", "errors", "events", "follower", "openai", "reader", "registry"]
+DECIDERS = ["admission", "dialects", "errors", "events", "fields", "follower", "openai", "reader", "registry"]
 DECIDERS += ["replication", "schema", "sse", "store", "streams", "writer"]
 
 
@@ -78,6 +78,12 @@ DECIDERS += ["replication", "schema", "sse", "store", "streams", "writer"]
 def test_what_decides_knows_no_http(name: str) -> None:
     """The core is pure of aiohttp: handlers adapt it."""
     assert importing([name], "aiohttp") == []
+
+
+def test_grammar_and_sampling_are_pure() -> None:
+    """What is asked of llama.cpp is decided without it."""
+    for name in ("engine/grammar.py", "engine/sampling.py"):
+        assert importing([name], "service.engine.llama") == []
 
 
 def test_admission_does_no_io() -> None:

@@ -127,7 +127,7 @@ BAD: list[tuple[str, bytes, int]] = [
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "stop": "\\u0000"}', 200),
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "top_k": 2147483647, "min_p": 1}', 200),
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "top_p": 0, "temperature": 2}', 200),
-    ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "repeat_penalty": 1e-300}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "repeat_penalty": 1e-300}', 400),
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 2147483647, "stop": ["e", " "]}', 200),
 ]
 

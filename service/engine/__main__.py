@@ -67,7 +67,7 @@ def _print(args: argparse.Namespace, options: Options) -> int:
         print(f"engine: {opened.message}", file=sys.stderr)
         return 1
     engine = Engine(loaded.model, loaded.context)
-    engine.submit(opened[0], submit.sampling)
+    engine.submit(*opened[:2])
     while not engine.is_idle:
         step = engine.step()
         for _, _, text in step.deltas:

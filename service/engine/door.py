@@ -23,11 +23,11 @@ from .protocol import (
     Loading,
     ProtocolError,
     Refused,
-    Sampling,
     Started,
     Submit,
     encode,
 )
+from .sampler import Argmax, Sampler
 from .sequence import Sequence
 from .template import TemplateError
 from .threads import Threads
@@ -35,7 +35,7 @@ from .threads import Threads
 BEAT_S = 0.5  # the front gives up after RILL_ENGINE_TIMEOUT_S without one
 
 # What the reader hands to the loop: a sequence to run, or the id of one to cancel.
-Work = tuple[Sequence, Sampling, bool] | str
+Work = tuple[Sequence, Sampler | Argmax] | str
 
 
 class Door:
@@ -101,22 +101,22 @@ def serve(sock: socket.socket, options: Options) -> int:
 def _run(engine: Engine, door: Door, work: queue.SimpleQueue[Work]) -> None:
     """Step while there is something to do. Ends only by LlamaError or with the process."""
     while True:
-        if engine.is_idle:
-            _take(engine, door, work.get())
+        first = [work.get()] if engine.is_idle else []
+        door.busy_since = time.monotonic()  # to take one may be long, too: a grammar reads all that was delivered
+        for new in first:
+            _take(engine, new)
         while not work.empty():
-            _take(engine, door, work.get())
-        door.busy_since = time.monotonic()
+            _take(engine, work.get())
         step = engine.step()
         door.busy_since = None
         door.send(step)
 
 
-def _take(engine: Engine, door: Door, work: Work) -> None:
+def _take(engine: Engine, work: Work) -> None:
     if isinstance(work, str):
         engine.cancel(work)
         return
-    sequence, sampling, ignore_eos = work
-    engine.submit(sequence, sampling, ignore_eos)
+    engine.submit(*work)
 
 
 def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
@@ -129,8 +129,9 @@ def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
                     if isinstance(opened, Refused):
                         door.send(opened)
                     else:
-                        door.send(opened[1])  # before the work: a step must never report an unknown id
-                        work.put((opened[0], frame.sampling, frame.ignore_eos))
+                        sequence, sampler, accepted = opened
+                        door.send(accepted)  # before the work: a step must never report an unknown id
+                        work.put((sequence, sampler))
                 elif isinstance(frame, Cancel):
                     work.put(frame.id)
     except Exception as e:  # without this thread the process would beat on, deaf

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .llama import Argmax, Context, LlamaError, Model, NoRoom, Sampler
-from .protocol import Finish, Sampling, Step
-from .sampling import chain, is_greedy
+from .llama import Context, LlamaError, Model, NoRoom
+from .protocol import Finish, Step
+from .sampler import NO_TOKEN, Argmax, Sampler
 from .scheduler import Row, Scheduler
 from .sequence import Sequence
 from .threads import Threads
@@ -48,20 +48,13 @@ class Engine:
         """Whether a step would have nothing to compute and nothing to report."""
         return not self._sequences and not self._ended
 
-    def submit(self, sequence: Sequence, sampling: Sampling, ignore_eos: bool = False) -> None:
-        """Queue a sequence; one that goes on draws as if it had never stopped.
-
-        Raises LlamaError when its sampler can't be made.
-        """
+    def submit(self, sequence: Sequence, sampler: Sampler | Argmax) -> None:
+        """Queue a sequence with a new sampler of its own; one that goes on draws as if it had never stopped."""
         if sequence.finish_reason is not None:
+            sampler.close()
             self._ended.append(sequence.finish())
             return
-        forbidden = sorted(self._model.end_tokens) if ignore_eos else []
-        sampler: Sampler | Argmax = Argmax(forbidden)
-        if not is_greedy(sampling):
-            sampler = Sampler(self._model, chain(sampling, forbidden))
-            sampler.accept(sequence.tokens[-sampling.repeat_last_n :] if sampling.repeat_last_n else [])
-            sampler.skip(sequence.n_generated)
+        sampler.go_on(sequence.tokens[: sequence.n_prompt], sequence.tokens[sequence.n_prompt :])
         self._sequences[sequence.id] = sequence
         self._samplers[sequence.id] = sampler
         self.scheduler.add(sequence)
@@ -130,7 +123,8 @@ class Engine:
 
     def _sample(self, sequence: Sequence, index: int, now: float, step: Step) -> None:
         token = self._samplers[sequence.id].draw(self._context, index)
-        text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
+        is_end = token == NO_TOKEN or token in self._model.end_tokens
+        text = sequence.accept(token, b"" if is_end else self._model.piece(token), is_end, now)
         if text:
             step.deltas.append((sequence.id, sequence.take_held(), text))
         if sequence.finish_reason:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from .grammar import GrammarError
 from .llama import LlamaError, Model
 from .protocol import Accepted, Refused, Submit
+from .sampler import Argmax, BadGrammar, Sampler, make
+from .sampling import is_rebuildable
 from .sequence import Sequence
 from .stack import SHALLOW_BYTES
 from .template import Prompts, TemplateError
@@ -24,8 +27,9 @@ class Inbox:
         """Whether the model brings a chat template of its own."""
         return self._prompts.has_template
 
-    def open(self, submit: Submit, now: float) -> tuple[Sequence, Accepted] | Refused:
-        """A sequence ready to be scheduled, or why it can't be; max_tokens is clamped to the stream's limit."""
+    def open(self, submit: Submit, now: float) -> tuple[Sequence, Sampler | Argmax, Accepted] | Refused:
+        """A sequence ready to be scheduled and its sampler, or why it can't be; max_tokens is clamped to the stream's
+        limit."""
         if too_long := self._surely_too_long(submit):
             return too_long
         try:
@@ -51,7 +55,27 @@ class Inbox:
             sequence.go_on(submit.delivered, [self._model.piece(token) for token in submit.delivered])
         except LlamaError as e:
             return Refused(submit.id, "invalid_prompt", str(e))
-        return sequence, Accepted(submit.id, sequence.n_prompt, max_tokens)
+        if submit.delivered and sequence.finish_reason is None and not is_rebuildable(submit.sampling):
+            message = "The engine stopped, and mirostat and adaptive-p can't go on in another one; start again."
+            return Refused(submit.id, "not_resumable", message)
+        sampler = self._sampler(submit)
+        if isinstance(sampler, Refused):
+            return sampler
+        return sequence, sampler, Accepted(submit.id, sequence.n_prompt, max_tokens)
+
+    def _sampler(self, submit: Submit) -> Sampler | Argmax | Refused:
+        biases = submit.sampling.logit_bias
+        try:
+            self._check_ids([token for token, _ in biases])
+            banned = {token for token, bias in biases if bias is None}
+            if len(banned | (self._model.end_tokens if submit.ignore_eos else set())) == self._model.n_vocab:
+                raise LlamaError("no token is left")
+        except LlamaError as e:
+            return Refused(submit.id, "invalid_request", f"logit_bias: {e}", "logit_bias")
+        try:
+            return make(self._model, submit.sampling, ignore_eos=submit.ignore_eos)
+        except (GrammarError, BadGrammar) as e:
+            return Refused(submit.id, "invalid_request", f"grammar: {e}", "grammar")
 
     def _surely_too_long(self, submit: Submit) -> Refused | None:
         """Refuse by size alone what can't fit: some tokenizers take minutes for a megabyte."""
@@ -72,6 +96,9 @@ class Inbox:
         if submit.text is not None:
             return self._prompts.raw(submit.text)
         tokens = list(submit.tokens or [])
+        self._check_ids(tokens)
+        return tokens
+
+    def _check_ids(self, tokens: list[int]) -> None:
         if bad := [t for t in tokens if not 0 <= t < self._model.n_vocab]:
             raise LlamaError(f"no token {bad[0]} in a vocabulary of {self._model.n_vocab}")
-        return tokens

@@ -1,4 +1,4 @@
-"""llama.cpp through its low-level binding: the only file that imports llama_cpp, and every pointer stays in it.
+"""llama.cpp through its low-level binding: only this file and sampler.py import llama_cpp, and keep every pointer.
 
 A wrong argument in C aborts the process, so each class checks what facts about the C side demand before it calls.
 """
@@ -40,6 +40,7 @@ KV_TYPES = {  # what llama.cpp's own programs accept for the KV cache
 }
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
+TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
 class LlamaError(Exception):
@@ -110,8 +111,8 @@ class Model:
             raise LlamaError(f"{path.name} could not be loaded")
         if lib.llama_model_has_encoder(self._model) or not lib.llama_model_has_decoder(self._model):
             raise LlamaError(f"{path.name} is no decoder-only text model")
-        self._vocab = lib.llama_model_get_vocab(self._model)
-        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.vocab = lib.llama_model_get_vocab(self._model)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         if self.n_vocab == 0:
             raise LlamaError(f"{path.name} has no vocabulary")
         self.name = self.meta("general.name") or path.stem
@@ -120,14 +121,13 @@ class Model:
         self.n_bytes: int = lib.llama_model_size(self._model)
         self.n_layers: int = lib.llama_model_n_layer(self._model)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
-        self.bos: int = lib.llama_vocab_bos(self._vocab)  # -1: none
-        self.eos: int = lib.llama_vocab_eos(self._vocab)
-        attributes = [lib.llama_vocab_get_attr(self._vocab, t) for t in range(self.n_vocab)]
-        controls = [
-            t for t, a in enumerate(attributes) if a & (lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN)
-        ]
-        self.control_texts = frozenset(self.text_of(t) for t in controls) - {""}
-        self.end_tokens = frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, t))
+        self.bos: int = lib.llama_vocab_bos(self.vocab)  # -1: none
+        self.eos: int = lib.llama_vocab_eos(self.vocab)
+        attributes = [lib.llama_vocab_get_attr(self.vocab, t) for t in range(self.n_vocab)]
+        control = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        self.control_tokens = frozenset(t for t, a in enumerate(attributes) if a & control)
+        self.control_texts = frozenset(self.text_of(t) for t in self.control_tokens) - {""}
+        self.end_tokens = frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self.vocab, t))
         self._pieces: dict[int, bytes] = {}
 
     def meta(self, key: str) -> str | None:
@@ -142,7 +142,7 @@ class Model:
 
     def text_of(self, token: int) -> str:
         """How the vocabulary spells a token: what control tokens are written as. "" for -1 (none)."""
-        return "" if token < 0 else lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+        return "" if token < 0 else lib.llama_vocab_get_text(self.vocab, token).decode("utf-8", "replace")
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """The ids of a text. Lone surrogates, which UTF-8 can't carry, become U+FFFD; NUL is text like any other.
@@ -154,7 +154,7 @@ class Model:
         # SentencePiece spells each as three bytes.
         for room in (len(data) + 8, 3 * len(data) + 8):
             ids = (lib.llama_token * room)()
-            run = partial(lib.llama_tokenize, self._vocab, data, len(data), ids, room, add_special, parse_special)
+            run = partial(lib.llama_tokenize, self.vocab, data, len(data), ids, room, add_special, parse_special)
             try:
                 n = run_deep(len(data), run)
             except MemoryError as e:
@@ -166,7 +166,7 @@ class Model:
     @cached_property
     def longest_piece(self) -> int:
         """Bytes of the longest token: a text of n bytes has at least n / longest_piece tokens."""
-        return max(len(lib.llama_vocab_get_text(self._vocab, t)) for t in range(self.n_vocab))
+        return max(len(lib.llama_vocab_get_text(self.vocab, t)) for t in range(self.n_vocab))
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to the answer; none for control tokens. The id must be < n_vocab."""
@@ -175,7 +175,7 @@ class Model:
             if not 0 <= token < self.n_vocab:  # C would abort
                 raise LlamaError(f"no token {token} in a vocabulary of {self.n_vocab}")
             buffer = ctypes.create_string_buffer(64)
-            while (n := lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)) < 0:
+            while (n := lib.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)) < 0:
                 buffer = ctypes.create_string_buffer(-n)
             piece = self._pieces[token] = buffer.raw[:n]
         return piece
@@ -234,6 +234,9 @@ class Context:
         self._seq_ids = np.zeros(self.n_batch, np.int32)
         self._logits = np.zeros(self.n_batch, np.int8)
         self._n_computed = 0  # tokens of the last batch, once it has been decoded
+        self._blank = np.zeros(model.n_vocab, TOKEN_DATA)
+        self._blank["id"] = np.arange(model.n_vocab)
+        self._candidates = self._blank.copy()
         self._batch = self._make_batch()
 
     def _make_batch(self) -> Any:
@@ -295,20 +298,32 @@ class Context:
 
     def argmax(self, index: int, forbidden: Sequence[int] = ()) -> int:
         """The likeliest token but the forbidden ones after batch index `index`, which must have asked for logits."""
-        self._check_logits(index)
-        logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, index), (self._n_vocab,))
+        logits = self._logits_after(index)
         for token in forbidden:
             logits[token] = -np.inf
         return int(logits.argmax())
 
-    def sample(self, sampler: Sampler, index: int) -> int:
-        """Draw from the logits of batch index `index`, which must have asked for them, and tell the sampler."""
+    def sample(self, chain: Any, index: int) -> int:
+        """What a chain that selects draws after batch index `index`, which must have asked for logits; it is told."""
         self._check_logits(index)
-        return int(lib.llama_sampler_sample(sampler._chain, self._context, index))
+        return int(lib.llama_sampler_sample(chain, self._context, index))
+
+    def candidates(self, index: int) -> Any:
+        """All tokens with their logits after batch index `index`, in order: a llama_token_data_array for samplers to
+        work on, which holds until the next call."""
+        logits = self._logits_after(index)
+        self._candidates[:] = self._blank
+        self._candidates["logit"] = logits
+        data = ctypes.cast(self._candidates.ctypes.data, ctypes.POINTER(lib.llama_token_data))
+        return lib.llama_token_data_array(data, self._n_vocab, -1, False)
 
     def _check_logits(self, index: int) -> None:
         if not 0 <= index < self._n_computed or not self._logits[index]:  # C would abort
             raise LlamaError(f"no logits at batch index {index}")
+
+    def _logits_after(self, index: int) -> Any:
+        self._check_logits(index)
+        return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, index), (self._n_vocab,))
 
     def forget(self, seq_id: int) -> None:
         """Free a sequence's cells. Must precede any reuse of its id."""
@@ -339,80 +354,6 @@ class Context:
     def close(self) -> None:
         """Free the context."""
         lib.llama_free(self._context)
-
-
-class Sampler:
-    """A C sampler chain. Built from sampling.chain's links: (name, arguments) in their order."""
-
-    def __init__(self, model: Model, links: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
-        """Raises LlamaError for a chain that selects nothing, with which C would abort, and for a link it refuses."""
-        if not links or links[-1][0] not in ("draw", "greedy"):
-            raise LlamaError("the last link of a sampler chain must select a token")
-        params = lib.llama_sampler_chain_default_params()
-        params.no_perf = True
-        self._chain = lib.llama_sampler_chain_init(params)
-        for name, arguments in links:
-            link = _LINKS[name](model, *arguments)
-            if not link:  # NULL is a falsy pointer object, not None
-                raise LlamaError(f"the sampler {name} could not be made")
-            lib.llama_sampler_chain_add(self._chain, link)
-        self._draw = link if links[-1][0] == "draw" else None
-
-    def draw(self, context: Context, index: int) -> int:
-        """The next token after batch index `index`."""
-        return context.sample(self, index)
-
-    def accept(self, tokens: Iterable[int]) -> None:
-        """Tell the chain of tokens that it did not draw itself: the prompt, or what was delivered before."""
-        for token in tokens:
-            lib.llama_sampler_accept(self._chain, token)
-
-    def skip(self, n: int) -> None:
-        """Take n draws from the seeded generator, as n tokens did that were drawn elsewhere."""
-        if self._draw is None:
-            return
-        candidate = lib.llama_token_data(id=0, logit=0.0, p=0.0)
-        for _ in range(n):
-            some = lib.llama_token_data_array(ctypes.pointer(candidate), 1, -1, False)
-            lib.llama_sampler_apply(self._draw, ctypes.byref(some))
-
-    def close(self) -> None:
-        """Free the chain and its links; a second call does nothing."""
-        if self._chain:
-            lib.llama_sampler_free(self._chain)
-            self._chain = None
-
-
-class Argmax:
-    """Plain greedy in a Sampler's place: 14 us where a chain, which builds an array of all candidates, takes 0.3 ms."""
-
-    def __init__(self, forbidden: Sequence[int] = ()) -> None:
-        self._forbidden = forbidden
-
-    def draw(self, context: Context, index: int) -> int:
-        """The likeliest token after batch index `index`, but for the forbidden ones."""
-        return context.argmax(index, self._forbidden)
-
-    def close(self) -> None:
-        """There is nothing to free."""
-
-
-def _forbid(model: Model, tokens: Sequence[int]) -> Any:
-    """A sampler that sets the logits of `tokens` to minus infinity."""
-    biases = (lib.llama_logit_bias * len(tokens))(*[(t, float("-inf")) for t in tokens])
-    return lib.llama_sampler_init_logit_bias(model.n_vocab, len(tokens), biases)
-
-
-_LINKS: dict[str, Callable[..., Any]] = {
-    "forbid": _forbid,
-    "penalties": lambda model, *a: lib.llama_sampler_init_penalties(model.n_vocab, *a),
-    "top_k": lambda _, k: lib.llama_sampler_init_top_k(k),
-    "top_p": lambda _, p: lib.llama_sampler_init_top_p(p, 1),
-    "min_p": lambda _, p: lib.llama_sampler_init_min_p(p, 1),
-    "temperature": lambda _, t: lib.llama_sampler_init_temp(t),
-    "draw": lambda _, seed: lib.llama_sampler_init_dist(seed),
-    "greedy": lambda _: lib.llama_sampler_init_greedy(),
-}
 
 
 def _bytes(array: Any) -> Any:

@@ -8,7 +8,7 @@ Beat, Fatal. Each generation is named by an `id` that the front chose; the engin
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -28,13 +28,41 @@ class Sampling:
 
     seed: int
     temperature: float = 0.8
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    adaptive_target: float = -1.0  # negative: off
+    adaptive_decay: float = 0.9
+    logit_bias: tuple[tuple[int, float | None], ...] = ()  # (token, what its logit gains); None: it never comes
+    grammar: str = ""  # GBNF; "": any text
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Sampling:
+        """From what JSON made of its fields. Raises TypeError, ValueError."""
+        sampling = cls(**values)
+        return replace(
+            sampling,
+            dry_sequence_breakers=tuple(sampling.dry_sequence_breakers),
+            logit_bias=tuple((token, bias) for token, bias in sampling.logit_bias),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +142,15 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The prompt can't be run; nothing else happened. `code` is an errors.py code, e.g. context_length_exceeded."""
+    """The prompt can't be run; nothing else happened. `code` is an errors.py code, e.g. context_length_exceeded.
+
+    param: the request's field that is to blame; None: its prompt.
+    """
 
     id: str
     code: str
     message: str
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +227,11 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
         values = orjson.loads(body)
         cls = _TYPES[values.pop("type")]
         if cls is Submit:
-            values["sampling"] = Sampling(**values["sampling"])
+            values["sampling"] = Sampling.of(values["sampling"])
         elif cls is Step:
             values["finished"] = [Finish(**f) for f in values["finished"]]
         frame: Frame = cls(**values)
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ProtocolError(f"not a frame: {e}") from e
     return frame
 

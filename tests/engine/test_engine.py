@@ -14,6 +14,7 @@ import pytest
 from service.engine.engine import Engine
 from service.engine.llama import Context, LlamaError, Model, NoRoom
 from service.engine.protocol import Finish, Sampling, Step
+from service.engine.sampler import Argmax, Sampler, make
 from service.engine.sequence import Sequence as Seq
 from service.engine.text import Text
 
@@ -39,6 +40,9 @@ class Request:
         tokens = model.tokenize(self.prompt, add_special=True, parse_special=True)
         text = Text(self.stop)
         return Seq(id=self.id, tokens=tokens, n_prompt=len(tokens), max_tokens=self.max_tokens, text=text)
+
+    def sampler(self, model: Model) -> Sampler | Argmax:
+        return make(model, self.sampling, ignore_eos=self.ignore_eos)
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Driver:
     def submit(self, *requests: Request) -> None:
         for r in requests:
             self.sequences[r.id] = r.sequence(self.model)
-            self.engine.submit(self.sequences[r.id], r.sampling, r.ignore_eos)
+            self.engine.submit(self.sequences[r.id], r.sampler(self.model))
 
     def step(self) -> Step:
         step = self.engine.step()
@@ -264,7 +268,7 @@ def test_gone_on_as_undisturbed(model: Model, make_context: MakeContext, after: 
         if r.id in cut:
             sequence = r.sequence(model)
             sequence.go_on(cut[r.id].tokens, [model.piece(t) for t in cut[r.id].tokens])
-            other.engine.submit(sequence, r.sampling, r.ignore_eos)
+            other.engine.submit(sequence, r.sampler(model))
     rest = other.run()
     for id, first in cut.items():
         assert first.tokens + rest[id].tokens == whole[id].tokens
@@ -282,7 +286,7 @@ def test_gone_on_behind_its_end(model: Model, make_context: MakeContext) -> None
     driver = Driver(model, exact(make_context, model))
     sequence = request.sequence(model)
     sequence.go_on(whole.tokens, [model.piece(t) for t in whole.tokens])
-    driver.engine.submit(sequence, request.sampling, request.ignore_eos)
+    driver.engine.submit(sequence, request.sampler(model))
     step = driver.step()
     assert (step.n_batch, step.deltas) == (0, [])
     assert [(f.reason, f.n_generated) for f in step.finished] == [("length", 5)]
@@ -683,22 +687,6 @@ def test_no_room_for_one() -> None:
     driver.submit(Request("a", "x" * 25))
     with pytest.raises(LlamaError, match="alone in it"):
         driver.step()
-
-
-def test_a_sampler_that_c_refuses(model: Model, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sequence whose sampler can't be made is not queued; the others run."""
-    driver = Driver(model, exact(make_context, model))
-
-    def refuse(*_: Any) -> Any:
-        raise LlamaError("no")
-
-    with monkeypatch.context() as m:
-        m.setattr("service.engine.engine.Sampler", refuse)
-        with pytest.raises(LlamaError):
-            driver.submit(Request("a", "x", WARM))
-    assert driver.engine.is_idle
-    driver.submit(Request("b", "x", WARM, max_tokens=2, ignore_eos=True))
-    assert driver.run()["b"].reason == "length"
 
 
 def test_nothing_to_do(model: Model, make_context: MakeContext) -> None:

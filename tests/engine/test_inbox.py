@@ -23,7 +23,9 @@ def submit(**fields: Any) -> Submit:
 def opened(inbox: Inbox, **fields: Any) -> tuple[Sequence, Accepted]:
     result = inbox.open(submit(**fields), now=5.0)
     assert not isinstance(result, Refused), result
-    return result
+    sequence, sampler, accepted = result
+    sampler.close()
+    return sequence, accepted
 
 
 def refused(inbox: Inbox, **fields: Any) -> Refused:

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import llama
-from service.engine.llama import Context, LlamaError, Model, NoRoom, Sampler
+from service.engine.llama import Context, LlamaError, Model, NoRoom
+from service.engine.sampler import Sampler
 
 from . import tiny
 from .conftest import MakeContext
@@ -326,27 +327,13 @@ def test_logits_that_were_not_asked_for(bpe: Model, make_context: MakeContext, i
     context = make_context(bpe)
     sampler = Sampler(bpe, [("greedy", ())])
     with pytest.raises(LlamaError, match="no logits"):
-        context.sample(sampler, index)  # before any decode
+        sampler.draw(context, index)  # before any decode
     assert context.decode([(0, 0, [1, 2, 3], True), (1, 0, [4], False)]) == [2, 3]
     with pytest.raises(LlamaError, match="no logits"):
-        context.sample(sampler, index)
+        sampler.draw(context, index)
     with pytest.raises(LlamaError, match="no logits"):
         context.argmax(index)
-    context.sample(sampler, 2)
-
-
-@pytest.mark.parametrize("n", [0, 1, 5, 40])
-def test_skipped_draws(bpe: Model, make_context: MakeContext, n: int) -> None:
-    """A sampler that skips n draws goes on as one that made them."""
-    context = make_context(bpe)
-    context.decode([(0, 0, [1], True)])
-    links = [("top_k", (40,)), ("temperature", (1.5,)), ("draw", (7,))]
-    first, second = Sampler(bpe, links), Sampler(bpe, links)
-    made = [context.sample(first, 0) for _ in range(n + 10)]
-    second.skip(n)
-    assert [context.sample(second, 0) for _ in range(10)] == made[n:]
-    assert len(set(made)) > 1
-    Sampler(bpe, [("greedy", ())]).skip(3)
+    sampler.draw(context, 2)
 
 
 def test_logits_of_the_batch_before(bpe: Model, make_context: MakeContext) -> None:

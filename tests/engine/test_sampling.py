@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.llama import Argmax, Context, LlamaError, Model, Sampler
+from service.engine.llama import Context, LlamaError, Model
 from service.engine.protocol import Sampling
-from service.engine.sampling import chain, is_greedy
+from service.engine.sampler import Argmax, Sampler
+from service.engine.sampling import chain, is_greedy, window
 
 from .conftest import MakeContext
 
@@ -44,7 +45,7 @@ def test_defaults() -> None:
         ("top_p", (0.95,)),
         ("min_p", (0.05,)),
         ("temperature", (0.8,)),
-        ("draw", (7,)),
+        ("draw", ()),
     ]
 
 
@@ -68,13 +69,13 @@ def test_defaults() -> None:
 def test_only_links_that_change_something(sampling: Sampling, expected: list[str]) -> None:
     """A parameter that switches its sampler off leaves it out of the chain."""
     assert names(sampling) == expected
-    assert names(sampling, ignore_eos=True) == ["forbid", *expected]
+    assert names(sampling, ignore_eos=True) == ["bias", *expected]
 
 
 def test_arguments() -> None:
     """Each link gets its own parameters, the penalties in C's order."""
     s = Sampling(seed=9, temperature=0.0, repeat_penalty=1.5, repeat_last_n=8, presence_penalty=0.25)
-    assert chain(s, [2, 4]) == [("forbid", ([2, 4],)), ("penalties", (8, 1.5, 0.0, 0.25)), ("greedy", ())]
+    assert chain(s, [2, 4]) == [("bias", ([(2, None), (4, None)],)), ("penalties", (8, 1.5, 0.0, 0.25)), ("greedy", ())]
 
 
 @given(samplings)
@@ -98,9 +99,10 @@ def logits_of(context: Context, model: Model, text: str) -> int:
 
 def draw(context: Context, model: Model, index: int, n: int, sampling: Sampling, **kw: Any) -> list[int]:
     """n tokens that one chain draws from the same logits."""
-    sampler = Sampler(model, chain(sampling, sorted(model.end_tokens) if kw.get("ignore_eos") else []))
-    sampler.accept(kw.get("accepted", []))
-    drawn = [context.sample(sampler, index) for _ in range(n)]
+    links = chain(sampling, sorted(model.end_tokens) if kw.get("ignore_eos") else [])
+    sampler = Sampler(model, links, seed=sampling.seed, window=window(sampling), grammar=sampling.grammar)
+    sampler.go_on(kw.get("accepted", []), [])
+    drawn = [sampler.draw(context, index) for _ in range(n)]
     sampler.close()
     return drawn
 
@@ -127,11 +129,11 @@ def test_greedy_chain_is_argmax(bpe: Model, make_context: MakeContext) -> None:
 
 
 def test_argmax_takes_none_that_is_forbidden(bpe: Model, make_context: MakeContext) -> None:
-    """Argmax in a Sampler's place takes the likeliest token that is allowed, as a chain with `forbid` does."""
+    """Argmax in a Sampler's place takes the likeliest token that is allowed, as a chain with a bias does."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     first = Argmax().draw(context, index)
-    chained = Sampler(bpe, [("forbid", ([first],)), ("greedy", ())])
+    chained = Sampler(bpe, [("bias", ([(first, None)],)), ("greedy", ())])
     expected = chained.draw(context, index)
     chained.close()
     assert first != expected == Argmax([first]).draw(context, index)
