@@ -91,7 +91,13 @@ def serve(sock: socket.socket, options: Options) -> int:
     try:
         # Who sets the number of threads gets it; otherwise they make room for neighbours.
         threads = None if options.n_threads else Threads(loaded.ready.n_threads)
-        engine = Engine(loaded.model, loaded.context, threads=threads, started=lambda ids: door.send(Started(ids)))
+        engine = Engine(
+            loaded.model,
+            loaded.context,
+            threads=threads,
+            started=lambda ids: door.send(Started(ids)),
+            refused=door.send,
+        )
         _run(engine, door, work)
     except LlamaError as e:
         door.send(Fatal(str(e)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from .grammar import GrammarError
 from .llama import Context, LlamaError, Model, NoRoom
-from .protocol import Finish, Step
-from .sampler import NO_TOKEN, Argmax, Sampler
+from .protocol import Finish, Refused, Step
+from .sampler import Argmax, Sampler
 from .scheduler import Row, Scheduler
 from .sequence import Sequence
 from .threads import Threads
@@ -24,14 +25,16 @@ class Engine:
         n_slice: int = 128,
         threads: Threads | None = None,
         started: Callable[[list[str]], None] = lambda ids: None,
+        refused: Callable[[Refused], None] = lambda refused: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """n_slice: see Scheduler. 128: with 64 many arrivals at once cost 5 % more, with 512 all pause for 1.5 s.
 
         threads: chooses their number before each step; None leaves it as the context has it.
         started: told of those that a step computes for the first time, before it does.
+        refused: told of those that can't go on and are dropped without an end.
         """
-        self._threads, self._started = threads, started
+        self._threads, self._started, self._refused = threads, started, refused
         self._model, self._context, self._clock = model, context, clock
         self.scheduler = Scheduler(n_seq=context.n_seq, n_batch=context.n_batch, n_cells=context.n_ctx, n_slice=n_slice)
         self._sequences: dict[str, Sequence] = {}
@@ -122,9 +125,13 @@ class Engine:
         self._admit = False
 
     def _sample(self, sequence: Sequence, index: int, now: float, step: Step) -> None:
-        token = self._samplers[sequence.id].draw(self._context, index)
-        is_end = token == NO_TOKEN or token in self._model.end_tokens
-        text = sequence.accept(token, b"" if is_end else self._model.piece(token), is_end, now)
+        try:
+            token = self._samplers[sequence.id].draw(self._context, index)
+        except GrammarError as e:
+            self._refused(Refused(sequence.id, "invalid_request", f"grammar: {e}", "grammar"))
+            self._drop(sequence)
+            return
+        text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
         if text:
             step.deltas.append((sequence.id, sequence.take_held(), text))
         if sequence.finish_reason:

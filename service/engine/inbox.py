@@ -5,7 +5,7 @@ from __future__ import annotations
 from .grammar import GrammarError
 from .llama import LlamaError, Model
 from .protocol import Accepted, Refused, Submit
-from .sampler import Argmax, BadGrammar, Sampler, make
+from .sampler import Argmax, Sampler, make
 from .sampling import is_rebuildable
 from .sequence import Sequence
 from .stack import SHALLOW_BYTES
@@ -74,7 +74,7 @@ class Inbox:
             return Refused(submit.id, "invalid_request", f"logit_bias: {e}", "logit_bias")
         try:
             return make(self._model, submit.sampling, ignore_eos=submit.ignore_eos)
-        except (GrammarError, BadGrammar) as e:
+        except GrammarError as e:
             return Refused(submit.id, "invalid_request", f"grammar: {e}", "grammar")
 
     def _surely_too_long(self, submit: Submit) -> Refused | None:

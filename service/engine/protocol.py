@@ -142,7 +142,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The prompt can't be run; nothing else happened. `code` is an errors.py code, e.g. context_length_exceeded.
+    """It can't be run, or run on. `code` is an errors.py code, e.g. context_length_exceeded.
 
     param: the request's field that is to blame; None: its prompt.
     """

@@ -1,22 +1,15 @@
-"""Sampling parameters to sampler links, and each chain really made and drawn from."""
+"""Sampling parameters to sampler links."""
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.llama import Context, LlamaError, Model
 from service.engine.protocol import Sampling
-from service.engine.sampler import Argmax, Sampler
-from service.engine.sampling import chain, is_greedy, window
-
-from .conftest import MakeContext
+from service.engine.sampling import SELECTING, chain, is_greedy, is_rebuildable, seed_at, window
 
 PLAIN = Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0)
 samplings = st.builds(
@@ -30,6 +23,14 @@ samplings = st.builds(
     repeat_last_n=st.sampled_from([0, 64]),
     presence_penalty=st.sampled_from([-2.0, 0.0, 2.0]),
     frequency_penalty=st.sampled_from([-2.0, 0.0, 2.0]),
+    typical_p=st.sampled_from([0.5, 1.0]),
+    top_n_sigma=st.sampled_from([-1.0, 1.0]),
+    xtc_probability=st.sampled_from([0.0, 0.5]),
+    dry_multiplier=st.sampled_from([0.0, 0.8]),
+    dynatemp_range=st.sampled_from([0.0, 1.0]),
+    mirostat=st.sampled_from([0, 1, 2]),
+    adaptive_target=st.sampled_from([-1.0, 0.5]),
+    logit_bias=st.sampled_from([(), ((5, 1.0),), ((5, None),)]),
 )
 ends = st.sampled_from([list[int](), [2, 4]])
 
@@ -64,6 +65,20 @@ def test_defaults() -> None:
         (Sampling(seed=1, temperature=0.0), ["greedy"]),
         (Sampling(seed=1, temperature=-1.0), ["greedy"]),
         (Sampling(seed=1, temperature=0.0, repeat_penalty=1.1), ["penalties", "greedy"]),
+        (replace(PLAIN, dry_multiplier=0.8), ["dry", "temperature", "draw"]),
+        (replace(PLAIN, dry_multiplier=0.8, dry_penalty_last_n=0), ["temperature", "draw"]),
+        (replace(PLAIN, top_n_sigma=1.0), ["top_n_sigma", "temperature", "draw"]),
+        (replace(PLAIN, typical_p=0.9), ["min_p", "typical_p", "temperature", "draw"]),
+        (replace(PLAIN, xtc_probability=0.5), ["xtc", "temperature", "draw"]),
+        (replace(PLAIN, xtc_probability=0.5, xtc_threshold=0.6), ["temperature", "draw"]),
+        (replace(PLAIN, dynatemp_range=0.5), ["dynamic_temperature", "draw"]),
+        (replace(PLAIN, adaptive_target=0.3), ["temperature", "adaptive_p"]),
+        (replace(PLAIN, mirostat=1, dry_multiplier=1.0), ["temperature", "min_p", "mirostat"]),
+        (replace(PLAIN, mirostat=2, top_k=5), ["temperature", "min_p", "mirostat_v2"]),
+        (Sampling(seed=1, temperature=0.0, mirostat=2, repeat_penalty=1.1), ["greedy"]),
+        (Sampling(seed=1, temperature=0.0, adaptive_target=0.3), ["greedy"]),
+        (replace(PLAIN, temperature=0.0, xtc_probability=0.5), ["xtc", "greedy"]),
+        (replace(PLAIN, temperature=0.0, typical_p=0.5, top_k=9), ["top_k", "min_p", "typical_p", "greedy"]),
     ],
 )
 def test_only_links_that_change_something(sampling: Sampling, expected: list[str]) -> None:
@@ -80,136 +95,62 @@ def test_arguments() -> None:
 
 @given(samplings)
 def test_greedy_is_the_chain_of_argmax_alone(sampling: Sampling) -> None:
-    """is_greedy says exactly when the chain does nothing but take the likeliest token."""
+    """is_greedy says exactly when the chain does nothing but take the likeliest token, and no grammar is beside it."""
     assert is_greedy(sampling) == (chain(sampling, []) == [("greedy", ())])
+    assert not is_greedy(replace(sampling, grammar='root ::= "a"'))
 
 
 @given(samplings, ends)
 def test_the_last_link_selects(sampling: Sampling, forbidden: list[int]) -> None:
     """Every chain ends with its only selecting sampler: C aborts the process otherwise."""
     links = [name for name, _ in chain(sampling, forbidden)]
-    assert [name for name in links if name in ("draw", "greedy")] == links[-1:]
+    assert [name for name in links if name in SELECTING] == links[-1:]
 
 
-def logits_of(context: Context, model: Model, text: str) -> int:
-    """The batch index of logits after a text."""
-    (index,) = context.decode([(0, 0, model.tokenize(text, add_special=True, parse_special=True), True)])
-    return index
-
-
-def draw(context: Context, model: Model, index: int, n: int, sampling: Sampling, **kw: Any) -> list[int]:
-    """n tokens that one chain draws from the same logits."""
-    links = chain(sampling, sorted(model.end_tokens) if kw.get("ignore_eos") else [])
-    sampler = Sampler(model, links, seed=sampling.seed, window=window(sampling), grammar=sampling.grammar)
-    sampler.go_on(kw.get("accepted", []), [])
-    drawn = [sampler.draw(context, index) for _ in range(n)]
-    sampler.close()
-    return drawn
-
-
-def test_every_combination_can_be_made_and_drawn_from(bpe: Model, make_context: MakeContext) -> None:
-    """No combination of parameters is refused by C, and each draws a token of the vocabulary."""
-    context = make_context(bpe)
-    index = logits_of(context, bpe, "Hello world")
-    for temperature, top_k, top_p, min_p, penalty, ignore_eos in itertools.product(
-        [0.0, 0.8], [0, 1, 40], [0.0, 0.9, 1.0], [0.0, 0.05, 1.0], [0.0, 0.5], [False, True]
-    ):
-        s = Sampling(seed=3, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, frequency_penalty=penalty)
-        assert 0 <= draw(context, bpe, index, 1, s, ignore_eos=ignore_eos)[0] < bpe.n_vocab
-
-
-def test_greedy_chain_is_argmax(bpe: Model, make_context: MakeContext) -> None:
-    """The C chain at temperature 0, top_k 1 at any, and argmax take the same token."""
-    context = make_context(bpe)
-    index = logits_of(context, bpe, "the fox")
-    likeliest = context.argmax(index)
-    assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=0.0)) == [likeliest] * 3
-    assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=2.0, top_k=1)) == [likeliest] * 3
-    assert draw(context, bpe, index, 3, replace(PLAIN, temperature=2.0, top_p=0.0)) == [likeliest] * 3
-
-
-def test_argmax_takes_none_that_is_forbidden(bpe: Model, make_context: MakeContext) -> None:
-    """Argmax in a Sampler's place takes the likeliest token that is allowed, as a chain with a bias does."""
-    context = make_context(bpe)
-    index = logits_of(context, bpe, "the fox")
-    first = Argmax().draw(context, index)
-    chained = Sampler(bpe, [("bias", ([(first, None)],)), ("greedy", ())])
-    expected = chained.draw(context, index)
-    chained.close()
-    assert first != expected == Argmax([first]).draw(context, index)
-
-
-def test_a_seed_repeats_and_another_differs(bpe: Model, make_context: MakeContext) -> None:
-    """The same seed draws the same tokens, the next one others, the highest one too."""
-    context = make_context(bpe)
-    index = logits_of(context, bpe, "the fox")
-
-    def with_seed(seed: int) -> list[int]:
-        return draw(context, bpe, index, 30, replace(PLAIN, seed=seed, temperature=2.0))
-
-    assert with_seed(0) == with_seed(0)
-    assert with_seed(2**32 - 2) == with_seed(2**32 - 2)
-    assert len({tuple(with_seed(seed)) for seed in (0, 1, 2, 2**31, 2**32 - 2)}) == 5
-
-
-def test_a_higher_temperature_spreads(bpe: Model, make_context: MakeContext) -> None:
-    """Temperature reaches C: a low one stays with few tokens, a high one takes many."""
-    context = make_context(bpe)
-    index = logits_of(context, bpe, "the fox")
-    cold, warm = (len(set(draw(context, bpe, index, 200, replace(PLAIN, temperature=t)))) for t in (0.1, 3.0))
-    assert cold < warm / 3
-
-
-def test_top_k_bounds_the_choice(bpe: Model, make_context: MakeContext) -> None:
-    """With top_k 5 five tokens are drawn at most, and with patience all five."""
-    context = make_context(bpe)
-    index = logits_of(context, bpe, "the fox")
-    drawn = draw(context, bpe, index, 300, replace(PLAIN, temperature=5.0, top_k=5))
-    assert len(set(drawn)) == 5
-
-
-def test_forbidden_end_tokens_are_never_drawn(bpe: Model, make_context: MakeContext) -> None:
-    """ignore_eos keeps every end token out, where without it they would be drawn."""
-    context = make_context(bpe)
-    index = logits_of(context, bpe, "the fox")
-    hot = replace(PLAIN, temperature=50.0)  # every token about equally likely
-    assert bpe.end_tokens & set(draw(context, bpe, index, 3000, hot))
-    assert not bpe.end_tokens & set(draw(context, bpe, index, 3000, hot, ignore_eos=True))
-
-
-def test_presence_penalty_counts_what_was_accepted(bpe: Model, make_context: MakeContext) -> None:
-    """A token that the prompt holds is as unlikely as the penalty makes it; repeat_last_n forgets the older ones."""
-    context = make_context(bpe)
-    index = logits_of(context, bpe, "the fox")
-    first = context.argmax(index)
-    heavy = Sampling(seed=1, temperature=0.0, presence_penalty=1000.0)
-    assert draw(context, bpe, index, 1, heavy) == [first]
-    second = draw(context, bpe, index, 1, heavy, accepted=[first])[0]
-    assert second != first
-    short = replace(heavy, repeat_last_n=2)
-    assert draw(context, bpe, index, 1, short, accepted=[first, second, second]) == [first]
-
-
-def test_penalties_count_what_was_drawn(bpe: Model, make_context: MakeContext) -> None:
-    """Drawing tells the chain: with a heavy penalty no token comes twice."""
-    context = make_context(bpe)
-    index = logits_of(context, bpe, "the fox")
-    drawn = draw(context, bpe, index, 50, Sampling(seed=1, temperature=0.0, frequency_penalty=1000.0))
-    assert Counter(drawn).most_common(1)[0][1] == 1
-    assert (
-        draw(context, bpe, index, 50, Sampling(seed=1, temperature=0.0, frequency_penalty=-1000.0)) == [drawn[0]] * 50
+def test_all_together_are_in_llama_cpps_order() -> None:
+    """common_params_sampling.samplers, behind the bias."""
+    everything = Sampling(
+        seed=1,
+        repeat_penalty=1.1,
+        dry_multiplier=1.0,
+        top_n_sigma=2.0,
+        typical_p=0.9,
+        xtc_probability=0.1,
+        dynatemp_range=0.1,
+        adaptive_target=0.5,
+        logit_bias=((7, 1.5),),
     )
+    order = "bias penalties dry top_n_sigma top_k min_p typical_p top_p min_p xtc dynamic_temperature adaptive_p"
+    assert names(everything, ignore_eos=True) == order.split()
+    assert chain(everything, [2])[0] == ("bias", ([(2, None), (7, 1.5)],))
 
 
-@pytest.mark.parametrize("links", [[], [("top_k", (5,))], [("greedy", ()), ("temperature", (1.0,))]])
-def test_a_chain_that_selects_nothing_is_refused(bpe: Model, links: list[tuple[str, tuple[Any, ...]]]) -> None:
-    """A chain without a selecting sampler at its end is an error: sampling with it would abort the process."""
-    with pytest.raises(LlamaError, match="select"):
-        Sampler(bpe, links)
+def test_a_dynamic_temperature_never_reaches_0() -> None:
+    """Its lower end stays where logits divided by it are finite numbers; otherwise it is temperature - range."""
+    for temperature, spread, lowest in ((1.0, 0.5, 0.5), (0.5, 1.0, 1e-6), (0.0, 2.0, 1e-6)):
+        name, (middle, half, exponent) = chain(replace(PLAIN, temperature=temperature, dynatemp_range=spread), [])[-2]
+        assert (name, exponent) == ("dynamic_temperature", 1.0)
+        assert (middle - half, middle + half) == pytest.approx((lowest, temperature + spread))
 
 
-def test_close_twice(bpe: Model) -> None:
-    """A sampler's release may be asked for twice."""
-    sampler = Sampler(bpe, [("greedy", ())])
-    sampler.close()
-    sampler.close()
+def test_what_can_be_rebuilt() -> None:
+    """All but mirostat and adaptive-p, and these where a temperature of 0 leaves nothing to them."""
+    assert is_rebuildable(replace(PLAIN, xtc_probability=0.5, dry_multiplier=1.0, grammar='root ::= "a"'))
+    for stateful in (replace(PLAIN, mirostat=1), replace(PLAIN, mirostat=2), replace(PLAIN, adaptive_target=0.0)):
+        assert not is_rebuildable(stateful)
+        assert is_rebuildable(replace(stateful, temperature=0.0))
+
+
+def test_the_window() -> None:
+    """As far back as the samplers that are on look."""
+    assert window(PLAIN) == 0
+    assert window(replace(PLAIN, repeat_penalty=1.1)) == 64
+    assert window(replace(PLAIN, repeat_penalty=1.1, repeat_last_n=9, dry_multiplier=1.0, dry_penalty_last_n=99)) == 99
+    assert window(replace(PLAIN, repeat_penalty=1.1, mirostat=1)) == 0
+
+
+def test_each_position_has_a_seed_of_its_own() -> None:
+    """Neighbouring seeds and positions share none, and none is the one that means random."""
+    seeds = {seed_at(seed, position) for seed in (0, 1, 2, 2**32 - 2) for position in range(1000)}
+    assert len(seeds) > 3990 and max(seeds) < 2**32 - 1
+    assert sum(s < 2**31 for s in seeds) / len(seeds) == pytest.approx(0.5, abs=0.05)

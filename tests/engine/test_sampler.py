@@ -1,0 +1,308 @@
+"""Each chain really made and drawn from, the grammar beside it, and both made anew in the middle of an answer."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from service.engine import sampler as sampler_file
+from service.engine.grammar import GrammarError
+from service.engine.llama import Context, LlamaError, Model
+from service.engine.protocol import Sampling
+from service.engine.sampler import Argmax, Sampler, make
+from service.engine.sampling import chain, is_rebuildable, window
+
+from .conftest import MakeContext
+
+PLAIN = Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0)
+
+
+def logits_of(context: Context, model: Model, text: str) -> int:
+    """The batch index of logits after a text."""
+    (index,) = context.decode([(0, 0, model.tokenize(text, add_special=True, parse_special=True), True)])
+    return index
+
+
+def draw(context: Context, model: Model, index: int, n: int, sampling: Sampling, **kw: Any) -> list[int]:
+    """n tokens that one chain draws from the same logits."""
+    links = chain(sampling, sorted(model.end_tokens) if kw.get("ignore_eos") else [])
+    sampler = Sampler(model, links, seed=sampling.seed, window=window(sampling), grammar=sampling.grammar)
+    sampler.go_on(kw.get("accepted", []), [])
+    drawn = [sampler.draw(context, index) for _ in range(n)]
+    sampler.close()
+    return drawn
+
+
+def test_every_combination_can_be_made_and_drawn_from(bpe: Model, make_context: MakeContext) -> None:
+    """No combination of parameters is refused by C, and each draws a token of the vocabulary."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "Hello world")
+    for temperature, top_k, top_p, min_p, penalty, ignore_eos in itertools.product(
+        [0.0, 0.8], [0, 1, 40], [0.0, 0.9, 1.0], [0.0, 0.05, 1.0], [0.0, 0.5], [False, True]
+    ):
+        s = Sampling(seed=3, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, frequency_penalty=penalty)
+        assert 0 <= draw(context, bpe, index, 1, s, ignore_eos=ignore_eos)[0] < bpe.n_vocab
+
+
+def test_greedy_chain_is_argmax(bpe: Model, make_context: MakeContext) -> None:
+    """The C chain at temperature 0, top_k 1 at any, and argmax take the same token."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    likeliest = context.argmax(index)
+    assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=0.0)) == [likeliest] * 3
+    assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=2.0, top_k=1)) == [likeliest] * 3
+    assert draw(context, bpe, index, 3, replace(PLAIN, temperature=2.0, top_p=0.0)) == [likeliest] * 3
+
+
+def test_argmax_takes_none_that_is_forbidden(bpe: Model, make_context: MakeContext) -> None:
+    """Argmax in a Sampler's place takes the likeliest token that is allowed, as a chain with a bias does."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    first = Argmax().draw(context, index)
+    chained = Sampler(bpe, [("bias", ([(first, None)],)), ("greedy", ())])
+    expected = chained.draw(context, index)
+    chained.close()
+    assert first != expected == Argmax([first]).draw(context, index)
+
+
+def test_a_seed_repeats_and_another_differs(bpe: Model, make_context: MakeContext) -> None:
+    """The same seed draws the same tokens, the next one others, the highest one too."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+
+    def with_seed(seed: int) -> list[int]:
+        return draw(context, bpe, index, 30, replace(PLAIN, seed=seed, temperature=2.0))
+
+    assert with_seed(0) == with_seed(0)
+    assert with_seed(2**32 - 2) == with_seed(2**32 - 2)
+    assert len({tuple(with_seed(seed)) for seed in (0, 1, 2, 2**31, 2**32 - 2)}) == 5
+
+
+def test_a_higher_temperature_spreads(bpe: Model, make_context: MakeContext) -> None:
+    """Temperature reaches C: a low one stays with few tokens, a high one takes many."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    cold, warm = (len(set(draw(context, bpe, index, 200, replace(PLAIN, temperature=t)))) for t in (0.1, 3.0))
+    assert cold < warm / 3
+
+
+def test_top_k_bounds_the_choice(bpe: Model, make_context: MakeContext) -> None:
+    """With top_k 5 five tokens are drawn at most, and with patience all five."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    drawn = draw(context, bpe, index, 300, replace(PLAIN, temperature=5.0, top_k=5))
+    assert len(set(drawn)) == 5
+
+
+def test_forbidden_end_tokens_are_never_drawn(bpe: Model, make_context: MakeContext) -> None:
+    """ignore_eos keeps every end token out, where without it they would be drawn."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    hot = replace(PLAIN, temperature=50.0)  # every token about equally likely
+    assert bpe.end_tokens & set(draw(context, bpe, index, 3000, hot))
+    assert not bpe.end_tokens & set(draw(context, bpe, index, 3000, hot, ignore_eos=True))
+
+
+def test_presence_penalty_counts_what_was_accepted(bpe: Model, make_context: MakeContext) -> None:
+    """A token that the prompt holds is as unlikely as the penalty makes it; repeat_last_n forgets the older ones."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    first = context.argmax(index)
+    heavy = Sampling(seed=1, temperature=0.0, presence_penalty=1000.0)
+    assert draw(context, bpe, index, 1, heavy) == [first]
+    second = draw(context, bpe, index, 1, heavy, accepted=[first])[0]
+    assert second != first
+    short = replace(heavy, repeat_last_n=2)
+    assert draw(context, bpe, index, 1, short, accepted=[first, second, second]) == [first]
+
+
+def test_penalties_count_what_was_drawn(bpe: Model, make_context: MakeContext) -> None:
+    """Drawing tells the chain: with a heavy penalty no token comes twice."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    drawn = draw(context, bpe, index, 50, Sampling(seed=1, temperature=0.0, frequency_penalty=1000.0))
+    assert Counter(drawn).most_common(1)[0][1] == 1
+    assert (
+        draw(context, bpe, index, 50, Sampling(seed=1, temperature=0.0, frequency_penalty=-1000.0)) == [drawn[0]] * 50
+    )
+
+
+@pytest.mark.parametrize("links", [[], [("top_k", (5,))], [("greedy", ()), ("temperature", (1.0,))]])
+def test_a_chain_that_selects_nothing_is_refused(bpe: Model, links: list[tuple[str, tuple[Any, ...]]]) -> None:
+    """A chain without a selecting sampler at its end is an error: sampling with it would abort the process."""
+    with pytest.raises(LlamaError, match="select"):
+        Sampler(bpe, links)
+
+
+def test_close_twice(bpe: Model) -> None:
+    """A sampler's release may be asked for twice."""
+    sampler = Sampler(bpe, [("greedy", ())])
+    sampler.close()
+    sampler.close()
+
+
+# --- an answer in the middle of which the sampler is made anew
+
+KINDS: dict[str, Sampling] = {
+    "draw": replace(PLAIN, temperature=1.2),
+    "penalties": replace(PLAIN, temperature=1.2, repeat_penalty=1.3, frequency_penalty=0.5, repeat_last_n=7),
+    "dry": replace(PLAIN, temperature=0.0, dry_multiplier=5.0, dry_allowed_length=1),
+    "dry, drawn": replace(PLAIN, temperature=0.4, dry_multiplier=2.0, dry_allowed_length=0, dry_penalty_last_n=20),
+    "top_n_sigma": replace(PLAIN, temperature=1.5, top_n_sigma=1.0),
+    "typical_p": replace(PLAIN, temperature=1.5, typical_p=0.4),
+    "xtc": replace(PLAIN, temperature=0.7, xtc_probability=0.5, xtc_threshold=0.05),
+    "xtc, greedy": replace(PLAIN, temperature=0.0, xtc_probability=0.5, xtc_threshold=0.01),
+    "dynamic temperature": replace(PLAIN, temperature=1.0, dynatemp_range=1.0, dynatemp_exponent=2.0),
+    "logit_bias": replace(PLAIN, temperature=1.0, logit_bias=((65, 5.0), (66, None))),
+    "grammar": replace(PLAIN, temperature=1.2, grammar='root ::= ([a-f]+ " " [0-9]{2,5} "\\n")+'),
+    "grammar, greedy": replace(PLAIN, temperature=0.0, grammar='root ::= ([a-f]+ " " [0-9]{2,5} "\\n")+'),
+    "all": replace(
+        PLAIN,
+        temperature=1.0,
+        top_k=40,
+        top_p=0.95,
+        min_p=0.01,
+        repeat_penalty=1.1,
+        dry_multiplier=0.8,
+        xtc_probability=0.3,
+        xtc_threshold=0.05,
+        typical_p=0.9,
+        grammar="root ::= [a-z ]* [^a-z ] root",
+    ),
+    "mirostat": replace(PLAIN, mirostat=1, mirostat_tau=3.0),
+    "mirostat_v2": replace(PLAIN, mirostat=2, mirostat_tau=3.0),
+    "adaptive_p": replace(PLAIN, adaptive_target=0.2),
+}
+N = 40
+
+
+def answer(context: Context, model: Model, sampling: Sampling, *, renewed: frozenset[int] = frozenset()) -> list[int]:
+    """N tokens (with a grammar up to its end), the sampler made anew where so many have been made."""
+    prompt = model.tokenize("the fox and the fox and", add_special=True, parse_special=True)
+    ignore_eos = not sampling.grammar
+    sampler, made = make(model, sampling, ignore_eos=ignore_eos), list[int]()
+    sampler.go_on(prompt, [])
+    (index,) = context.decode([(0, 0, prompt, True)])
+    while len(made) < N and not model.end_tokens & set(made):
+        if len(made) in renewed:
+            sampler.close()
+            sampler = make(model, sampling, ignore_eos=ignore_eos)
+            sampler.go_on(prompt, made)
+        made.append(sampler.draw(context, index))
+        (index,) = context.decode([(0, len(prompt) + len(made) - 1, made[-1:], True)])
+    sampler.close()
+    context.forget(0)
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_made_anew_it_goes_on_as_if_nothing_had_happened(bpe: Model, make_context: MakeContext, kind: str) -> None:
+    """From the prompt, the tokens made so far and the seed follows what each sampler does next, at any place; of
+    mirostat and adaptive-p it does not, and they say so."""
+    context, sampling = make_context(bpe), KINDS[kind]
+    undisturbed = answer(context, bpe, sampling)
+    assert len(undisturbed) > 10 and answer(context, bpe, sampling) == undisturbed
+    places = [{1}, {2}, {9}, {N // 2}, {N - 1}, set(range(1, N))]
+    again = [answer(context, bpe, sampling, renewed=frozenset(at)) for at in places]
+    assert (again == [undisturbed] * len(places)) == is_rebuildable(sampling)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("draw",)])
+def test_each_sampler_reaches_c(bpe: Model, make_context: MakeContext, kind: str) -> None:
+    """An answer with it is another one than without."""
+    context, sampling = make_context(bpe), KINDS[kind]
+    plain = replace(PLAIN, seed=sampling.seed, temperature=sampling.temperature)
+    assert answer(context, bpe, sampling) != answer(context, bpe, plain)
+
+
+def test_xtc_draws_as_its_probability_says(bpe: Model, make_context: MakeContext) -> None:
+    """With half a chance the likeliest token is left out about every other time."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    first = context.argmax(index)
+    s = replace(PLAIN, temperature=0.0, xtc_probability=0.5, xtc_threshold=0.0)
+    assert draw(context, bpe, index, 400, s).count(first) == pytest.approx(200, abs=50)
+
+
+def test_a_bias_bans_and_forces(bpe: Model, make_context: MakeContext) -> None:
+    """None is never drawn, 100 always."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    first = context.argmax(index)
+    greedy = replace(PLAIN, temperature=0.0)
+    assert draw(context, bpe, index, 1, replace(greedy, logit_bias=((first, None),))) != [first]
+    assert draw(context, bpe, index, 3, replace(PLAIN, logit_bias=((7, 100.0),))) == [7] * 3
+
+
+# --- grammars
+
+
+def text_of(model: Model, tokens: list[int]) -> str:
+    return b"".join(model.piece(token) for token in tokens).decode("utf-8", "replace")
+
+
+def with_grammar(grammar: str, **fields: Any) -> Sampling:
+    return replace(PLAIN, temperature=1.5, grammar=grammar, **fields)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_text_of_the_grammar_and_then_the_end(bpe: Model, make_context: MakeContext, seed: int) -> None:
+    """What is drawn is what the grammar says, to its end: there only an end token fits."""
+    sampling = with_grammar('root ::= "{" [a-c]{1,4} ":" ("yes" | "no") "}"', seed=seed)
+    made = answer(make_context(bpe), bpe, sampling)
+    assert made[-1] in bpe.end_tokens
+    assert re.fullmatch(r"\{[a-c]{1,4}:(yes|no)\}", text_of(bpe, made))
+
+
+def test_greedy_within_a_grammar(bpe: Model, make_context: MakeContext) -> None:
+    """The likeliest token where it fits, else the likeliest of those that fit."""
+    context = make_context(bpe)
+    index = logits_of(context, bpe, "the fox")
+    first = context.argmax(index)
+    greedy = replace(PLAIN, temperature=0.0)
+    assert draw(context, bpe, index, 1, replace(greedy, grammar="root ::= [^\\x00]+")) == [first]
+    digits = {bpe.tokenize(d, add_special=False, parse_special=False)[0] for d in "0123456789"}
+    others = set(range(bpe.n_vocab)) - digits
+    (digit,) = draw(context, bpe, index, 1, replace(greedy, grammar="root ::= [0-9]"))
+    assert digit == context.argmax(index, sorted(others))
+
+
+def test_control_tokens_spell_nothing(bpe: Model, make_context: MakeContext) -> None:
+    """llama.cpp reads <|im_start|> as these letters, but a reader would get none of them: it is not drawn."""
+    made = answer(make_context(bpe), bpe, with_grammar('root ::= "<|im_" ("start" | "stop") "|>"', seed=4))
+    assert re.fullmatch(r"<\|im_(start|stop)\|>", text_of(bpe, made))
+
+
+def test_where_no_token_fits(bpe: Model, make_context: MakeContext) -> None:
+    """An error, and the process lives: no character is left, or the bias bans what the grammar wants. Where only the
+    end is banned, it is the end."""
+    context = make_context(bpe)
+    nothing = with_grammar('root ::= "a" [^\\x00-\\UFFFFFFFF]')
+    (a,) = bpe.tokenize("a", add_special=False, parse_special=False)
+    for impossible in (nothing, with_grammar('root ::= "a"+', logit_bias=((a, None),))):
+        with pytest.raises(GrammarError, match="no token fits"):
+            answer(context, bpe, impossible)
+        context.forget(0)
+    endless = make(bpe, with_grammar('root ::= "a"'), ignore_eos=True)
+    index = logits_of(context, bpe, "the fox")
+    assert endless.draw(context, index) == a
+    assert endless.draw(context, index) in bpe.end_tokens
+
+
+def test_a_grammar_that_takes_too_long(bpe: Model, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up, as long as the other streams still get their turn."""
+    monkeypatch.setattr(sampler_file, "MAX_GRAMMAR_S", -1.0)
+    with pytest.raises(GrammarError, match="too many ways"):
+        answer(make_context(bpe), bpe, with_grammar("root ::= [a-z]+"))
+
+
+@pytest.mark.parametrize("grammar", ["root ::= [a-z]{2000}{2}", 'root ::= ("a" |)*', "root ::= (", "x"])
+def test_what_llama_cpp_refuses(bpe: Model, grammar: str) -> None:
+    """Its NULL is an error, too; nothing crashes."""
+    with pytest.raises(GrammarError):
+        make(bpe, with_grammar(grammar))
