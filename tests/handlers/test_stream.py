@@ -548,6 +548,6 @@ async def test_cancelling_readers_at_every_moment(serve: Serve) -> None:
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    await until(lambda: service.rill.streams.n_live == 0)
+    await until(lambda: not service.rill.streams.live)
     await until(lambda: service.rill.streams.n_readers == 0)
     assert (service.rill.admission.n_tickets, service.rill.admission.n_running) == (0, 0)
