@@ -85,7 +85,7 @@ class Rill:
         self.metrics.running.set_function(lambda: self.admission.n_running)
         self.metrics.waiting.set_function(lambda: self.admission.n_waiting)
         self.metrics.readers.set_function(lambda: self.streams.n_readers)
-        self.metrics.streams.set_function(lambda: self.streams.n_live)
+        self.metrics.streams.set_function(lambda: len(self.streams.live))
         self.app = self._application(clock)
 
     def _replication(self, clock: Callable[[], float], lease_s: float) -> Replication | None:
@@ -149,16 +149,16 @@ class Rill:
         self.metrics.ready(ready)
         if self.replication is not None:
             self.replication.model = self.engine.digest
-        self.streams.ready(ready)
+        self.streams.live.ready(ready)
         if self.draining:
             self.admission.shut(self._why_closed)
 
     def deliver(self, frame: Accepted | Refused | Started | Step) -> None:
-        self.streams.deliver(frame)
+        self.streams.live.deliver(frame)
 
     def lost(self, stays_down: bool) -> None:
         self.metrics.lost()
-        self.streams.lost(self._why_closed, stays_down)
+        self.streams.live.lost(self._why_closed, stays_down)
 
     # Life cycle.
 
@@ -181,7 +181,7 @@ class Rill:
         or until `hurry`; hand the rest over, if there is who can take them, or fail them."""
         self.draining = True
         self.admission.shut(self._why_closed)
-        log.info("draining", extra={"streams": self.streams.n_live})
+        log.info("draining", extra={"streams": len(self.streams.live)})
         await self._until(lambda: self.streams.is_idle or hurry.is_set(), self.settings.drain_s)
         if self.replication is not None:
             await self.replication.hand_over()

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from service.log import where
+from service.sse import head
 from service.store import Entry, Event, Place, Store, StoreDown, decode
-from service.streams import Stream, head
+from service.streams import Stream
 
 log = logging.getLogger("service.follower")
 

@@ -1,6 +1,6 @@
-"""Every stream that lives or may still be read: opened here, fed here by the engine's frames, forgotten here.
+"""Every stream that lives or may still be read: opened here, found here, forgotten here.
 
-The engine's frames come in, submits and cancels go out; all times that end or forget a stream are kept by `tick`.
+All times that end or forget a stream are kept by `tick`. What the engine says goes to live.py.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from service import sse
-from service.admission import MAX_RETRY_AFTER_S, Admission, Ticket
-from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
-from service.errors import EngineCrash, KeyReused, QueueTimeout, RillError, refused_by_engine
-from service.errors import Refused as RefusedError
+from service.admission import Admission, Ticket
+from service.errors import RillError
 from service.events import Dialect
+from service.finished import Finished
+from service.keys import Keys
+from service.live import Engine, Live
+from service.live import Observer as LiveObserver
 from service.reader import Reader
-from service.recovery import Recovery
 from service.schema import N_SEEDS, Order
 from service.store import Record
 from service.streams import Stream
@@ -30,19 +30,10 @@ from service.streams import Stream
 RETRY_MS = (1500, 2500)
 
 
-class Engine(Protocol):
-    """Door 1."""
-
-    def submit(self, submit: Submit, /) -> None: ...
-    def cancel(self, id: str, /) -> None: ...
-
-
-class Observer(Protocol):
+class Observer(LiveObserver, Protocol):
     """What the metrics want to know."""
 
     def gap(self, gap_s: float, /) -> None: ...
-    def step(self, step: Step, /) -> None: ...
-    def continued(self) -> None: ...
     def closed(self, stream: Stream, /) -> None: ...
 
 
@@ -83,19 +74,16 @@ class Streams:
     ) -> None:
         self.limits = limits
         self.replicas: Replicas | None = None
-        self._engine = engine
+        self.live = Live(engine=engine, admission=admission, observer=observer, clock=clock)
+        self._finished = Finished(
+            ttl_s=limits.stream_ttl_s, max_streams=limits.max_finished, max_bytes=limits.max_finished_bytes
+        )
+        self._followed: dict[str, Stream] = {}  # other replicas' live ones
+        self._keys = Keys()
+        self._readers: set[Reader] = set()
         self._admission = admission
         self._observer = observer
         self._clock = clock
-        self._live: dict[str, Stream] = {}
-        self._followed: dict[str, Stream] = {}  # other replicas' live ones
-        self._recovery = Recovery()
-        self._finished: OrderedDict[str, Stream] = OrderedDict()  # oldest end first
-        self._finished_bytes = 0
-        self._keys: dict[tuple[str, str], tuple[str, object]] = {}  # what each was used for
-        self._key_of: dict[str, tuple[str, str]] = {}
-        self._readers: set[Reader] = set()
-        self._gone: OrderedDict[str, None] = OrderedDict()  # ids of streams that can't be read any more
         self._deserted: dict[str, float] = {}  # live streams without a reader: when they are given up
 
     def open(
@@ -129,37 +117,30 @@ class Streams:
             closed=self._on_close,
             gap=self._observer.gap,
         )
-        self._live[stream.id] = stream
         self._deserted[stream.id] = self._clock() + max(stream.grace_s, self.limits.resume_grace_s)
         if key is not None:
-            self._keys[tenant, key] = stream.id, order if asked is None else asked
-            self._key_of[stream.id] = tenant, key
+            self._keys.add(tenant, key, stream.id, order if asked is None else asked)
         if self.replicas is not None:
             self.replicas.begin(stream, None if key is None else (tenant, key))
-        self._recovery.add(stream.id)
-        self._send()
+        self.live.add(stream)
         return stream
 
     def find(self, id: str) -> Stream | None:
         """The stream of this id that is here, live or finished and not yet forgotten."""
-        return self._live.get(id) or self._followed.get(id) or self._finished.get(id)
+        return self.live.get(id) or self._followed.get(id) or self._finished.get(id)
 
     async def locate(self, id: str) -> Stream | None:
         """The stream of this id, here or at another replica. Raises NotReady when that can't be told."""
         stream = self.find(id)
-        return stream if stream or self.replicas is None or id in self._gone else await self.replicas.locate(id)
+        return stream if stream or self.replicas is None or self.is_gone(id) else await self.replicas.locate(id)
 
     def is_gone(self, id: str) -> bool:
         """Whether there was a stream of this id, not too long ago."""
-        return id in self._gone
+        return self._finished.is_gone(id)
 
     def by_key(self, tenant: str, key: str, asked: object) -> Stream | None:
         """The stream that this key made. Raises KeyReused when that was asked for something that is not equal."""
-        id, first = self._keys.get((tenant, key), ("", asked))
-        stream = self.find(id)
-        if stream is not None and first != asked:
-            raise KeyReused("This key was used for another request.", param="key")
-        return stream
+        return self.find(self._keys.find(tenant, key, asked))
 
     async def reserve(self, tenant: str, key: str, asked: object) -> tuple[Stream | None, str]:
         """As by_key, over all replicas; where there is none yet, the id that the new one is to have."""
@@ -199,8 +180,7 @@ class Streams:
             if self.replicas is not None:
                 self.replicas.cancel(stream.id)
         elif stream.open:
-            self._engine.cancel(stream.id)
-            stream.cancel(outcome, self._clock())
+            self.live.cancel(stream, outcome)
 
     # What other replicas do.
 
@@ -231,7 +211,7 @@ class Streams:
         """It was followed, or would have been; it can be read here for a while yet."""
         self._followed.pop(stream.id, None)
         self._deserted.pop(stream.id, None)
-        self._keep(stream)
+        self._finished.add(stream)
 
     def admit(self) -> Ticket:
         """A place for another replica's stream. Raises a Refused."""
@@ -241,31 +221,27 @@ class Streams:
         """It is ours from now on: the engine goes on behind what its log holds; or it ends here, with this error."""
         now = self._clock()
         self._followed.pop(stream.id, None)
-        self._live[stream.id] = stream
         stream.take_over(ticket, now)
         if error is not None:
             stream.fail(error, now)
             return
         if not stream.readers:
             self._deserted[stream.id] = now + max(stream.grace_s, self.limits.resume_grace_s)
-        self._recovery.add(stream.id)
-        self._send()
+        self.live.add(stream)
 
     def give_up(self, stream: Stream) -> None:
         """Another replica has adopted it: it is only read here."""
-        self._engine.cancel(stream.id)
-        if self._live.pop(stream.id, None):
-            self._recovery.end(stream.id)
+        if self.live.give_up(stream.id):
             self._deserted.pop(stream.id, None)
             stream.give_up(self._clock())
             self.follow(stream)
-            self._send()
 
     def forget(self, stream: Stream) -> None:
         """What is here is not what others have: its readers have to come back."""
         self._cut(stream)
         self._followed.pop(stream.id, None)
         self._deserted.pop(stream.id, None)
+        self._keys.forget(stream.id)
 
     def cut_followed(self) -> None:
         """Whoever reads another replica's stream here has to go on elsewhere."""
@@ -278,59 +254,12 @@ class Streams:
 
     def deserted(self) -> list[str]:
         """Our streams that nobody reads here."""
-        return [id for id in self._deserted if id in self._live]
+        return [id for id in self._deserted if self.live.get(id)]
 
     def is_read(self, id: str) -> None:
         """Somebody reads it elsewhere."""
-        if id in self._deserted:
-            self._deserted[id] = self._clock() + max(self._live[id].grace_s, self.limits.resume_grace_s)
-
-    # What the engine says.
-
-    def ready(self, ready: Ready) -> None:
-        """It takes work from now on."""
-        self._admission.open(n_seq=ready.n_seq)
-        self._recovery.up()
-        self._send()
-
-    def deliver(self, frame: Accepted | Refused | Started | Step) -> None:
-        """One frame of door 2. Frames for streams that have ended meanwhile are ignored."""
-        if isinstance(frame, Step):
-            self._step(frame)
-            return
-        if isinstance(frame, Started):
-            for id in frame.ids:
-                self._recovery.starts(id)
-            return
-        stream = self._live.get(frame.id)
-        if stream is None:
-            return
-        if isinstance(frame, Accepted):
-            self._recovery.waits(frame.id)
-            stream.accept(frame.n_prompt, self._admission.wait_s(stream.ticket.place))
-        else:
-            param = "messages" if stream.route == "/v1/chat/completions" else "prompt"
-            stream.fail(refused_by_engine(frame.code, frame.message, param), self._clock())
-
-    def lost(self, shut: Callable[[], RefusedError], stays_down: bool) -> None:
-        """The engine died: refuse new streams. The live ones go on when it is back, but for those that killed it
-        twice; if it stays down none can."""
-        self._admission.shut(shut)
-        for id in self._recovery.down():
-            self._fail(self._live[id], "The engine stopped twice while it was at work on this request.")
-        for stream in list(self._live.values()) if stays_down else []:
-            self._fail(stream, "The engine stopped too often; it stays down for a while.")
-
-    def _fail(self, stream: Stream, message: str) -> None:
-        stream.fail(EngineCrash(message, retry_after_s=5.0), self._clock())
-
-    def _send(self) -> None:
-        """Submit what is due, each with what its readers have of it."""
-        for id in self._recovery.due():
-            stream = self._live[id]
-            if stream.n_lives:
-                self._observer.continued()
-            self._engine.submit(stream.submission())
+        if id in self._deserted and (stream := self.live.get(id)):
+            self._deserted[id] = self._clock() + max(stream.grace_s, self.limits.resume_grace_s)
 
     # What time does.
 
@@ -339,53 +268,26 @@ class Streams:
         now, limits = self._clock(), self.limits
         for reader in list(self._readers):
             reader.tick(now, heartbeat_s=limits.heartbeat_s, write_timeout_s=limits.write_timeout_s)
-        for stream in [s for s in self._live.values() if s.started_at is None]:
-            if now - stream.waits_since >= limits.queue_timeout_s:
-                self._time_out(stream, now)
+        self.live.time_out(limits.queue_timeout_s)
         for id in [id for id, end in self._deserted.items() if now >= end]:
             self._abandon(id)
-        self._forget(now)
+        for id in self._finished.forget(now):
+            self._keys.forget(id)
 
     def fail_all(self, make: Callable[[], RillError]) -> None:
         """End every live stream with this failure, and let no reader take its time: the drain is over."""
-        for stream in list(self._live.values()):
-            self._engine.cancel(stream.id)
-            stream.fail(make(), self._clock())
+        self.live.fail_all(make)
         for reader in self._readers:
             reader.hurry()
 
     @property
     def is_idle(self) -> bool:
         """Nothing is generated and nothing is read."""
-        return not self._live and not self._readers
-
-    @property
-    def n_live(self) -> int:
-        return len(self._live)
+        return not self.live and not self._readers
 
     @property
     def n_readers(self) -> int:
         return len(self._readers)
-
-    def _step(self, step: Step) -> None:
-        now, live = self._clock(), self._live
-        for id, position in step.queued:
-            if stream := live.get(id):
-                self._recovery.waits(id)
-                stream.queued(position, self._admission.wait_s(position))
-        for id, n_done, n_prompt in step.prefill:
-            if stream := live.get(id):
-                self._recovery.starts(id)
-                stream.prefill(n_done, n_prompt, now)
-        for id, tokens, text in step.deltas:
-            if stream := live.get(id):
-                self._recovery.speaks(id)
-                stream.delta(tokens, text, now)
-        for finish in step.finished:
-            if stream := live.get(finish.id):
-                stream.finish(finish, now)
-        self._observer.step(step)
-        self._send()
 
     def _desert(self, stream: Stream) -> None:
         if stream.id in self._followed:
@@ -397,55 +299,22 @@ class Streams:
 
     def _abandon(self, id: str) -> None:
         """Nobody has read it for its time."""
-        if stream := self._live.get(id):
+        if stream := self.live.get(id):
             self.cancel(stream, "client_left")
         else:
             del self._deserted[id], self._followed[id]
+            self._keys.forget(id)
             if self.replicas is not None:
                 self.replicas.unfollow(id)
 
-    def _time_out(self, stream: Stream, now: float) -> None:
-        self._engine.cancel(stream.id)
-        message = f"The request waited {self.limits.queue_timeout_s:g} s and did not get its turn; try again later."
-        wait_s = min(self._admission.wait_s(self._admission.n_waiting), MAX_RETRY_AFTER_S)
-        stream.fail(QueueTimeout(message, retry_after_s=max(1.0, wait_s)), now)
-
     def _on_close(self, stream: Stream) -> None:
-        del self._live[stream.id]
-        self._recovery.end(stream.id)
         self._deserted.pop(stream.id, None)
         if stream.accepted:
-            self._keep(stream)
+            self._finished.add(stream)
         else:  # nobody was told its id
-            self._unkey(stream.id)
+            self._keys.forget(stream.id)
         self._observer.closed(stream)
-        self._send()  # the next suspect, if this one was on trial
-
-    def _keep(self, stream: Stream) -> None:
-        if stream.id not in self._finished:
-            self._finished[stream.id] = stream
-            self._finished_bytes += stream.n_bytes
-
-    def _forget(self, now: float) -> None:
-        """Drop what ended stream_ttl_s ago, and the oldest beyond the bounds. Who reads it still keeps it himself."""
-        limits = self.limits
-        while self._finished:
-            id, stream = next(iter(self._finished.items()))
-            assert stream.closed_at is not None
-            full = len(self._finished) > limits.max_finished or self._finished_bytes > limits.max_finished_bytes
-            if not full and now - stream.closed_at < limits.stream_ttl_s:
-                return
-            del self._finished[id]
-            self._finished_bytes -= stream.n_bytes
-            self._unkey(id)
-            self._gone[id] = None
-            if len(self._gone) > limits.max_finished:
-                self._gone.popitem(last=False)
-
-    def _unkey(self, id: str) -> None:
-        key = self._key_of.pop(id, None)
-        if key is not None and self._keys[key][0] == id:  # else a later stream has the key
-            del self._keys[key]
+        self.live.remove(stream.id)
 
     def __repr__(self) -> str:
-        return f"<Streams {len(self._live)} live, {len(self._finished)} finished, {len(self._readers)} readers>"
+        return f"<Streams {len(self.live)} live, {len(self._finished)} finished, {len(self._readers)} readers>"

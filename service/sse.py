@@ -18,9 +18,22 @@ HEARTBEAT = b": hb\n"
 LOST_ID = "lost"  # the id of the one event that a lost stream's reader gets; reconnecting with it is answered 204
 
 
+MAX_HEAD_BYTES = 128  # of an event: `retry` and `id` are its first lines
+
+
 def block(stream: bytes, n: int, checksum: int, body: bytes) -> bytes:
     """One event on the wire. Its id is `<stream>.<n>.<checksum of the text up to here>`; `body` its other lines."""
     return b"id: %b.%d.%08x\n%b\n\n" % (stream, n, checksum, body)
+
+
+def head(event: bytes) -> bytes:
+    """Its line `id: …`: equal ones are the same event behind the same text."""
+    return event[event.index(b"id: ") : MAX_HEAD_BYTES].split(b"\n", 1)[0]
+
+
+def checksum(event: bytes) -> int:
+    """Of the text up to and with this event."""
+    return int(head(event).rpartition(b".")[2], 16)
 
 
 def retry(ms: int) -> bytes:

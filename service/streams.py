@@ -9,15 +9,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from service import sse
 from service.admission import Ticket
 from service.engine.protocol import Finish, Submit
 from service.errors import RillError
 from service.events import Dialect, Phase, Status, Summary
-
-MAX_HEAD_BYTES = 128  # of an event: `retry` and `id` are its first lines
 
 Event = Literal["wait", "think", "answer", "close"]
 
@@ -120,7 +118,7 @@ class Stream:
 
     def has(self, n: int, id: str) -> bool:
         """Whether event number n is logged, under this id."""
-        return n < len(self.log) and b"id: %b\n" % id.encode() in self.log[n][:MAX_HEAD_BYTES]
+        return n < len(self.log) and sse.head(self.log[n]) == b"id: %b" % id.encode()
 
     def accept(self, n_prompt: int, eta_s: float) -> None:
         """The engine takes the prompt: the first event says whether it waits or is about to be read."""
@@ -280,7 +278,7 @@ class Stream:
         self.n_lives = max(1, self.n_lives)
         self._n_held = 0
         if self.log:
-            self._checksum = _checksum(self.log[-1])
+            self._checksum = sse.checksum(self.log[-1])
         if self.tokens:
             # When it really began only its first owner knew: all of it counts as decoding, and no TTFT is told.
             self.started_at = self.first_at = self.arrived_at
@@ -319,34 +317,6 @@ class Stream:
             total_s=now - self.arrived_at,
         )
 
-    def receipt(self) -> dict[str, Any]:
-        """What became of it so far, for who paid for it. `wasted`: generated, and sent to nobody; known at the end."""
-        generated = self.summary.n_generated if self.summary else len(self.tokens)
-        delivered = sum(self.weights[: self.n_sent])
-        state = self.phase if self.open else "failed" if self.error else "finished"
-        return {
-            "id": self.id,
-            "state": str(state),
-            "finish_reason": self.summary.finish_reason if self.summary and not self.error else None,
-            "error": self.error.body()["error"] if self.error else None,
-            "durable": self.durable,
-            "usage": self.summary.usage() if self.summary else None,
-            "tokens": {
-                "generated": generated,
-                "delivered": delivered,
-                "wasted": 0 if self.open else generated - delivered,
-            },
-        }
-
     def __repr__(self) -> str:
         tokens = f"{len(self.tokens)} tokens, {len(self.readers)} readers"
         return f"<Stream {self.id[:8]} {self.phase} {self.outcome}| {tokens}>"
-
-
-def head(event: bytes) -> bytes:
-    """Its line `id: …`: equal ones are the same event behind the same text."""
-    return event[event.index(b"id: ") : MAX_HEAD_BYTES].split(b"\n", 1)[0]
-
-
-def _checksum(event: bytes) -> int:
-    return int(head(event).rpartition(b".")[2], 16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from service.app import Rill
@@ -65,6 +65,13 @@ def over_the_wire(frame: Frame) -> Frame:
     """The frame as the other side of a door reads it."""
     (read,) = protocol.Decoder().feed(protocol.encode(frame))
     return read
+
+
+async def turns(condition: Callable[[], object]) -> None:
+    """Lets the loop turn until that is so, which has no event of its own."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 class Clock:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service import model
-from service.model import ModelError, check, obtain
+from service.model import DIGEST_BYTES, ModelError, check, digest, obtain
 
 
 @pytest.fixture
@@ -28,10 +28,27 @@ def test_a_path_is_taken_as_it_is(gguf: Path) -> None:
 
 def test_the_checksum_is_checked_when_given(gguf: Path) -> None:
     """In either case of its digits; another one is an error that tells what was found."""
-    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
-    assert obtain(str(gguf), digest.upper()) == gguf
-    with pytest.raises(ModelError, match=digest):
+    sha256 = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    assert obtain(str(gguf), sha256.upper()) == gguf
+    with pytest.raises(ModelError, match=sha256):
         obtain(str(gguf), "0" * 64)
+
+
+def test_a_digest_tells_models_apart(tmp_path: Path) -> None:
+    """By size, by what stands first (metadata) and by what stands last (weights); the name is nothing."""
+    bodies = {
+        "a": b"GGUF" + bytes(3 * DIGEST_BYTES),
+        "copy": b"GGUF" + bytes(3 * DIGEST_BYTES),
+        "longer": b"GGUF" + bytes(3 * DIGEST_BYTES + 1),
+        "metadata": b"GGUF\1" + bytes(3 * DIGEST_BYTES - 1),
+        "weights": b"GGUF" + bytes(3 * DIGEST_BYTES - 1) + b"\1",
+        "tiny": b"GGUF",
+    }
+    for name, body in bodies.items():
+        (tmp_path / name).write_bytes(body)
+    digests = {name: digest(tmp_path / name) for name in bodies}
+    assert digests["a"] == digests["copy"]
+    assert len(set(digests.values())) == len(bodies) - 1
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", ".", "text.gguf", "empty.gguf"])
@@ -117,13 +134,13 @@ def test_a_model_is_downloaded_once_and_checked(hub: None, caplog: pytest.LogCap
     """From the hub to a path, with its progress told and logged; the second time nothing is fetched."""
     caplog.set_level(logging.INFO)
     shares: list[float] = []
-    digest = hashlib.sha256(Hub.body).hexdigest()
-    path = obtain("hf:owner/repo:file.gguf", digest, shares.append)
+    sha256 = hashlib.sha256(Hub.body).hexdigest()
+    path = obtain("hf:owner/repo:file.gguf", sha256, shares.append)
     assert path.read_bytes() == Hub.body
     assert shares == sorted(shares) and shares[-1] == 1.0
     assert 100 in [getattr(record, "percent", None) for record in caplog.records]
     shares.clear()
-    assert obtain("hf:owner/repo:file.gguf", digest, shares.append) == path
+    assert obtain("hf:owner/repo:file.gguf", sha256, shares.append) == path
     assert shares == []
     with pytest.raises(ModelError, match="SHA-256"):
         obtain("hf:owner/repo:file.gguf", "0" * 64)

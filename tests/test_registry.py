@@ -2,95 +2,18 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from service import sse
-from service.admission import Admission
-from service.engine.protocol import Accepted, Refused, Sampling, Step, Submit
+from service.engine.protocol import Accepted, Refused, Sampling, Step
 from service.errors import EngineCrash, KeyReused, NotReady, QueueFull, ShuttingDown
-from service.registry import Limits, Streams
 from service.schema import Order
 from service.streams import Stream
-from tests.fakes import Clock, finish, ready
-
-ORDER = Order(sampling=Sampling(seed=0), text="hi")
-
-
-class Engine:
-    """Notes what it is sent."""
-
-    def __init__(self) -> None:
-        self.submitted: list[Submit] = []
-        self.cancelled: list[str] = []
-
-    def submit(self, submit: Submit, /) -> None:
-        self.submitted.append(submit)
-
-    def cancel(self, id: str, /) -> None:
-        self.cancelled.append(id)
-
-
-class Observer:
-    """Notes what it is told."""
-
-    def __init__(self) -> None:
-        self.gaps: list[float] = []
-        self.outcomes: list[str] = []
-        self.n_continued = 0
-
-    def gap(self, gap_s: float, /) -> None:
-        self.gaps.append(gap_s)
-
-    def step(self, step: Step, /) -> None:
-        pass
-
-    def continued(self) -> None:
-        self.n_continued += 1
-
-    def closed(self, stream: Stream, /) -> None:
-        self.outcomes.append(stream.outcome)
-
-
-class House:
-    """Streams with everything round them."""
-
-    def __init__(self, **limits: float) -> None:
-        self.clock, self.engine, self.observer = Clock(), Engine(), Observer()
-        self.admission = Admission(n_seq=2, max_waiting=2, closed=lambda: NotReady("loading"))
-        self.streams = Streams(
-            engine=self.engine,
-            admission=self.admission,
-            observer=self.observer,
-            limits=Limits(**limits),  # type: ignore[arg-type]  # the test says which
-            clock=self.clock,
-        )
-        self.streams.ready(ready(n_seq=2))
-
-    def open(self, *, resumable: bool = False, key: str | None = None, order: Order = ORDER) -> Stream:
-        return self.streams.open(
-            order, sse.Native(), route="/stream", arrived_at=self.clock(), resumable=resumable, key=key
-        )
-
-    def running(self, *, resumable: bool = False, key: str | None = None) -> Stream:
-        stream = self.open(resumable=resumable, key=key)
-        self.streams.deliver(Accepted(stream.id, 3, 100))
-        self.streams.deliver(Step(prefill=[(stream.id, 3, 3)]))
-        self.streams.deliver(Step(deltas=[(stream.id, [1], "x")]))
-        return stream
-
-    def finished(self, key: str | None = None) -> Stream:
-        stream = self.running(key=key)
-        self.streams.deliver(Step(finished=[finish(stream.id)]))
-        return stream
-
-    def pass_time(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        self.streams.tick()
+from tests.fakes import finish, ready
+from tests.house import ORDER, House
 
 
 def test_ids_are_128_random_bits() -> None:
@@ -115,60 +38,7 @@ def test_no_place_no_stream() -> None:
         house.open()
     with pytest.raises(QueueFull):
         house.open()
-    assert (len(house.engine.submitted), house.streams.n_live) == (4, 4)
-
-
-def test_the_engines_refusal_ends_it_without_an_event() -> None:
-    """A prompt that is too long is the handler's 400; the stream is gone, and its place free."""
-    house = House()
-    stream = house.open(key="k")
-    house.streams.deliver(Refused(stream.id, "context_length_exceeded", "9 tokens, 4 allowed"))
-    assert stream.error is not None
-    assert (stream.error.status, stream.error.code) == (400, "context_length_exceeded")
-    assert None is house.streams.find(stream.id)
-    assert None is house.streams.by_key("", "k", ORDER)
-    assert house.admission.n_tickets == 0
-
-
-def test_any_refusal_of_the_engine_is_the_clients_fault() -> None:
-    """A code that we do not know is a 400 under its own name; what is no code is not passed on."""
-    house = House()
-    for code, expected in (("no_chat_template", "no_chat_template"), ("Oh no!\n", "invalid_request")):
-        stream = house.open()
-        house.streams.deliver(Refused(stream.id, code, "no"))
-        assert stream.error is not None
-        assert (400, expected) == (stream.error.status, stream.error.code)
-
-
-def test_frames_for_ended_streams_are_ignored() -> None:
-    """What the engine says after a cancel, or of an id it made up, changes nothing."""
-    house = House()
-    stream = house.running()
-    house.streams.cancel(stream)
-    length = len(stream.log)
-    for id in (stream.id, "unknown"):
-        house.streams.deliver(Accepted(id, 3, 100))
-        house.streams.deliver(
-            Step(
-                queued=[(id, 1)],
-                prefill=[(id, 1, 3)],
-                deltas=[(id, [1], "late")],
-                finished=[finish(id)],
-            )
-        )
-    assert length == len(stream.log)
-    assert house.observer.outcomes == ["cancelled"]
-
-
-def test_cancel_tells_the_engine_and_counts_once() -> None:
-    """A cancelled stream ends at once; cancelling it again does nothing."""
-    house = House()
-    stream = house.running()
-    house.streams.cancel(stream)
-    house.streams.cancel(stream)
-    assert [stream.id] == house.engine.cancelled
-    assert house.observer.outcomes == ["cancelled"]
-    assert house.admission.n_tickets == 0
+    assert (len(house.engine.submitted), len(house.streams.live)) == (4, 4)
 
 
 def test_a_plain_stream_ends_with_its_last_reader() -> None:
@@ -211,87 +81,9 @@ def test_a_finished_stream_is_not_cancelled_by_its_readers() -> None:
     house = House()
     stream = house.running()
     with house.streams.attach(stream, stall=lambda: None):
-        house.streams.deliver(Step(finished=[finish(stream.id)]))
+        house.streams.live.deliver(Step(finished=[finish(stream.id)]))
     assert house.observer.outcomes == ["stop"]
     assert house.engine.cancelled == []
-
-
-def test_waiting_ends_at_the_queue_timeout() -> None:
-    """Not begun in time: cancelled at the engine, and a failure with a time to come back. Begun: it may go on."""
-    house = House(queue_timeout_s=60)
-    started, waiting, silent = house.running(), house.open(), house.open()
-    house.streams.deliver(Accepted(waiting.id, 3, 100))
-    with ExitStack() as readers:
-        for stream in (started, waiting, silent):
-            readers.enter_context(house.streams.attach(stream, stall=lambda: None))
-        house.pass_time(59)
-        assert waiting.open
-        house.pass_time(1)
-        assert started.open
-    for stream in (waiting, silent):
-        assert stream.error is not None
-        assert (stream.error.code, stream.error.status) == ("queue_timeout", 503)
-        assert stream.error.retry_after_s is not None
-    assert [waiting.id, silent.id] == house.engine.cancelled[:2]
-
-
-def test_an_engine_that_stays_down_ends_every_stream() -> None:
-    """Each gets one failure, every ticket is free, and new ones are refused until it is back."""
-    house = House()
-    streams = [house.running(), house.open()]
-    house.streams.lost(lambda: NotReady("restarting"), True)
-    assert all(isinstance(stream.error, EngineCrash) for stream in streams)
-    assert (house.streams.n_live, house.admission.n_tickets) == (0, 0)
-    with pytest.raises(NotReady):
-        house.open()
-    house.streams.ready(ready(n_seq=2))
-    assert house.open().open
-
-
-def test_a_dead_engine_ends_no_stream() -> None:
-    """New ones are refused until it is back; then it is sent every live one, with the tokens that were delivered."""
-    house = House()
-    stream, silent = house.running(), house.open()
-    house.streams.lost(lambda: NotReady("restarting"), False)
-    assert stream.open and silent.open and house.admission.n_tickets == 2
-    with pytest.raises(NotReady):
-        house.open()
-    n_events = len(stream.log)
-    house.streams.ready(ready(n_seq=2))
-    assert house.engine.submitted[2:] == [replace(stream.submit, delivered=[1])]
-    house.streams.deliver(Accepted(stream.id, 3, 100))
-    house.streams.deliver(Step(prefill=[(stream.id, 4, 3)]))
-    house.streams.deliver(Step(deltas=[(stream.id, [2], "y")]))
-    assert house.engine.submitted[3:] == [silent.submit], "one after the other"
-    assert house.observer.n_continued == 2
-    house.streams.deliver(Step(finished=[finish(stream.id)]))
-    assert b"".join(stream.log[n_events:]).startswith(b"id: %b.%d." % (stream.id.encode(), n_events))
-    assert stream.summary is not None and stream.summary.finish_reason == "stop"
-
-
-def test_tokens_that_were_held_back_are_made_again() -> None:
-    """What had no text yet was not delivered: the next engine starts before it, and nothing is counted twice."""
-    house = House()
-    stream = house.running()
-    house.streams.deliver(Step(deltas=[(stream.id, [2, 3], "y")]))
-    house.streams.lost(lambda: NotReady("restarting"), False)
-    house.streams.ready(ready(n_seq=2))
-    assert house.engine.submitted[-1].delivered == [1, 2, 3]
-    assert sum(stream.weights) == 3
-
-
-def test_a_poisonous_request_dies_alone() -> None:
-    """It kills the engine twice, the second time without its neighbours, and fails; they go on."""
-    house = House()
-    neighbour, poison = house.running(), house.running()
-    house.streams.lost(lambda: NotReady("restarting"), False)
-    house.streams.ready(ready(n_seq=2))
-    house.streams.deliver(Step(deltas=[(neighbour.id, [2], "y")]))
-    assert [s.id for s in house.engine.submitted[2:]] == [neighbour.id, poison.id]
-    house.streams.lost(lambda: NotReady("restarting"), False)
-    assert isinstance(poison.error, EngineCrash) and neighbour.open
-    house.streams.ready(ready(n_seq=2))
-    assert [s.id for s in house.engine.submitted[4:]] == [neighbour.id]
 
 
 def test_the_end_of_the_drain_fails_what_is_left() -> None:
@@ -314,17 +106,6 @@ def test_a_finished_stream_can_be_read_for_its_time_to_live() -> None:
     assert None is house.streams.find(stream.id)
     assert None is house.streams.by_key("", "k", ORDER)
     assert repr(house.streams) == "<Streams 0 live, 0 finished, 0 readers>"
-
-
-@pytest.mark.parametrize("limits", [{"max_finished": 3}, {"max_finished_bytes": 2500}])
-def test_finished_streams_are_bounded(limits: dict[str, float]) -> None:
-    """In number and in bytes; the oldest goes first."""
-    house = House(**limits)
-    streams = [house.finished() for _ in range(10)]
-    house.streams.tick()
-    kept = [stream for stream in streams if house.streams.find(stream.id)]
-    assert streams[-len(kept) :] == kept
-    assert 1 <= len(kept) <= 3
 
 
 def test_a_key_finds_its_stream() -> None:
@@ -418,7 +199,7 @@ class Life(RuleBasedStateMachine):
             "delta": Step(deltas=[(id, [1], "x")]),
             "finish": Step(finished=[finish(id)]),
         }
-        self.house.streams.deliver(frames[kind])
+        self.house.streams.live.deliver(frames[kind])
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -432,24 +213,24 @@ class Life(RuleBasedStateMachine):
     @rule(stays_down=st.booleans())
     def crash(self, stays_down: bool) -> None:
         before = {s.id: len(s.log) for s in self.streams if s.open}
-        self.house.streams.lost(lambda: NotReady("restarting"), stays_down)
+        self.house.streams.live.lost(lambda: NotReady("restarting"), stays_down)
         failed = [s for s in self.streams if s.id in before and not s.open]
         assert all(isinstance(s.error, EngineCrash) for s in failed)
         assert not stays_down or len(failed) == len(before)
-        self.house.streams.ready(ready(n_seq=2))
+        self.house.streams.live.ready(ready(n_seq=2))
         for s in self.streams:
             assert not s.open or len(s.log) == before[s.id], "a pause is no event"
 
     @invariant()
     def the_books_are_true(self) -> None:
         streams, live = self.house.streams, [s for s in self.streams if s.open]
-        assert streams.n_live == len(live) == self.house.admission.n_tickets
+        assert len(streams.live) == len(live) == self.house.admission.n_tickets
         assert self.house.admission.n_running == sum(s.started_at is not None for s in live)
         assert len(self.house.observer.outcomes) == self.n_opened - len(live)
         assert streams.n_readers == len(self.reading) == sum(len(s.readers) for s in self.streams)
         assert set(streams._deserted) == {s.id for s in live if not s.readers}
-        assert streams._finished_bytes == sum(s.n_bytes for s in streams._finished.values())
-        assert {id for id, _ in streams._keys.values()} == set(streams._key_of)
+        assert streams._finished._n_bytes == sum(s.n_bytes for s in streams._finished._streams.values())
+        assert {id for id, _ in streams._keys._made.values()} == set(streams._keys._key_of)
 
     @invariant()
     def every_log_has_at_most_one_end(self) -> None:

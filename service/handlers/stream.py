@@ -14,6 +14,7 @@ from service.handlers.body import read_body
 from service.handlers.exchange import EXCHANGE
 from service.handlers.sending import HEADERS, note, send
 from service.handlers.starting import idempotency_key, is_resumable, start
+from service.receipt import receipt
 from service.registry import Streams
 from service.schema import PaceRequest, StreamRequest, parse_json, parse_query, validate
 from service.streams import Stream
@@ -94,7 +95,7 @@ class StreamRoutes:
 
     def _receipt(self, request: web.Request, stream: Stream) -> web.Response:
         note(request, stream, attached=True)
-        return web.json_response(stream.receipt(), headers={"Cache-Control": "no-store"})
+        return web.json_response(receipt(stream), headers={"Cache-Control": "no-store"})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """End a stream: its readers get `done` with finish_reason cancelled. 204, also when it had ended."""

@@ -10,7 +10,7 @@ import pytest
 from service.engine.protocol import Refused
 from tests.conftest import Serve, Service
 from tests.events import Event, numbers, parse
-from tests.fakes import STORY, Clock
+from tests.fakes import STORY, Clock, turns
 
 CHAT: dict[str, Any] = {"model": "any", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -30,12 +30,6 @@ def chunks(events: list[Event]) -> list[dict[str, Any]]:
     assert {event.name for event in events} == {"message"}
     assert events[-1].data == "[DONE]"
     return [event.json() for event in events[:-1]]
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # any condition, of any part
-            await asyncio.sleep(0.001)
 
 
 async def test_a_chat_in_chunks(serve: Serve) -> None:
@@ -225,7 +219,7 @@ async def test_a_client_that_leaves_cancels(serve: Serve, stream: bool) -> None:
         (await asking).close()
     else:
         asking.cancel()
-    await until(lambda: service.engine.cancelled)
+    await turns(lambda: service.engine.cancelled)
     assert service.engine.cancelled == [id]
     assert await service.metric('llm_requests_total{outcome="client_left",route="/v1/chat/completions"}') == 1
 
@@ -312,7 +306,7 @@ async def test_openai_python_streams(serve: Serve) -> None:
     asking = asyncio.create_task(ask())
     id = (await service.engine.submission()).id
     service.engine.accept(id)
-    await until(lambda: service.rill.streams.n_readers == 1)
+    await turns(lambda: service.rill.streams.n_readers == 1)
     for piece in STORY:
         clock.advance(15)
         service.rill.streams.tick()

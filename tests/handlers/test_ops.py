@@ -217,7 +217,7 @@ async def test_an_error_of_ours_after_the_headers_is_an_event(serve: Serve) -> N
     id = (await service.engine.submission()).id
     service.engine.accept(id)
     response = await asking
-    (stream,) = service.rill.streams._live.values()
+    (stream,) = service.rill.streams.live
     stream.log.append("not bytes")  # type: ignore[arg-type]  # as a bug of ours would
     stream.weights.append(0)
     stream.n_visible += 1

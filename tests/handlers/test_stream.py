@@ -10,7 +10,7 @@ import pytest
 from service.engine.protocol import Refused, Step
 from tests.conftest import Serve, Service
 from tests.events import Event, numbers, parse, text
-from tests.fakes import STORY, Clock
+from tests.fakes import STORY, Clock, turns
 
 PROMPT = {"prompt": "Tell me a story"}
 
@@ -37,13 +37,6 @@ async def opened(service: Service, n: int = 1) -> tuple[aiohttp.ClientResponse, 
     id = (await service.engine.submission(n)).id
     service.engine.accept(id)
     return await opening, id
-
-
-async def until(condition: Any) -> None:
-    """Turn the loop until it is true."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # any condition, of any part
-            await asyncio.sleep(0.001)
 
 
 async def test_a_stream_from_thinking_to_done(serve: Serve) -> None:
@@ -282,7 +275,7 @@ async def test_a_resumable_stream_survives_its_reader(serve: Serve) -> None:
     service.engine.delta(id, "a")
     last = parse(await read_until(response, b'"a"}\n\n'))[-1].id
     response.close()
-    await until(lambda: service.rill.streams.n_readers == 0)
+    await turns(lambda: service.rill.streams.n_readers == 0)
     assert service.engine.cancelled == []
     service.engine.delta(id, "b")
     service.engine.finish(id)
@@ -296,9 +289,9 @@ async def test_its_grace_ends(serve: Serve) -> None:
     service = await serve(by_hand=True, clock=clock, resume_grace_s=30)
     response, id = await opened(service)
     response.close()
-    await until(lambda: service.rill.streams.n_readers == 0)
+    await turns(lambda: service.rill.streams.n_readers == 0)
     clock.advance(30)
-    await until(lambda: service.engine.cancelled)
+    await turns(lambda: service.engine.cancelled)
     assert [id] == service.engine.cancelled
     assert await service.metric('llm_requests_total{outcome="client_left",route="/stream"}') == 1
 
@@ -318,7 +311,7 @@ async def test_a_plain_post_ends_with_its_client(serve: Serve, stage: str) -> No
             service.engine.delta(id, "a")
             await read_until(response, b'"a"')
         response.close()
-    await until(lambda: service.engine.cancelled)
+    await turns(lambda: service.engine.cancelled)
     assert [id] == service.engine.cancelled
     assert await service.metric('llm_requests_total{outcome="client_left",route="/stream"}') == 1
     assert service.rill.admission.n_tickets == 0
@@ -506,10 +499,10 @@ async def test_a_stalled_reader_is_let_go_and_delays_nobody(serve: Serve) -> Non
     stalled[1].write(b"GET /stream?prompt=x HTTP/1.1\r\nHost: a\r\n\r\n")
     id = (await service.engine.submission()).id
     service.engine.accept(id)
-    await until(lambda: service.rill.streams.n_readers == 1)
+    await turns(lambda: service.rill.streams.n_readers == 1)
     word = "x" * 10_000
     quick = asyncio.create_task(read(service, f"/v1/streams/{id}"))
-    await until(lambda: service.rill.streams.n_readers == 2)
+    await turns(lambda: service.rill.streams.n_readers == 2)
     for _ in range(600):  # 6 MB: more than the kernel takes from a writer whose reader sleeps
         service.engine.delta(id, word)
         await asyncio.sleep(0)
@@ -517,7 +510,7 @@ async def test_a_stalled_reader_is_let_go_and_delays_nobody(serve: Serve) -> Non
     assert len([event for event in (await quick)[1] if event.name == "message"]) == 600
     assert service.rill.streams.n_readers == 1
     clock.advance(30)
-    await until(lambda: service.rill.streams.n_readers == 0)
+    await turns(lambda: service.rill.streams.n_readers == 0)
     stalled[1].close()
 
 
@@ -542,12 +535,12 @@ async def test_streams_do_not_mix(serve: Serve) -> None:
 async def test_cancelling_readers_at_every_moment(serve: Serve) -> None:
     """Readers that leave after 0, 1, 2 … turns of the loop: no ticket, reader or stream is left over."""
     service = await serve(n_seq=64, resume_grace_s=0)
-    for turns in range(60):
+    for n_turns in range(60):
         task = asyncio.create_task(read(service, params=PROMPT))
-        for _ in range(turns):
+        for _ in range(n_turns):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    await until(lambda: service.rill.streams.n_live == 0)
-    await until(lambda: service.rill.streams.n_readers == 0)
+    await turns(lambda: not service.rill.streams.live)
+    await turns(lambda: service.rill.streams.n_readers == 0)
     assert (service.rill.admission.n_tickets, service.rill.admission.n_running) == (0, 0)

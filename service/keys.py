@@ -1,0 +1,34 @@
+"""Idempotency-Keys: the stream that each made, and what it was asked for."""
+
+from __future__ import annotations
+
+from service.errors import KeyReused
+
+
+class Keys:
+    """By tenant and key, for as long as the stream can be found."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str], tuple[str, object]] = {}
+        self._key_of: dict[str, tuple[str, str]] = {}
+
+    def add(self, tenant: str, key: str, id: str, asked: object) -> None:
+        """This key makes the stream of this id; one that it made before can't be found by it any more."""
+        self._made[tenant, key] = id, asked
+        self._key_of[id] = tenant, key
+
+    def find(self, tenant: str, key: str, asked: object) -> str:
+        """The id of the stream that it made; empty: none. Raises KeyReused when that was asked for something else."""
+        id, first = self._made.get((tenant, key), ("", asked))
+        if first != asked:
+            raise KeyReused("This key was used for another request.", param="key")
+        return id
+
+    def forget(self, id: str) -> None:
+        """The stream is gone, and its key with it, unless a later one has the key by now."""
+        key = self._key_of.pop(id, None)
+        if key is not None and self._made[key][0] == id:
+            del self._made[key]
+
+    def __repr__(self) -> str:
+        return f"<Keys {len(self._made)}>"

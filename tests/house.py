@@ -1,0 +1,86 @@
+"""The registry with everything round it: an engine and an observer that note what they are told, and a clock."""
+
+from __future__ import annotations
+
+from service import sse
+from service.admission import Admission
+from service.engine.protocol import Accepted, Sampling, Step, Submit
+from service.errors import NotReady
+from service.registry import Limits, Streams
+from service.schema import Order
+from service.streams import Stream
+from tests.fakes import Clock, finish, ready
+
+ORDER = Order(sampling=Sampling(seed=0), text="hi")
+
+
+class Engine:
+    """Notes what it is sent."""
+
+    def __init__(self) -> None:
+        self.submitted: list[Submit] = []
+        self.cancelled: list[str] = []
+
+    def submit(self, submit: Submit, /) -> None:
+        self.submitted.append(submit)
+
+    def cancel(self, id: str, /) -> None:
+        self.cancelled.append(id)
+
+
+class Observer:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.gaps: list[float] = []
+        self.outcomes: list[str] = []
+        self.n_continued = 0
+
+    def gap(self, gap_s: float, /) -> None:
+        self.gaps.append(gap_s)
+
+    def step(self, step: Step, /) -> None:
+        pass
+
+    def continued(self) -> None:
+        self.n_continued += 1
+
+    def closed(self, stream: Stream, /) -> None:
+        self.outcomes.append(stream.outcome)
+
+
+class House:
+    """Streams with everything round them."""
+
+    def __init__(self, **limits: float) -> None:
+        self.clock, self.engine, self.observer = Clock(), Engine(), Observer()
+        self.admission = Admission(n_seq=2, max_waiting=2, closed=lambda: NotReady("loading"))
+        self.streams = Streams(
+            engine=self.engine,
+            admission=self.admission,
+            observer=self.observer,
+            limits=Limits(**limits),  # type: ignore[arg-type]  # the test says which
+            clock=self.clock,
+        )
+        self.streams.live.ready(ready(n_seq=2))
+
+    def open(self, *, resumable: bool = False, key: str | None = None, order: Order = ORDER) -> Stream:
+        return self.streams.open(
+            order, sse.Native(), route="/stream", arrived_at=self.clock(), resumable=resumable, key=key
+        )
+
+    def running(self, *, resumable: bool = False, key: str | None = None) -> Stream:
+        stream = self.open(resumable=resumable, key=key)
+        self.streams.live.deliver(Accepted(stream.id, 3, 100))
+        self.streams.live.deliver(Step(prefill=[(stream.id, 3, 3)]))
+        self.streams.live.deliver(Step(deltas=[(stream.id, [1], "x")]))
+        return stream
+
+    def finished(self, key: str | None = None) -> Stream:
+        stream = self.running(key=key)
+        self.streams.live.deliver(Step(finished=[finish(stream.id)]))
+        return stream
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.streams.tick()

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from service import sse
+from service.admission import Admission
+from service.engine.protocol import Sampling, Submit
+from service.errors import NotReady
+from service.finished import Finished
+from service.streams import Stream
+from tests.fakes import finish
+
+
+def ended(id: str, at: float) -> Stream:
+    """A stream that closed then, with a few events."""
+    admission = Admission(n_seq=1, max_waiting=0, closed=lambda: NotReady("no"))
+    admission.open(n_seq=1)
+    submit = Submit(id=id, text="hi", sampling=Sampling(seed=0))
+    stream = Stream(submit=submit, dialect=sse.Native(), ticket=admission.admit(), route="/stream", arrived_at=at)
+    stream.accept(3, 0.0)
+    stream.delta([1], "x", at)
+    stream.finish(finish(id), at)
+    return stream
+
+
+def test_it_is_kept_for_its_time() -> None:
+    """Until ttl_s after its end; then it is gone, and that is known."""
+    finished = Finished(ttl_s=10, max_streams=9, max_bytes=1 << 20)
+    finished.add(ended("a", at=5))
+    assert finished.forget(14.9) == [] and finished.get("a") is not None and not finished.is_gone("a")
+    assert finished.forget(15) == ["a"] and finished.get("a") is None and finished.is_gone("a")
+
+
+@pytest.mark.parametrize("limits", [{"max_streams": 3}, {"max_bytes": 3}])
+def test_it_is_bounded(limits: dict[str, int]) -> None:
+    """In number and in bytes; the oldest goes first."""
+    streams = [ended(str(i), at=i) for i in range(10)]
+    if "max_bytes" in limits:
+        limits = {"max_bytes": 3 * streams[0].n_bytes}
+    finished = Finished(ttl_s=1000, **{"max_streams": 100, "max_bytes": 1 << 20} | limits)
+    for stream in streams:
+        finished.add(stream)
+    assert [s.id for s in streams[:7]] == finished.forget(10)
+    assert len(finished) == 3
+
+
+def test_what_is_gone_is_not_remembered_for_ever() -> None:
+    """Only the last max_streams of them."""
+    finished = Finished(ttl_s=0, max_streams=3, max_bytes=1 << 20)
+    for i in range(10):
+        finished.add(ended(str(i), at=i))
+        finished.forget(i)
+    assert [str(i) for i in range(10) if finished.is_gone(str(i))] == ["7", "8", "9"]
+
+
+def test_adding_it_twice_counts_once() -> None:
+    """A stream that other replicas tell of may come again."""
+    finished, stream = Finished(ttl_s=10, max_streams=9, max_bytes=1 << 20), ended("a", at=0)
+    finished.add(stream)
+    finished.add(stream)
+    assert len(finished) == 1 and finished.forget(10) == ["a"]
