@@ -105,8 +105,8 @@ class Live:
             self._recovery.waits(frame.id)
             stream.accept(frame.n_prompt, self._admission.wait_s(stream.ticket.place))
         else:
-            param = "messages" if stream.route == "/v1/chat/completions" else "prompt"
-            stream.fail(refused_by_engine(frame.code, frame.message, param), self._clock())
+            prompt = "messages" if stream.route == "/v1/chat/completions" else "prompt"
+            stream.fail(refused_by_engine(frame.code, frame.message, frame.param or prompt), self._clock())
 
     def lost(self, shut: Callable[[], RefusedError], stays_down: bool) -> None:
         """It died: refuse new streams. The live ones go on when it is back, but for those that killed it twice; if it

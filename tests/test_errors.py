@@ -39,3 +39,9 @@ def test_what_the_engine_refuses_is_a_400(code: str) -> None:
     error = refused_by_engine(code, "why", "prompt")
     assert (error.status, error.message, error.param) == (400, "why", "prompt")
     assert error.code == (code if code.isidentifier() and code.islower() and len(code) <= 64 else "invalid_request")
+
+
+def test_what_cannot_go_on_in_another_engine_is_not_the_clients_fault() -> None:
+    """A 503: sent again, the request starts again."""
+    error = refused_by_engine("not_resumable", "why", "prompt")
+    assert (error.status, error.code, error.param) == (503, "not_resumable", None)

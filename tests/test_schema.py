@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+from urllib.parse import urlencode
+
 import pytest
 
 from service.engine.protocol import Sampling
@@ -54,3 +58,60 @@ def test_an_error_names_the_place() -> None:
 def test_the_query_is_read_as_forms_are() -> None:
     """+ is a space, %2B a plus, and a value may hold anything that UTF-8 can say."""
     assert parse_query("prompt=a+b%2Bc%0A%00%F0%9F%A6%8A&x") == {"prompt": "a b+c\n\0🦊"}
+
+
+ALL: dict[str, Any] = {
+    "temperature": 0.5,
+    "dynatemp_range": 0.25,
+    "dynatemp_exponent": 2,
+    "top_k": 7,
+    "top_p": 0.5,
+    "min_p": 0.25,
+    "typical_p": 0.75,
+    "top_n_sigma": 1.5,
+    "xtc_probability": 0.5,
+    "xtc_threshold": 0.25,
+    "repeat_penalty": 1.5,
+    "repeat_last_n": 9,
+    "presence_penalty": 1,
+    "frequency_penalty": -1,
+    "dry_multiplier": 0.5,
+    "dry_base": 2,
+    "dry_allowed_length": 3,
+    "dry_penalty_last_n": 99,
+    "dry_sequence_breakers": ["a", "b"],
+    "mirostat": 2,
+    "mirostat_tau": 4,
+    "mirostat_eta": 0.5,
+    "adaptive_target": 0.5,
+    "adaptive_decay": 0.75,
+    "logit_bias": [[5, 1.5], [6, False]],
+    "grammar": 'root ::= "é"',
+}
+
+
+def test_every_sampling_parameter_has_its_field() -> None:
+    """What the engine can do can be asked for by the same name, in a body and in a query."""
+    assert {field.name for field in fields(Sampling)} == {"seed", *ALL}
+    body = validate(StreamRequest, {"prompt": "x", **ALL}).to_order()
+    expected = {**ALL, "dry_sequence_breakers": ("a", "b"), "logit_bias": ((5, 1.5), (6, None))}
+    assert {name: getattr(body.sampling, name) for name in ALL} == expected
+    lists = {"dry_sequence_breakers": ["a", "b"], "logit_bias": '{"5": 1.5, "6": false}'}
+    query = urlencode({"prompt": "x", **ALL, **lists}, doseq=True)
+    assert validate(StreamRequest, parse_query(query), strict=False).to_order() == body
+
+
+def test_a_bias_is_a_map_or_a_list() -> None:
+    """OpenAI's and llama-server's."""
+    orders = [
+        validate(StreamRequest, {"prompt": "x", "logit_bias": bias}).to_order()
+        for bias in ({"50256": -100, "7": False}, [[50256, -100], [7, False]])
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0].sampling.logit_bias == ((50256, -100.0), (7, None))
+
+
+def test_a_penalty_that_nothing_can_be_divided_by() -> None:
+    """1e-300 is 0 in 32 bits."""
+    with pytest.raises(Invalid):
+        validate(StreamRequest, {"prompt": "x", "repeat_penalty": 1e-300})

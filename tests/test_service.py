@@ -129,6 +129,18 @@ BAD: list[tuple[str, bytes, int]] = [
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "top_p": 0, "temperature": 2}', 200),
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 2, "repeat_penalty": 1e-300}', 400),
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 2147483647, "stop": ["e", " "]}', 200),
+    ("/v1/completions", b'{"prompt": "x", "grammar": "root ::= ("}', 400),
+    ("/v1/completions", b'{"prompt": "x", "grammar": "root ::= ' + b"(" * 20_000 + b"[a]" + b")" * 20_000 + b'"}', 400),
+    ("/v1/completions", b'{"prompt": "x", "grammar": "root ::= [a]{1000000}"}', 400),
+    ("/v1/completions", b'{"prompt": "x", "grammar": "root ::= root [a]"}', 400),
+    ("/v1/completions", b'{"prompt": "x", "grammar": "root ::= [a] !<[5]>"}', 400),
+    ("/v1/completions", b'{"prompt": "x", "grammar": "root ::= [a]", "max_tokens": 9, "ignore_eos": true}', 200),
+    ("/v1/completions", b'{"prompt": "x", "logit_bias": {"2147483647": 1}}', 400),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "logit_bias": {"5": 100, "6": false}}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "dry_multiplier": 100, "dry_base": 100}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "mirostat": 1, "mirostat_tau": 0, "mirostat_eta": 10}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "adaptive_target": 1, "adaptive_decay": 0}', 200),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "dynatemp_range": 2, "dynatemp_exponent": 10}', 200),
 ]
 
 
@@ -204,3 +216,47 @@ async def test_the_engine_dies_and_no_stream_does(service: Running, number: sign
     await service.ready()
     assert service.engine_pid() != engine
     assert (await service.events(prompt=STORY, max_tokens=5))[-1].name == "done"
+
+
+SAMPLERS: list[dict[str, Any]] = [
+    {"temperature": 1, "repeat_penalty": 1.2, "frequency_penalty": 0.5},
+    {"temperature": 0.8, "dry_multiplier": 0.8},
+    {"temperature": 0, "dry_multiplier": 3},
+    {"temperature": 1, "xtc_probability": 0.5, "xtc_threshold": 0.05},
+    {"temperature": 1.2, "typical_p": 0.5},
+    {"temperature": 1.5, "top_n_sigma": 1},
+    {"temperature": 1, "dynatemp_range": 1},
+    {"temperature": 1, "logit_bias": {"100": 5, "101": False}},
+    {"temperature": 1, "grammar": "root ::= ([a-z]+ [ ,.])+"},
+    {"temperature": 0, "grammar": "root ::= ([a-z]+ [ ,.])+"},
+    {"temperature": 1, "grammar": 'root ::= ([A-Z] [a-z ]+ ".\\n")+', "xtc_probability": 0.3, "dry_multiplier": 1},
+]
+
+FORGETFUL: list[dict[str, Any]] = [{"mirostat": 1}, {"mirostat": 2}, {"adaptive_target": 0.3}]
+
+
+async def test_no_sampler_forgets_with_the_engine(service: Running) -> None:
+    """Streams of every sampler go on in the next engine with the text of an undisturbed run; those whose state can't be
+    had again end with not_resumable."""
+    bodies = [{"prompt": STORY, "ignore_eos": True, "max_tokens": 300, "seed": i} | s for i, s in enumerate(SAMPLERS)]
+    forgetful = [{"prompt": STORY, "ignore_eos": True, "max_tokens": 300, "seed": 1} | s for s in FORGETFUL]
+    undisturbed = await asyncio.gather(*[service.events(**body) for body in bodies])
+    responses = [await service.client.post("/stream", json=body) for body in [*bodies, *forgetful]]
+    heads = [await response.content.readuntil(b'"text"') for response in responses]
+    os.kill(service.engine_pid(), signal.SIGKILL)
+    ended = [parse(head + await response.read()) for head, response in zip(heads, responses, strict=True)]
+    for body, events, whole in zip(bodies, ended, undisturbed, strict=False):
+        assert (events[-1].name, text(events)) == ("done", text(whole)), body
+    for events in ended[len(bodies) :]:
+        assert (events[-1].name, events[-1].json()["error"]["code"]) == ("failure", "not_resumable")
+    await service.ready()
+
+
+async def test_an_answer_of_a_grammar(service: Running) -> None:
+    """It is one, and ends with stop; a grammar that no token fits fails by name."""
+    grammar = 'root ::= "{\\"animal\\": \\"" ("fox" | "owl") "\\"}"'
+    events = await service.events(prompt=STORY, grammar=grammar)
+    assert text(events) in ('{"animal": "fox"}', '{"animal": "owl"}')
+    assert events[-1].json()["finish_reason"] == "stop"
+    events = await service.events(prompt=STORY, grammar='root ::= "a" [^\\x00-\\UFFFFFFFF]')
+    assert (events[-1].name, events[-1].json()["error"]["param"]) == ("failure", "grammar")

@@ -17,7 +17,7 @@ from .test_template import With
 
 
 def submit(**fields: Any) -> Submit:
-    return Submit(id="id", sampling=Sampling(seed=1), **fields)
+    return Submit(**{"id": "id", "sampling": Sampling(seed=1), **fields})
 
 
 def opened(inbox: Inbox, **fields: Any) -> tuple[Sequence, Accepted]:
@@ -176,3 +176,32 @@ def test_stop_strings(inbox: Inbox, spm: Model) -> None:
     for fields, expected in cases:
         sequence, _ = opened(bare, **fields)
         assert [sequence.text.push(b"a fox "), sequence.text.push(CHATML_END.encode())] == expected
+
+
+def test_samplers_that_forget(inbox: Inbox) -> None:
+    """What was begun with mirostat or adaptive-p can't go on here; not begun, or over, it can."""
+    for sampling in (Sampling(seed=1, mirostat=1), Sampling(seed=1, mirostat=2), Sampling(seed=1, adaptive_target=0.5)):
+        assert refused(inbox, text="the", sampling=sampling, delivered=[1, 2]).code == "not_resumable"
+        assert opened(inbox, text="the", sampling=sampling)[0].n_generated == 0
+        assert opened(inbox, text="the", sampling=sampling, delivered=[1, 2], max_tokens=2)[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "grammar", ["root ::= (", "x ::= [a]", "root ::= root [a]", "root ::= [a]{5000}", "((((" * 5000]
+)
+def test_a_grammar_that_is_none(inbox: Inbox, grammar: str) -> None:
+    """It is refused with its field's name before anything is computed."""
+    result = refused(inbox, text="the", sampling=Sampling(seed=1, grammar=grammar))
+    assert (result.code, result.param) == ("invalid_request", "grammar")
+    assert result.message.startswith("grammar: ")
+
+
+def test_biases_on_no_token(inbox: Inbox, bpe: Model) -> None:
+    """Ids that the vocabulary has not, and a ban on all that it has."""
+    n = bpe.n_vocab
+    for biases in (((n, 1.0),), ((2**31 - 1, None),), tuple((t, None) for t in range(n))):
+        result = refused(inbox, text="the", sampling=Sampling(seed=1, logit_bias=biases))
+        assert (result.code, result.param) == ("invalid_request", "logit_bias")
+    but_ends = tuple((t, None) for t in range(n) if t not in bpe.end_tokens)
+    assert opened(inbox, text="the", sampling=Sampling(seed=1, logit_bias=but_ends))
+    assert refused(inbox, text="the", sampling=Sampling(seed=1, logit_bias=but_ends), ignore_eos=True)
