@@ -33,6 +33,16 @@ def test_any_refusal_of_the_engine_is_the_clients_fault() -> None:
         assert (400, expected) == (stream.error.status, stream.error.code)
 
 
+def test_a_refusal_names_the_field() -> None:
+    """The engine's word for it, or the prompt."""
+    house = House()
+    for param, expected in (("grammar", "grammar"), (None, "prompt")):
+        stream = house.open()
+        house.streams.live.deliver(Refused(stream.id, "invalid_request", "no", param))
+        assert stream.error is not None
+        assert (400, expected) == (stream.error.status, stream.error.param)
+
+
 def test_frames_for_ended_streams_are_ignored() -> None:
     """What the engine says after a cancel, or of an id it made up, changes nothing."""
     house = House()

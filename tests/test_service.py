@@ -253,10 +253,12 @@ async def test_no_sampler_forgets_with_the_engine(service: Running) -> None:
 
 
 async def test_an_answer_of_a_grammar(service: Running) -> None:
-    """It is one, and ends with stop; a grammar that no token fits fails by name."""
+    """It is one, and ends with stop; a grammar that no token fits fails by name, and nobody else."""
+    engine = service.engine_pid()
     grammar = 'root ::= "{\\"animal\\": \\"" ("fox" | "owl") "\\"}"'
     events = await service.events(prompt=STORY, grammar=grammar)
     assert text(events) in ('{"animal": "fox"}', '{"animal": "owl"}')
     assert events[-1].json()["finish_reason"] == "stop"
     events = await service.events(prompt=STORY, grammar='root ::= "a" [^\\x00-\\UFFFFFFFF]')
     assert (events[-1].name, events[-1].json()["error"]["param"]) == ("failure", "grammar")
+    assert service.engine_pid() == engine

@@ -66,7 +66,8 @@ class Engine:
         """Free a sequence at once; the next step reports it finished. Unknown ids are ignored."""
         if sequence := self._sequences.get(id):
             sequence.finish_reason = "cancelled"
-            self._ended.append(self._drop(sequence))
+            self._drop(sequence)
+            self._ended.append(sequence.finish())
 
     def step(self) -> Step:
         """One turn. Raises LlamaError when the context can't go on."""
@@ -135,16 +136,16 @@ class Engine:
         if text:
             step.deltas.append((sequence.id, sequence.take_held(), text))
         if sequence.finish_reason:
-            step.finished.append(self._drop(sequence))
+            self._drop(sequence)
+            step.finished.append(sequence.finish())
 
-    def _drop(self, sequence: Sequence) -> Finish:
-        """Free everything that a finished sequence held."""
+    def _drop(self, sequence: Sequence) -> None:
+        """Free everything that a sequence held."""
         seq_id = self.scheduler.remove(sequence)
         if seq_id >= 0:
             self._context.forget(seq_id)
         del self._sequences[sequence.id]
         self._samplers.pop(sequence.id).close()
-        return sequence.finish()
 
     def _moved(self) -> list[tuple[str, int]]:
         """(id, position) of waiting sequences whose position changed since the last report."""

@@ -13,7 +13,7 @@ import pytest
 
 from service.engine.engine import Engine
 from service.engine.llama import Context, LlamaError, Model, NoRoom
-from service.engine.protocol import Finish, Sampling, Step
+from service.engine.protocol import Finish, Refused, Sampling, Step
 from service.engine.sampler import Argmax, Sampler, make
 from service.engine.sequence import Sequence as Seq
 from service.engine.text import Text
@@ -620,6 +620,41 @@ def test_penalties_look_back_repeat_last_n(model: Model, make_context: MakeConte
     sequence = driver.sequences["a"]
     last = sequence.tokens[sequence.n_prompt - 2 :]
     assert all(c not in (a, b) for (a, b), (_, c) in pairwise(pairwise(last)))
+
+
+SAMPLERS = [
+    replace(WARM, xtc_probability=0.5, xtc_threshold=0.05),
+    replace(WARM, dry_multiplier=1.0, dry_allowed_length=1),
+    replace(WARM, grammar="root ::= ([a-z]+ [ ])+"),
+    replace(WARM, mirostat=1),
+    replace(WARM, mirostat=2),
+    replace(WARM, adaptive_target=0.2),
+]
+
+
+def test_preempted_with_any_sampler(model: Model, make_context: MakeContext) -> None:
+    """Who has to give way keeps its sampler: mirostat and adaptive-p, too, go on as if alone."""
+    requests = [Request(str(i), "the fox", s, max_tokens=80, ignore_eos=True) for i, s in enumerate(SAMPLERS)]
+    alone = each_alone(model, exact(make_context, model), requests)
+    driver = Driver(model, exact(make_context, model, n_ctx=256))
+    driver.submit(*requests)
+    together = driver.run()
+    assert sum(s.n_preempted for s in driver.steps) >= 1
+    assert essence(together, [r.id for r in requests]) == essence(alone, [r.id for r in requests])
+
+
+def test_a_grammar_that_no_token_fits(model: Model, make_context: MakeContext) -> None:
+    """Its sequence is refused in the middle and gives its cells back; the others go on."""
+    refused: list[Refused] = []
+    driver = Driver(model, exact(make_context, model), refused=refused.append)
+    stuck = replace(WARM, grammar='root ::= "a" [^\\x00-\\UFFFFFFFF]')
+    other = Request("b", "the fox", WARM, max_tokens=20, ignore_eos=True)
+    driver.submit(Request("a", "the fox", stuck), other)
+    answers = driver.run()
+    assert refused == [Refused("a", "invalid_request", "grammar: no token fits here", "grammar")]
+    assert (answers["a"].finish, answers["b"].reason) == (None, "length")
+    assert driver.engine.scheduler.n_cells_used == 0
+    assert essence(answers, "b") == essence(run(model, exact(make_context, model), other), "b")
 
 
 # --- when C says no
