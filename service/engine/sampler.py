@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import thread_time
@@ -25,6 +26,10 @@ from .stack import run_deep
 # all other streams wait. 0.5: a mask over 152k tokens took 0.03 s for JSON, and 0.11 s at worst.
 MAX_GRAMMAR_S = 0.5  # of this thread's computing, for one token
 
+# What llama.cpp's grammars decode to the character 0, which it takes for the end of a token and lets pass, and aborts
+# on when it is accepted. It does not look whether what follows within a token continues the character.
+_NUL = re.compile(rb"\xc0[@\x80\xc0]|\xe0[@\x80\xc0]{2}|\xf0[@\x80\xc0]{3}")
+
 
 class Sampler:
     """A C sampler chain, built from sampling.chain's links, and a grammar that has the last word."""
@@ -41,6 +46,7 @@ class Sampler:
             raise LlamaError("the last link of a sampler chain, and no other, must select a token")
         self._model, self._seed, self._window = model, seed, window
         self._position = 0  # of the next token behind the prompt
+        self._tail = b""  # the last bytes, whose character may go on
         self._grammar = _grammar(model, grammar) if grammar else None
         n_fixed = _n_fixed(links, varies=bool(grammar))
         self._n_fixed, self._renewed = n_fixed, links[n_fixed:]
@@ -57,7 +63,7 @@ class Sampler:
             lib.llama_sampler_accept(self._chain, token)
         if self._grammar:
             for token in made:
-                lib.llama_sampler_accept(self._grammar, token)
+                self._follow(token)
         self._position = len(made)
         if not self._renewed:
             self._skip(len(made))
@@ -108,7 +114,7 @@ class Sampler:
             if not self._fits(token):
                 return self._end()
         lib.llama_sampler_accept(self._chain, token)
-        lib.llama_sampler_accept(self._grammar, token)  # one that does not fit would abort
+        self._follow(token)
         if thread_time() - began > MAX_GRAMMAR_S:
             raise GrammarError("it can be read in too many ways")
         return token
@@ -126,8 +132,13 @@ class Sampler:
         chosen = candidates.data[candidates.selected]
         return int(chosen.id) if chosen.logit > -math.inf else None
 
+    def _follow(self, token: int) -> None:
+        """Lead the grammar on; a token that does not fit would abort."""
+        lib.llama_sampler_accept(self._grammar, token)
+        self._tail = (self._tail + self._model.piece(token))[-3:]
+
     def _fits(self, token: int | None) -> TypeGuard[int]:
-        if token is None:
+        if token is None or _NUL.search(self._tail + self._model.piece(token)):
             return False
         alone = _candidate(token)
         lib.llama_sampler_apply(self._grammar, ctypes.byref(alone))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -292,6 +294,16 @@ def test_where_no_token_fits(bpe: Model, make_context: MakeContext) -> None:
     index = logits_of(context, bpe, "the fox")
     assert endless.draw(context, index) == a
     assert endless.draw(context, index) in bpe.end_tokens
+
+
+def test_a_zero_spelled_too_long(write: Callable[..., Path], make_context: MakeContext) -> None:
+    """Bytes of two tokens that llama.cpp's grammar reads as the character 0 are refused: it would abort."""
+    model = Model(write("overlong", words=["\u0122\u0122"]))  # how byte-level BPE spells 80 80
+    ids = {model.piece(token): token for token in range(model.n_vocab)}
+    first, second = ids[b"\xe0"], ids[b"\x80\x80"]
+    bias = ((first, 50.0), (second, 100.0))
+    with pytest.raises(GrammarError, match="no token fits"):
+        answer(make_context(model), model, with_grammar("root ::= [ -\\U0010FFFF]+", logit_bias=bias))
 
 
 def test_a_grammar_that_takes_too_long(bpe: Model, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
