@@ -259,7 +259,8 @@ class Replication:
         stream = self._streams.find(record.submit.id)
         place = entries[-1][0] if entries else NOWHERE
         if stream is None:
-            arrived_at = self._clock() - (time.time() - record.arrived_at)
+            age_s = max(0.0, time.time() - record.arrived_at)  # clocks may differ, or have been set back
+            arrived_at = self._clock() - age_s
             stream = self._streams.remake(record, dialects.make(record.dialect), arrived_at)
         for entry in settled(entries):
             if not feed(stream, entry, self._clock()):
