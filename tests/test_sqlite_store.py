@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.events import Event, parse, text
 from tests.fakes import PROMPT, ROUTES
 from tests.replicas import begun, first_events, is_durable, kill, receipt, replication, stream_of, until
 
+ROOT = Path(__file__).parent.parent
 TTL_S = 60.0
 ID = "a" * 32
 
@@ -493,4 +495,44 @@ async def test_a_write_is_whole_or_not_at_all(path: Path) -> None:
     with pytest.raises(StoreDown, match="beginning is not there"):
         await store.write([write(2, b"y"), write(5, b"y", id="b" * 32)])
     assert await store.ends([ID, "b" * 32]) == [Place(1, 1), NOWHERE]
+    await store.close()
+
+
+# Writes to 16 streams at once, one entry each, and says which were acknowledged; until it is killed.
+FOR_EVER = """
+import asyncio
+from tests.test_sqlite_store import IDS, opened, write
+from pathlib import Path
+import sys
+
+async def main():
+    store = opened(Path(sys.argv[1]))
+    await store.write([write(1, id=id, record=b"r") for id in IDS])
+    for n in range(1, 1_000_000):
+        await store.write([write(n, b"x" * 300, id=id) for id in IDS])
+        print(n, flush=True)
+
+asyncio.run(main())
+"""
+IDS = [f"{n:032x}" for n in range(16)]
+
+
+@pytest.mark.parametrize("n_before", [1, 30, 100, 300])
+async def test_killed_in_a_write(path: Path, n_before: int) -> None:
+    """What was acknowledged is there, whole writes only, and the file is sound."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", FOR_EVER, str(path)), stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    for _ in range(n_before):
+        await process.stdout.readline()
+    process.kill()
+    rest, _ = await process.communicate()
+    n_acknowledged = n_before + rest.count(b"\n")
+    store = opened(path)
+    (end, *others) = await store.ends(IDS)
+    assert n_acknowledged <= end.number <= n_acknowledged + 1
+    assert set(others) == {end}
+    loaded = await store.load(IDS[3])
+    assert loaded is not None and [place.number for place, _ in loaded[1]] == list(range(end.number + 1))
     await store.close()
