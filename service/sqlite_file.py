@@ -30,7 +30,7 @@ class SqliteFile:
     once, and after an error anew, with the next work. Raises StoreDown."""
 
     def __init__(self, path: str, *, schema: str, version: int) -> None:
-        self._path = path
+        self._path = os.path.abspath(path)  # sqlite3 takes `:memory:` for no file at all
         self._schema = schema
         self._version = version
         self._db: sqlite3.Connection | None = None

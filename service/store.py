@@ -86,7 +86,7 @@ class Write:
     payloads: list[bytes]
     record: bytes | None = None
     is_last: bool = False  # it has ended with these
-    key: str | None = None  # its Idempotency-Key, to be kept as long as it
+    key: str | None = None  # its Idempotency-Key, which is of use as long as the stream is there
 
 
 class Store(Protocol):

@@ -488,6 +488,16 @@ def test_a_directory_that_is_not_there(path: Path) -> None:
         opened(path / "streams.db")
 
 
+async def test_a_name_is_a_files_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that SQLite knows for something else; and it stays that file, wherever the process goes."""
+    monkeypatch.chdir(path.parent)
+    store = opened(Path(":memory:"))
+    monkeypatch.chdir("/")
+    assert await store.write([write(1, b"x", record=b"r")]) == [Place(1, 1)]
+    await store.close()
+    assert b"x" in on_disk(path.with_name(":memory:"))
+
+
 async def test_a_write_is_whole_or_not_at_all(path: Path) -> None:
     """One that fails in its middle leaves nothing of its beginning."""
     store = opened(path)
