@@ -87,10 +87,10 @@ class Replication:
     async def hand_over(self) -> None:
         """Let go of the streams that may be resumed, so that another replica goes on with them at once. Their readers
         are cut: they come back to it."""
-        if self.writer.is_behind or not self._store_prompts:
+        if not self._store_prompts:
             return
         try:
-            await self.writer.flush()
+            await self.writer.flush()  # also when it is behind: that may be one slow write
             given = [copy for copy in self.writer.copies.values() if copy.stream.open and copy.stream.grace_s]
             for copy in given:
                 self._streams.give_up(copy.stream)

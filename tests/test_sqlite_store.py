@@ -127,9 +127,10 @@ async def test_a_key_names_a_live_stream_after_a_restart(live: Live) -> None:
     assert len(two.engine.submitted) == 1
 
 
-async def test_a_drain_leaves_its_streams_to_the_next_life(live: Live) -> None:
+@pytest.mark.parametrize("is_behind", [False, True])
+async def test_a_drain_leaves_its_streams_to_the_next_life(live: Live, is_behind: bool) -> None:
     """What may be resumed does not end, and its readers are cut; what may not says shutting_down; nothing is adopted
-    back by who is leaving."""
+    back by who is leaving. Also when a write takes long just then."""
     one = await live(drain_s=0)
     id = await durable(one, "a")
     asking = asyncio.create_task(one.client.post("/stream", json=PROMPT))
@@ -140,6 +141,8 @@ async def test_a_drain_leaves_its_streams_to_the_next_life(live: Live) -> None:
         raw = b""
         while b'"a"' not in raw:
             raw += await response.content.readany()
+        if is_behind:
+            replication(one).writer._go_ahead()
         await one.rill.drain(asyncio.Event())
         with pytest.raises(aiohttp.ClientError):
             raw += await response.read()
