@@ -15,6 +15,7 @@ from service import log, model, settings
 from service.app import EngineProcess, Rill
 from service.listen import listen
 from service.settings import Settings
+from service.store import StoreDown
 from service.supervisor import Supervisor, command
 
 # "Tell me a story about a fox": with the words joined by +, a shell and curl need no more quoting.
@@ -47,7 +48,11 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
     """Listen, print where, and drain at the first signal; a second one ends the drain."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log.on_loop_error)
-    rill = Rill(values, lambda sink: engine(values, sink))
+    try:
+        rill = Rill(values, lambda sink: engine(values, sink))
+    except StoreDown as e:
+        print(f"rill: RILL_STORE_PATH: {e}", file=sys.stderr)
+        return 2
     try:
         runner, url = await listen(rill.app, values.host, values.port)
     except OSError as e:

@@ -27,6 +27,7 @@ from service.metrics import Metrics
 from service.registry import Limits, Streams
 from service.replication import Replication
 from service.settings import Settings
+from service.store import Store
 from service.supervisor import State
 
 log = logging.getLogger("service")
@@ -34,6 +35,7 @@ log = logging.getLogger("service")
 WEB = Path(__file__).parent / "web"
 LAG_S = 0.25  # how often the loop's lag is measured, and at most the time between two ticks
 LEASE_S = 3.0  # a replica that has not been heard of for so long is dead to the others
+ALONE_S = 0.3  # where no other replica can be there is none to wait for: what was left is adopted at once
 LAST_WORDS_S = 2.0  # for the readers of streams that the end of the drain cut short
 
 
@@ -90,14 +92,20 @@ class Rill:
 
     def _replication(self, clock: Callable[[], float], lease_s: float) -> Replication | None:
         settings = self.settings
-        if not (url := settings.redis_url.get_secret_value()):
-            return None
-        from service.redis_store import (
-            RedisStore,  # takes a tenth of a second to import, and a lone service needs it not
-        )
+        store: Store
+        if url := settings.redis_url.get_secret_value():
+            from service.redis_store import RedisStore  # takes a tenth of a second to import, and few need it
 
+            store = RedisStore(url, ttl_s=settings.stream_ttl_s, lease_s=lease_s)
+        elif settings.store_path:
+            from service.sqlite_store import SqliteStore
+
+            store = SqliteStore(settings.store_path, ttl_s=settings.stream_ttl_s)
+            lease_s = min(lease_s, ALONE_S)
+        else:
+            return None
         replication = Replication(
-            store=RedisStore(url, ttl_s=settings.stream_ttl_s, lease_s=lease_s),
+            store=store,
             streams=self.streams,
             observer=self.metrics,
             log_wait_s=settings.log_wait_ms / 1000,

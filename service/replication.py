@@ -87,10 +87,10 @@ class Replication:
     async def hand_over(self) -> None:
         """Let go of the streams that may be resumed, so that another replica goes on with them at once. Their readers
         are cut: they come back to it."""
-        if self.writer.is_behind or not self._store_prompts:
+        if not self._store_prompts:
             return
         try:
-            await self.writer.flush()
+            await self.writer.flush()  # also when it is behind: that may be one slow write
             given = [copy for copy in self.writer.copies.values() if copy.stream.open and copy.stream.grace_s]
             for copy in given:
                 self._streams.give_up(copy.stream)
@@ -259,7 +259,8 @@ class Replication:
         stream = self._streams.find(record.submit.id)
         place = entries[-1][0] if entries else NOWHERE
         if stream is None:
-            arrived_at = self._clock() - (time.time() - record.arrived_at)
+            age_s = max(0.0, time.time() - record.arrived_at)  # clocks may differ, or have been set back
+            arrived_at = self._clock() - age_s
             stream = self._streams.remake(record, dialects.make(record.dialect), arrived_at)
         for entry in settled(entries):
             if not feed(stream, entry, self._clock()):

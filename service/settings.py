@@ -87,11 +87,14 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(
         default=SecretStr(""), description="The Redis that replicas share their streams in, `redis://…`; empty: none."
     )
+    store_path: str = Field(
+        default="", description="A file in which the streams of a lone service outlive it; empty: memory only."
+    )
     log_wait_ms: float = Field(
-        default=50.0, ge=0, description="How long an event waits at most for Redis to have it before it is sent."
+        default=50.0, ge=0, description="How long an event waits at most for the store to have it before it is sent."
     )
     store_prompts: bool = Field(
-        default=True, description="Requests are kept in Redis as long as their streams, so that others can go on."
+        default=True, description="Requests are in the store as long as their streams, so that these can go on."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
 
@@ -104,10 +107,13 @@ class Settings(BaseSettings):
 def read() -> Settings:
     """The settings of this process. Raises SettingsError."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as e:
         error = e.errors(include_input=False, include_url=False)[0]
         raise SettingsError(f"RILL_{str(error['loc'][0]).upper()}: {error['msg']}") from None
+    if settings.store_path and settings.redis_url.get_secret_value():
+        raise SettingsError("RILL_STORE_PATH and RILL_REDIS_URL: streams are kept in one of them, set the other empty")
+    return settings
 
 
 def unknown() -> list[str]:

@@ -86,10 +86,11 @@ class Write:
     payloads: list[bytes]
     record: bytes | None = None
     is_last: bool = False  # it has ended with these
+    key: str | None = None  # its Idempotency-Key, which is of use as long as the stream is there
 
 
 class Store(Protocol):
-    """A place outside of this process. Every method may raise StoreDown."""
+    """A place that outlives this process. Every method may raise StoreDown."""
 
     async def write(self, writes: list[Write]) -> list[Place]:
         """All in one go. Returns where each log ends now: beyond a Write's own epoch, it belongs to another owner."""

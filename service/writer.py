@@ -238,6 +238,7 @@ def _write(copy: Copy, room: int) -> Write:
         payloads=payloads,
         record=None if copy.has_record else copy.record,
         is_last=is_last,
+        key=copy.key,
     )
 
 

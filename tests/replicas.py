@@ -1,12 +1,16 @@
-"""Several replicas that share a Redis, in one process: scripted engines, the real log between them."""
+"""Several replicas or lives of a service, in one process: scripted engines, the real log between them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
-from service.replication import end
+from service.replication import Replication, end
+from service.streams import Stream
 from tests.conftest import Service
+from tests.events import Event, parse
+from tests.fakes import PROMPT
 
 
 async def until(condition: Callable[[], bool], within_s: float = 15) -> None:
@@ -38,3 +42,45 @@ async def kill(service: Service) -> None:
     for reader in list(service.rill.streams._readers):
         reader.stall()
     service.engine.by_hand = True
+
+
+async def begun(service: Service, *texts: str, path: str = "/stream", body: dict[str, Any] = PROMPT) -> str:
+    """A stream that has said these words, and nobody reads."""
+    n = len(service.engine.submitted) + 1
+    asking = asyncio.create_task(service.client.post(path, json=body, headers={"X-Resumable": "1"}))
+    id = (await service.engine.submission(n)).id
+    service.engine.accept(id)
+    (await asking).close()
+    service.engine.delta(id, *texts)
+    return id
+
+
+def stream_of(service: Service, id: str) -> Stream:
+    stream = service.rill.streams.find(id)
+    assert stream is not None
+    return stream
+
+
+def replication(service: Service) -> Replication:
+    assert service.rill.replication is not None
+    return service.rill.replication
+
+
+def is_durable(service: Service, id: str) -> bool:
+    stream = service.rill.streams.find(id)
+    return stream is not None and stream.durable and stream.n_visible == len(stream.log)
+
+
+async def first_events(service: Service, id: str, n: int, **headers: str) -> list[Event]:
+    """The first n events that a reader gets; then it leaves."""
+    async with service.client.get(f"/v1/streams/{id}", headers=headers) as response:
+        raw = b""
+        while len(parse(raw)) < n:
+            raw += await response.content.readany()
+    return parse(raw)[:n]
+
+
+async def receipt(service: Service, id: str) -> dict[str, Any]:
+    async with service.client.get(f"/v1/streams/{id}", headers={"Accept": "application/json"}) as response:
+        found: dict[str, Any] = await response.json()
+        return found

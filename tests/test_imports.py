@@ -45,6 +45,13 @@ def test_only_one_file_imports_redis() -> None:
     assert importing(FILES, "service.redis_store") == ["app.py"]
 
 
+def test_only_the_stores_own_files_import_sqlite3() -> None:
+    """One file knows how an SQLite file is handled, one what is in it; all others speak of a store."""
+    assert importing(FILES, "sqlite3") == ["sqlite_file.py", "sqlite_store.py"]
+    assert importing(FILES, "service.sqlite_file") == ["sqlite_store.py"]
+    assert importing(FILES, "service.sqlite_store") == ["app.py"]
+
+
 @pytest.mark.parametrize("module", ["aiohttp", "prometheus_client", "pydantic", "pydantic_settings", "uvloop", "redis"])
 def test_the_engine_knows_no_front(module: str) -> None:
     """The engine's room has no HTTP, no settings and no metrics in it."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -225,6 +226,8 @@ async def test_every_log_line_is_json_without_the_prompt(launch: Launch) -> None
         ({"N_SEQ": "0"}, "rill: RILL_N_SEQ: "),
         ({"MODEL": "/nonexistent.gguf"}, "rill: the model /nonexistent.gguf can't be read: "),
         ({"MODEL": "hf:what"}, "rill: RILL_MODEL is 'hf:what'"),
+        ({"STORE_PATH": "/nonexistent/s"}, "rill: RILL_STORE_PATH: /nonexistent/s: No such file or directory"),
+        ({"STORE_PATH": "s", "REDIS_URL": "redis://r"}, "rill: RILL_STORE_PATH and RILL_REDIS_URL: "),
     ],
 )
 async def test_a_wrong_setting_is_one_line_and_status_2(settings: dict[str, str], said: str) -> None:
@@ -252,3 +255,45 @@ async def test_a_taken_port_is_one_line_and_status_2(launch: Launch) -> None:
     _, errors = await process.communicate()
     assert process.returncode == 2
     assert errors.decode() == f"rill: can't listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+async def test_a_second_service_on_one_file(launch: Launch, tmp_path: Path) -> None:
+    """One line and status 2; a killed one leaves the file free."""
+    file = str(tmp_path / "streams.db")
+    service = await launch("obedient", STORE_PATH=file)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, FRONT, "obedient"),
+        env={**os.environ, "RILL_PORT": "0", "RILL_STORE_PATH": file},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode() == f"rill: RILL_STORE_PATH: {file}: another process has it\n"
+    await service.end(signal.SIGKILL)
+    await (await launch("obedient", STORE_PATH=file)).ready()
+
+
+async def test_a_full_disk(launch: Launch, tmp_path: Path) -> None:
+    """A stream goes on, is not durable, and is again when there is room; nothing of it is lost in the file."""
+    service = await launch("patient", STORE_PATH=str(tmp_path / "streams.db"))
+    await service.ready()
+
+    async def becomes(durable: bool) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                headers = {"Accept": "application/json"}
+                async with service.client.get(f"/v1/streams/{id}", headers=headers) as receipt:
+                    if (await receipt.json())["durable"] is durable:
+                        return
+
+    response = await service.client.get("/stream", params={"prompt": "x"})
+    id = response.headers["X-Stream-Id"]
+    await until(response, b'"text"')
+    await becomes(durable=True)
+    limit = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (0, limit[1]))
+    await becomes(durable=False)
+    for _ in range(20):
+        await until(response, b'"text"')
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, limit)
+    await becomes(durable=True)

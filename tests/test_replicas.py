@@ -10,13 +10,22 @@ import aiohttp
 import pytest
 
 from service.engine.protocol import Refused
-from service.replication import Replication
-from service.streams import Stream
 from tests.conftest import Serve, Service, read
 from tests.events import Event, parse, text
 from tests.fakes import CHAT, PROMPT, ROUTES
 from tests.redis_server import RedisServer
-from tests.replicas import kill, resume, suspend, until
+from tests.replicas import (
+    begun,
+    first_events,
+    is_durable,
+    kill,
+    receipt,
+    replication,
+    resume,
+    stream_of,
+    suspend,
+    until,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -25,58 +34,16 @@ FULL = ("CONFIG", "SET", "maxmemory", "1")
 NOT_FULL = ("CONFIG", "SET", "maxmemory", "0")
 
 
-async def begun(service: Service, *texts: str, path: str = "/stream", body: dict[str, Any] = PROMPT) -> str:
-    """A stream that has said these words, and nobody reads."""
-    n = len(service.engine.submitted) + 1
-    asking = asyncio.create_task(service.client.post(path, json=body, headers={"X-Resumable": "1"}))
-    id = (await service.engine.submission(n)).id
-    service.engine.accept(id)
-    (await asking).close()
-    service.engine.delta(id, *texts)
-    return id
-
-
 async def pair(serve: Serve, redis: RedisServer, **settings: Any) -> tuple[Service, Service]:
     """Two replicas played by hand, whose leases are short."""
     settings = {"redis_url": redis.url, "by_hand": True, "lease_s": LEASE_S, **settings}
     return await serve(**settings), await serve(**settings)
 
 
-def stream_of(service: Service, id: str) -> Stream:
-    stream = service.rill.streams.find(id)
-    assert stream is not None
-    return stream
-
-
-def replication(service: Service) -> Replication:
-    assert service.rill.replication is not None
-    return service.rill.replication
-
-
-def is_durable(service: Service, id: str) -> bool:
-    stream = service.rill.streams.find(id)
-    return stream is not None and stream.durable and stream.n_visible == len(stream.log)
-
-
-async def first_events(service: Service, id: str, n: int, **headers: str) -> list[Event]:
-    """The first n events that a reader gets; then it leaves."""
-    async with service.client.get(f"/v1/streams/{id}", headers=headers) as response:
-        raw = b""
-        while len(parse(raw)) < n:
-            raw += await response.content.readany()
-    return parse(raw)[:n]
-
-
 async def read_some(service: Service, id: str) -> list[Event]:
     """All that its log holds now."""
     await service.rill.streams.locate(id)
     return await first_events(service, id, len(stream_of(service, id).log))
-
-
-async def receipt(service: Service, id: str) -> dict[str, Any]:
-    async with service.client.get(f"/v1/streams/{id}", headers={"Accept": "application/json"}) as response:
-        found: dict[str, Any] = await response.json()
-        return found
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)

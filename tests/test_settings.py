@@ -67,6 +67,15 @@ def test_a_wrong_value_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch
     assert str(error.value).startswith(f"RILL_{name}: ") and "\n" not in str(error.value)
 
 
+def test_streams_are_kept_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis or a file: one line that names both."""
+    monkeypatch.setenv("RILL_STORE_PATH", "streams.db")
+    assert read().store_path == "streams.db"
+    monkeypatch.setenv("RILL_REDIS_URL", "redis://127.0.0.1")
+    with pytest.raises(SettingsError, match=r"^RILL_STORE_PATH and RILL_REDIS_URL: [^\n]+$"):
+        read()
+
+
 def test_a_misspelt_setting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would change nothing in silence otherwise."""
     monkeypatch.setenv("RILL_PROT", "9000")

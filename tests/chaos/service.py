@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ class Service:
     """A running service, a client of it, and its process."""
 
     url: str
-    pid: int
+    process: asyncio.subprocess.Process
     client: aiohttp.ClientSession
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def port(self) -> int:
@@ -35,6 +40,12 @@ class Service:
     def engine_pid(self) -> int:
         (child,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return int(child)
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it, and return its exit status."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+        return await self.process.wait()
 
     async def ready(self) -> dict[str, Any]:
         """Waits until it takes streams."""
@@ -76,11 +87,12 @@ async def running(**settings: str) -> AsyncIterator[Service]:
         (url, *_) = re.findall(r"http://[\d.]+:\d+", banner.decode())
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(url, connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as client:
-            service = Service(url, process.pid, client)
+            service = Service(url, process, client)
             await service.ready()
             yield service
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            process.terminate()
         await process.wait()
 
 

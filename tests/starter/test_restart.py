@@ -1,0 +1,73 @@
+"""The whole service, front and engine, is ended under its streams and started again on the same file."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.chaos.service import Service, orders, running
+from tests.events import Event, numbers, parse, text
+from tests.test_main import runs
+
+N_STREAMS = 16
+MAX_TOKENS = 400
+ORDERS = orders(N_STREAMS, salt=7, max_tokens=MAX_TOKENS)
+KEY = {"Idempotency-Key": "k"}
+
+
+async def read_until_cut(response: aiohttp.ClientResponse, enough: asyncio.Event) -> bytes:
+    """All that comes until the connection ends; `enough` is set when some of the text has."""
+    raw = b""
+    with suppress(aiohttp.ClientError):
+        async for chunk in response.content.iter_any():
+            raw += chunk
+            if raw.count(b'"text"') > 50:
+                enough.set()
+    return raw
+
+
+async def rest_of(service: Service, last: Event) -> list[Event]:
+    """What follows, for one who comes back."""
+    async with service.client.get("/stream", headers={"Last-Event-ID": last.id}) as response:
+        return parse(await response.read())
+
+
+async def kept(service: Service) -> tuple[str, bytes]:
+    """The stream that this key makes, or made, to its end."""
+    async with service.client.post("/stream", json=ORDERS[0] | {"max_tokens": 20}, headers=KEY) as response:
+        return response.headers["X-Stream-Id"], await response.read()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0)])
+async def test_the_text_survives_the_service(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """Sixteen streams, greedy and seeded, killed or drained in the middle: what was read, joined to what comes after
+    the restart, is the text of an undisturbed run, with every number once. A finished one is there, by its key."""
+    settings = {"kv_type": "bf16", "store_path": str(tmp_path / "streams.db"), "drain_s": "0"}
+    async with running(**settings) as one:
+        finished = await kept(one)
+        undisturbed = await asyncio.gather(*[one.whole(**order) for order in ORDERS])
+        resumable = {"X-Resumable": "1"}
+        responses = [await one.client.post("/stream", json=order, headers=resumable) for order in ORDERS]
+        enough = asyncio.Event()
+        reading = [asyncio.create_task(read_until_cut(response, enough)) for response in responses]
+        await enough.wait()
+        engine = one.engine_pid()
+        assert await one.end(number) == status
+        cut = [parse(await task) for task in reading]
+        async with asyncio.timeout(10):
+            while runs(engine):  # noqa: ASYNC110  # it is nobody's child now
+                await asyncio.sleep(0.02)
+    assert {events[-1].name for events in cut} == {"message"}
+    async with running(**settings) as two:
+        rests = await asyncio.gather(*[rest_of(two, events[-1]) for events in cut])
+        for begun, rest, response, whole in zip(cut, rests, responses, undisturbed, strict=True):
+            events = begun + rest
+            assert (events[-1].name, text(events)) == ("done", text(whole))
+            assert numbers(events, response.headers["X-Stream-Id"]) == list(range(len(events)))
+        assert await two.metric("llm_streams_adopted_total") == N_STREAMS
+        assert await kept(two) == finished
