@@ -8,13 +8,15 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from .budget import BudgetError
 from .engine import Engine
 from .inbox import Inbox
 from .llama import LlamaError
-from .load import Options, describe, load
+from .load import Loaded, Options, describe, load
 from .protocol import (
+    Accepted,
     Beat,
     Cancel,
     Decoder,
@@ -75,7 +77,10 @@ class Door:
             time.sleep(BEAT_S)
 
 
-def serve(sock: socket.socket, options: Options) -> int:
+Load = Callable[[Options, Callable[[float], None]], Loaded]
+
+
+def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
     """Load, then answer the front until it leaves. Returns an exit status; Fatal was sent when it is not 0."""
     door = Door(sock)
     threading.Thread(target=door.beat, name="beat", daemon=True).start()
@@ -116,7 +121,10 @@ def _take(engine: Engine, door: Door, work: Work) -> None:
         engine.cancel(work)
         return
     sequence, sampling, ignore_eos = work
-    engine.submit(sequence, sampling, ignore_eos)
+    try:
+        engine.submit(sequence, sampling, ignore_eos)
+    except LlamaError as e:
+        door.send(Refused(sequence.id, "invalid_request", str(e)))
 
 
 def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
@@ -125,7 +133,7 @@ def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
         while True:
             for frame in door.receive():
                 if isinstance(frame, Submit):
-                    opened = inbox.open(frame, time.monotonic())
+                    opened = _open(inbox, frame)
                     if isinstance(opened, Refused):
                         door.send(opened)
                     else:
@@ -136,6 +144,14 @@ def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
     except Exception as e:  # without this thread the process would beat on, deaf
         door.send(Fatal(str(e) if isinstance(e, ProtocolError) else f"a frame that can't be served: {e!r}"))
         os._exit(1)
+
+
+def _open(inbox: Inbox, submit: Submit) -> tuple[Sequence, Accepted] | Refused:
+    """Whatever goes wrong with reading one request is that one's alone: there are others to be read."""
+    try:
+        return inbox.open(submit, time.monotonic())
+    except Exception as e:
+        return Refused(submit.id, "invalid_prompt", f"The request can't be read: {type(e).__name__}.")
 
 
 class _every_percent:

@@ -51,8 +51,10 @@ class Engine:
     def submit(self, sequence: Sequence, sampling: Sampling, ignore_eos: bool = False) -> None:
         """Queue a sequence; one that goes on draws as if it had never stopped.
 
-        Raises LlamaError when its sampler can't be made.
+        Raises LlamaError when its sampler can't be made, or its id is another's; nothing has changed then.
         """
+        if sequence.id in self._sequences:
+            raise LlamaError("there is a sequence of this id")
         if sequence.finish_reason is not None:
             self._ended.append(sequence.finish())
             return

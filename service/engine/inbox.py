@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .bounds import misfit
 from .llama import LlamaError, Model
 from .protocol import Accepted, Refused, Submit
 from .sequence import Sequence
@@ -26,6 +27,8 @@ class Inbox:
 
     def open(self, submit: Submit, now: float) -> tuple[Sequence, Accepted] | Refused:
         """A sequence ready to be scheduled, or why it can't be; max_tokens is clamped to the stream's limit."""
+        if name := misfit(submit):
+            return Refused(submit.id, "invalid_prompt", f"The value of {name} can't be used.")
         if too_long := self._surely_too_long(submit):
             return too_long
         try:
