@@ -49,7 +49,7 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
     loop.set_exception_handler(log.on_loop_error)
     rill = Rill(values, lambda sink: engine(values, sink))
     try:
-        runner, url = await listen(rill.app, values.host, values.port)
+        runner, url = await listen(rill.app, values.host, values.port, silence_s=values.write_timeout_s)
     except OSError as e:
         print(f"rill: can't listen on {values.host}:{values.port}: {e.strerror}", file=sys.stderr)
         return 2
