@@ -18,7 +18,7 @@ log = logging.getLogger("service.connection")
 SEND_BUFFER_BYTES = 64 << 10
 BACKLOG = 1024
 KEEPALIVE_S = 75.0  # longer than nginx keeps its upstream connections
-CLOSE_S = 5.0  # for handlers that are still writing when the listener is closed
+CLOSE_S = 1.0  # twice: for handlers that are still writing when the listener is closed, to readers that don't read
 
 
 async def listen(app: web.Application, host: str, port: int, *, silence_s: float = 30.0) -> tuple[web.AppRunner, str]:

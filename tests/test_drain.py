@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,6 +32,7 @@ EXACT = {"RILL_KV_TYPE": "bf16", "RILL_N_SEQ": str(N_STREAMS), "RILL_N_CTX": "65
 @dataclass
 class Service:
     process: asyncio.subprocess.Process
+    port: int
     client: aiohttp.ClientSession
 
     async def ready(self) -> None:
@@ -74,12 +76,13 @@ async def launch() -> AsyncIterator[Launch]:
         assert process.stdout is not None
         async with asyncio.timeout(60):
             banner = (await process.stdout.readuntil(b"'\n")).decode()
+        url = re.findall(r"http://[\d.]+:\d+", banner)[0]
         client = aiohttp.ClientSession(
-            re.findall(r"http://[\d.]+:\d+", banner)[0],
+            url,
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=60),
         )
-        launched.append(Service(process, client))
+        launched.append(Service(process, int(url.rpartition(":")[2]), client))
         await launched[-1].ready()
         return launched[-1]
 
@@ -133,6 +136,31 @@ async def test_without_a_log_each_unfinished_stream_says_so(launch: Launch) -> N
         else:
             assert parse(raw)[-1].json()["error"]["code"] == "shutting_down"
             assert b"[DONE]" not in raw and raw.count(b'"error"') == 1
+
+
+async def test_readers_that_stalled_do_not_hold_it_up(launch: Launch) -> None:
+    """Whoever reads nothing of a log that fills all buffers is not waited for beyond the grace: exit status 0."""
+    service = await launch()
+    body = {"messages": [{"role": "user", "content": STORY}], "stream": True, "ignore_eos": True, "max_tokens": 900}
+    headers = {"X-Resumable": "1"}
+    async with service.client.post("/v1/chat/completions", json=body, headers=headers) as response:
+        path = f"/v1/streams/{response.headers['X-Stream-Id']}"
+        await response.read()
+    loop, stalled = asyncio.get_running_loop(), []
+    for _ in range(8):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", service.port))
+        await loop.sock_sendall(sock, f"GET {path} HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n".encode())
+        assert (await loop.sock_recv(sock, 12)).endswith(b" 200")
+        stalled.append(sock)
+    began = time.monotonic()
+    await service.term()
+    assert await service.process.wait() == 0
+    assert time.monotonic() - began < DRAIN_S + SPARE_S
+    for sock in stalled:
+        sock.close()
 
 
 @pytest.mark.e2e
