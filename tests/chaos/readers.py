@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import socket
 import statistics
 import time
@@ -35,6 +36,8 @@ class Tally:
     p99: list[float] = field(default_factory=list)
     p50_beside: list[float] = field(default_factory=list)
     p99_beside: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)  # of the front: what a busy machine's neighbours can't change
+    cpu_s_beside: list[float] = field(default_factory=list)
     own_bytes: float = 0.0
     kernel_bytes: float = 0.0
 
@@ -100,6 +103,12 @@ def own_bytes(service: Service) -> int:
     return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
 
+def cpu_s(service: Service) -> float:
+    """Seconds that the front's process has computed so far (its engine is another process)."""
+    fields = Path(f"/proc/{service.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def kernel_bytes(service: Service) -> int:
     """What the kernel has taken of the service's connections and could not pass on."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -114,13 +123,17 @@ async def disturb(n_stalled: int, n_live: int) -> Tally:
         ids = list(await carriers(service, N_STREAMS))
         await gaps_ms(service, n_live, 0)
         for round in range(1, N_ROUNDS + 1):
+            began = cpu_s(service)
             alone = await gaps_ms(service, n_live, 1000 * round)
+            tally.cpu_s.append(cpu_s(service) - began)
             before = own_bytes(service)
             sockets = await stall(service, ids, n_stalled)
             await asyncio.sleep(SETTLE_S)
             tally.own_bytes = max(tally.own_bytes, (own_bytes(service) - before) / n_stalled)
             tally.kernel_bytes = kernel_bytes(service) / n_stalled
+            began = cpu_s(service)
             beside = await gaps_ms(service, n_live, 1000 * round)
+            tally.cpu_s_beside.append(cpu_s(service) - began)
             assert await service.metric("llm_readers") == n_stalled
             for sock in sockets:
                 sock.close()
@@ -166,6 +179,7 @@ async def trials(n_stalled: int, n_live: int) -> AsyncIterator[str]:
     yield (
         f"| {n_stalled} | {n_live} | {p50:.2f} / {p50_beside:.2f} | {p99:.2f} / {p99_beside:.2f} "
         f"| {p99_beside / p99:.3f} ({min(ratios):.2f}-{max(ratios):.2f}) "
+        f"| {statistics.median(t.cpu_s):.2f} / {statistics.median(t.cpu_s_beside):.2f} "
         f"| {t.own_bytes / 1024:.0f} KiB | {t.kernel_bytes / 1024:.0f} KiB |"
     )
     took_s, n_had, n_lost = await let_go(n_stalled)
@@ -174,6 +188,6 @@ async def trials(n_stalled: int, n_live: int) -> AsyncIterator[str]:
 
 
 HEAD = (
-    "| stalled | live | ITL p50, ms: alone / beside | p99 | ratio of p99 (rounds) | memory each | in the kernel each |"
-    "\n|---|---|---|---|---|---|---|"
+    "| stalled | live | ITL p50, ms: alone / beside | p99 | ratio of p99 (rounds) | front's CPU, s "
+    "| memory each | in the kernel each |\n|---|---|---|---|---|---|---|---|"
 )
