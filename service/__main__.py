@@ -54,7 +54,7 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
         print(f"rill: RILL_STORE_PATH: {e}", file=sys.stderr)
         return 2
     try:
-        runner, url = await listen(rill.app, values.host, values.port)
+        runner, url = await listen(rill.app, values.host, values.port, silence_s=values.write_timeout_s)
     except OSError as e:
         print(f"rill: can't listen on {values.host}:{values.port}: {e.strerror}", file=sys.stderr)
         return 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 from service.engine.protocol import Beat, Decoder, Fatal, Frame, ProtocolError, encode
@@ -23,9 +25,11 @@ class Door(asyncio.Protocol):
         self._clock = clock
         self._decoder = Decoder()
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None  # the transport's own, to be read once that has given up
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._socket = socket.fromfd(transport.get_extra_info("socket").fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._clock()
@@ -46,13 +50,25 @@ class Door(asyncio.Protocol):
                 self._receive(frame)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._socket is not None:
+            with self._socket as last_words:
+                self._hear(last_words)
         if not self.ended.done():
             self.ended.set_result("it died")
+
+    def _hear(self, last_words: socket.socket) -> None:
+        """Where a write was the first to fail, nothing that came before has been read: who is to blame for the death is
+        told by what was said last."""
+        with suppress(OSError):
+            while not self.ended.done() and (data := last_words.recv(1 << 18, socket.MSG_DONTWAIT)):
+                self.data_received(data)
 
     def send(self, frame: Frame) -> None:
         if self._transport is not None:
             self._transport.write(encode(frame))
 
     def close(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result("it was closed")
         if self._transport is not None:
             self._transport.abort()

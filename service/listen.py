@@ -18,12 +18,15 @@ log = logging.getLogger("service.connection")
 SEND_BUFFER_BYTES = 64 << 10
 BACKLOG = 1024
 KEEPALIVE_S = 75.0  # longer than nginx keeps its upstream connections
-CLOSE_S = 5.0  # for handlers that are still writing when the listener is closed
+CLOSE_S = 1.0  # twice: for handlers that are still writing when the listener is closed, to readers that don't read
 
 
-async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, str]:
-    """Serve `app`; returns its runner and its address as a URL. Raises OSError if the address can't be had."""
-    sock = _socket(host, port)
+async def listen(app: web.Application, host: str, port: int, *, silence_s: float = 30.0) -> tuple[web.AppRunner, str]:
+    """Serve `app`; returns its runner and its address as a URL. Raises OSError if the address can't be had.
+
+    silence_s: a peer whose host does not confirm what it was sent, nor that it is there, for so long is gone.
+    """
+    sock = _socket(host, port, silence_s)
     runner = _Runner(
         app,
         access_log=None,
@@ -39,18 +42,31 @@ async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRun
     return runner, f"http://{shown}:{number}"
 
 
-def _socket(host: str, port: int) -> socket.socket:
+def _socket(host: str, port: int, silence_s: float) -> socket.socket:
     info = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     sock = socket.socket(info[0], socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # inherited by each connection
+        # Inherited by each connection, as are the next ones.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        _find_silent_peers(sock, silence_s)
         sock.bind(info[4])
     except OSError:
         sock.close()
         raise
     sock.setblocking(False)
     return sock
+
+
+def _find_silent_peers(sock: socket.socket, silence_s: float) -> None:
+    """A host that vanished says no goodbye. Where something was sent the kernel would go on trying for a quarter of an
+    hour; where nothing is (an answer in one piece is being made) it would ask after two hours."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        probe_s = max(1, int(silence_s / 4))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, probe_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(1000 * silence_s)))
 
 
 class _Connection(web.RequestHandler):

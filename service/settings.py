@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(default=128, ge=0, le=100_000, description="Requests that may wait; one more gets 429.")
     queue_timeout_s: float = Field(default=60.0, gt=0, description="A request that has waited so long is given up.")
     heartbeat_s: float = Field(default=15.0, gt=0, description="Silence after which a stream sends a heartbeat.")
-    write_timeout_s: float = Field(default=30.0, gt=0, description="A reader that takes nothing for so long is let go.")
+    write_timeout_s: float = Field(
+        default=30.0, gt=0, description="A reader that takes nothing, or whose host is silent, for so long is let go."
+    )
     resume_grace_s: float = Field(
         default=30.0, ge=0, description="How long a resumable stream runs on when its last reader has left."
     )

@@ -84,3 +84,12 @@ async def test_our_end_ends_theirs(pair: Pair) -> None:
     pair.door.close()
     assert await asyncio.get_running_loop().sock_recv(pair.theirs, 10) == b""
     pair.door.close()
+
+
+async def test_a_death_in_the_middle_of_our_writing_loses_no_word(pair: Pair) -> None:
+    """What it said before it died is delivered before its end is told, also when a write is the first to notice."""
+    pair.theirs.send(encode(Accepted("a", 3, 9)) + encode(Accepted("b", 3, 9)))
+    pair.theirs.close()
+    pair.door.send(Cancel("c"))
+    assert await pair.door.ended == "it died"
+    assert pair.received == [Accepted("a", 3, 9), Accepted("b", 3, 9)]

@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from service.listen import KEEPALIVE_S, SEND_BUFFER_BYTES
 from tests.conftest import Serve
+
+ROOT = Path(__file__).parent.parent
+OWN_NETWORK = ["unshare", "--map-root-user", "--net"]
+HAS_NETWORKS = shutil.which("ip") is not None and shutil.which("unshare") is not None
+HAS_NETWORKS = HAS_NETWORKS and subprocess.run([*OWN_NETWORK, "true"], capture_output=True).returncode == 0
 
 
 async def test_the_kernel_holds_little_for_a_reader_that_stalls(serve: Serve) -> None:
@@ -15,6 +26,28 @@ async def test_the_kernel_holds_little_for_a_reader_that_stalls(serve: Serve) ->
         assert connection.transport is not None
         sock = connection.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
+
+
+async def test_a_peer_that_vanished_is_found(serve: Serve) -> None:
+    """Each connection is given up by the kernel when its peer confirms nothing for the time of a write."""
+    service = await serve()
+    async with service.client.get("/stream", params={"prompt": "x"}):
+        assert service.runner.server is not None
+        (connection,) = service.runner.server.connections
+        assert connection.transport is not None
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+        assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [30_000, 7, 7]
+
+
+@pytest.mark.skipif(not HAS_NETWORKS, reason="no network of our own to break")
+def test_hosts_that_vanish() -> None:
+    """The network goes down under a stream and under a request whose answer comes in one piece: both are found to have
+    no client any more, though nobody said goodbye."""
+    trial = subprocess.run([*OWN_NETWORK, sys.executable, "-m", "tests.vanishing"], cwd=ROOT, capture_output=True)
+    assert trial.returncode == 0, trial.stderr.decode()
+    assert trial.stdout.split() == [b"client_left", b"client_left"]
 
 
 async def test_connections_are_kept_longer_than_nginx_keeps_them(serve: Serve) -> None:

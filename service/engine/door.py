@@ -8,12 +8,13 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from .budget import BudgetError
 from .engine import Engine
-from .inbox import Inbox
+from .inbox import Inbox, Opened
 from .llama import LlamaError
-from .load import Options, describe, load
+from .load import Loaded, Options, describe, load
 from .protocol import (
     Beat,
     Cancel,
@@ -75,7 +76,10 @@ class Door:
             time.sleep(BEAT_S)
 
 
-def serve(sock: socket.socket, options: Options) -> int:
+Load = Callable[[Options, Callable[[float], None]], Loaded]
+
+
+def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
     """Load, then answer the front until it leaves. Returns an exit status; Fatal was sent when it is not 0."""
     door = Door(sock)
     threading.Thread(target=door.beat, name="beat", daemon=True).start()
@@ -110,19 +114,24 @@ def _run(engine: Engine, door: Door, work: queue.SimpleQueue[Work]) -> None:
         first = [work.get()] if engine.is_idle else []
         door.busy_since = time.monotonic()  # to take one may be long, too: a grammar reads all that was delivered
         for new in first:
-            _take(engine, new)
+            _take(engine, door, new)
         while not work.empty():
-            _take(engine, work.get())
+            _take(engine, door, work.get())
         step = engine.step()
         door.busy_since = None
         door.send(step)
 
 
-def _take(engine: Engine, work: Work) -> None:
+def _take(engine: Engine, door: Door, work: Work) -> None:
     if isinstance(work, str):
         engine.cancel(work)
         return
-    engine.submit(*work)
+    sequence, sampler = work
+    try:
+        engine.submit(sequence, sampler)
+    except LlamaError as e:
+        sampler.close()
+        door.send(Refused(sequence.id, "invalid_request", str(e)))
 
 
 def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
@@ -131,7 +140,7 @@ def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
         while True:
             for frame in door.receive():
                 if isinstance(frame, Submit):
-                    opened = inbox.open(frame, time.monotonic())
+                    opened = _open(inbox, frame)
                     if isinstance(opened, Refused):
                         door.send(opened)
                     else:
@@ -143,6 +152,14 @@ def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
     except Exception as e:  # without this thread the process would beat on, deaf
         door.send(Fatal(str(e) if isinstance(e, ProtocolError) else f"a frame that can't be served: {e!r}"))
         os._exit(1)
+
+
+def _open(inbox: Inbox, submit: Submit) -> Opened | Refused:
+    """Whatever goes wrong with reading one request is that one's alone: there are others to be read."""
+    try:
+        return inbox.open(submit, time.monotonic())
+    except Exception as e:
+        return Refused(submit.id, "invalid_prompt", f"The request can't be read: {type(e).__name__}.")
 
 
 class _every_percent:

@@ -52,7 +52,12 @@ class Engine:
         return not self._sequences and not self._ended
 
     def submit(self, sequence: Sequence, sampler: Sampler | Argmax) -> None:
-        """Queue a sequence with a new sampler of its own; one that goes on draws as if it had never stopped."""
+        """Queue a sequence with a new sampler of its own; one that goes on draws as if it had never stopped.
+
+        Raises LlamaError when its id is another's; nothing has changed then.
+        """
+        if sequence.id in self._sequences:
+            raise LlamaError("there is a sequence of this id")
         if sequence.finish_reason is not None:
             sampler.close()
             self._ended.append(sequence.finish())

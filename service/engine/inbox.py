@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .bounds import misfit
 from .grammar import GrammarError
 from .llama import LlamaError, Model
 from .protocol import Accepted, Refused, Submit
@@ -11,6 +12,9 @@ from .sequence import Sequence
 from .stack import SHALLOW_BYTES
 from .template import Prompts, TemplateError
 from .text import Text
+
+# A sequence ready to be scheduled, its sampler, and what to tell the front.
+Opened = tuple[Sequence, Sampler | Argmax, Accepted]
 
 
 class Inbox:
@@ -27,9 +31,10 @@ class Inbox:
         """Whether the model brings a chat template of its own."""
         return self._prompts.has_template
 
-    def open(self, submit: Submit, now: float) -> tuple[Sequence, Sampler | Argmax, Accepted] | Refused:
-        """A sequence ready to be scheduled and its sampler, or why it can't be; max_tokens is clamped to the stream's
-        limit."""
+    def open(self, submit: Submit, now: float) -> Opened | Refused:
+        """What the engine needs of it, or why it can't be had; max_tokens is clamped to the stream's limit."""
+        if name := misfit(submit):
+            return Refused(submit.id, "invalid_prompt", f"The value of {name} can't be used.")
         if too_long := self._surely_too_long(submit):
             return too_long
         try:

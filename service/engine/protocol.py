@@ -8,7 +8,7 @@ Beat, Fatal. Each generation is named by an `id` that the front chose; the engin
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import orjson
@@ -56,13 +56,8 @@ class Sampling:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Sampling:
-        """From what JSON made of its fields. Raises TypeError, ValueError."""
-        sampling = cls(**values)
-        return replace(
-            sampling,
-            dry_sequence_breakers=tuple(sampling.dry_sequence_breakers),
-            logit_bias=tuple((token, bias) for token, bias in sampling.logit_bias),
-        )
+        """From what JSON made of its fields. Raises TypeError for one that is none of them."""
+        return cls(**{name: _frozen(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +208,10 @@ _TYPES: dict[str, type[Any]] = {
 
 class ProtocolError(Exception):
     """The other side sent what is no frame."""
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def encode(frame: Frame) -> bytes:

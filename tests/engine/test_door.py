@@ -228,13 +228,3 @@ def test_garbage_on_the_door(bpe_path: Path, garbage: bytes) -> None:
         (last,) = child.rest()
         assert isinstance(last, Fatal)
         assert child.exit_status() == 1
-
-
-def test_a_frame_that_no_front_sends(bpe_path: Path) -> None:
-    """A frame whose values have the wrong types does not leave an engine that beats but no longer listens."""
-    with Child("--model", str(bpe_path), "--n-ctx", "256") as child:
-        child.ready()
-        child.send(submit("a", text=None, messages=[{"role": "user", "content": None}]))
-        (last,) = child.rest()
-        assert isinstance(last, Fatal)
-        assert child.exit_status() == 1

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from service.engine.protocol import Refused, Step
+from service.listen import SEND_BUFFER_BYTES
 from tests.conftest import Serve, Service
 from tests.events import Event, numbers, parse, text
 from tests.fakes import STORY, Clock, turns
@@ -512,6 +513,34 @@ async def test_a_stalled_reader_is_let_go_and_delays_nobody(serve: Serve) -> Non
     clock.advance(30)
     await turns(lambda: service.rill.streams.n_readers == 0)
     stalled[1].close()
+
+
+async def test_stalled_readers_hold_little(serve: Serve) -> None:
+    """Whatever their stream has said, each of twenty readers that read nothing has less than 256 KiB waiting for it, in
+    the process and in the kernel, and who reads gets everything meanwhile."""
+    service = await serve(by_hand=True)
+    quick = asyncio.create_task(read(service, "/stream?prompt=x"))
+    id = (await service.engine.submission()).id
+    service.engine.accept(id)
+    await turns(lambda: service.rill.streams.n_readers == 1)
+    port, stalled = int(service.url.rsplit(":", 1)[1]), []
+    for _ in range(20):
+        stalled.append(await asyncio.open_connection("127.0.0.1", port, limit=1024))
+        stalled[-1][1].write(b"GET /v1/streams/%b HTTP/1.1\r\nHost: a\r\n\r\n" % id.encode())
+    await turns(lambda: service.rill.streams.n_readers == 21)
+    for _ in range(3000):
+        service.engine.delta(id, "x" * 1000)
+        await asyncio.sleep(0)
+    service.engine.finish(id)
+    assert len([event for event in (await quick)[1] if event.name == "message"]) == 3000
+    assert service.rill.streams.n_readers == 20
+    assert service.runner.server is not None
+    for connection in service.runner.server.connections:
+        assert connection.transport is not None
+        n_waiting = connection.transport.get_write_buffer_size()
+        assert n_waiting + 2 * SEND_BUFFER_BYTES < 256 << 10
+    for _, writer in stalled:
+        writer.close()
 
 
 async def test_streams_do_not_mix(serve: Serve) -> None:

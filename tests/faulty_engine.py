@@ -1,0 +1,203 @@
+"""The real engine, but for one thing: a request that says `fault:NAME` has llama.cpp called as NAME says.
+
+python -m tests.faulty_engine MODEL --door FD
+
+Each fault is a row of the table "what kills the process": a call that our own code never makes, made on the engine's
+own context between two of its steps, while others are being computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import math
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as lib
+import numpy as np
+
+from service.engine import door, load
+from service.engine.inbox import Inbox, Opened
+from service.engine.llama import Context, Model, NoRoom
+from service.engine.load import Loaded, Options
+from service.engine.protocol import Refused, Submit
+from service.engine.sequence import Sequence as Generation
+
+N_SEQ, N_CTX, N_BATCH = 16, 2048, 256
+N_WORDS = 3  # tokens that the suspect has made when the fault strikes
+SPARE = N_SEQ - 1  # a sequence id that nobody has
+Tokens = Sequence[tuple[int, int, int]]  # (token, position, sequence)
+
+
+class Fault:
+    """What the faults are made of: raw calls on the engine's model and context."""
+
+    def __init__(self, model: Model, context: Context) -> None:
+        self.model, self.context = model, context
+
+    def decode(self, rows: Tokens) -> int:
+        """llama_decode of exactly this."""
+        batch = lib.llama_batch_init(max(1, len(rows)), 0, 1)
+        for i, (token, position, seq_id) in enumerate(rows):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, 1
+            batch.seq_id[i][0] = seq_id
+        batch.n_tokens = len(rows)
+        status = int(lib.llama_decode(self.context._context, batch))
+        lib.llama_batch_free(batch)
+        return status
+
+    def grammar(self, rules: str) -> Any:
+        return lib.llama_sampler_init_grammar(self.model.vocab, rules.encode(), b"root")
+
+    def sample(self, *links: Any, index: int | None = None) -> int:
+        """llama_sampler_sample with exactly these links, where the last step asked for logits."""
+        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        for link in links:
+            lib.llama_sampler_chain_add(chain, link)
+        if index is None:
+            index = int(np.flatnonzero(self.context._logits[: self.context._n_computed])[-1])
+        return int(lib.llama_sampler_sample(chain, self.context._context, index))
+
+    # The rows. What is safe asserts what facts about it say.
+
+    def deep_grammar(self) -> None:
+        self.grammar("root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000)
+
+    def null_grammar(self) -> None:
+        grammar = self.grammar("root ::= (")
+        assert not grammar and grammar is not None
+        self.sample(grammar, lib.llama_sampler_init_greedy())
+
+    def piece_beyond_the_vocabulary(self) -> None:
+        buffer = ctypes.create_string_buffer(64)
+        lib.llama_token_to_piece(self.model.vocab, self.model.n_vocab, buffer, len(buffer), 0, False)
+
+    def batch_too_large(self) -> None:
+        self.decode([(5, i, SPARE) for i in range(N_BATCH + 1)])
+
+    def no_logits(self) -> None:
+        self.sample(lib.llama_sampler_init_greedy(), index=N_BATCH - 1)
+
+    def nothing_selects(self) -> None:
+        self.sample(lib.llama_sampler_init_top_k(5))
+
+    def forbidden_token(self) -> None:
+        (b,) = self.model.tokenize("b", add_special=False, parse_special=False)
+        lib.llama_sampler_accept(self.grammar('root ::= "a"'), b)
+
+    def early_end(self) -> None:
+        lib.llama_sampler_accept(self.grammar('root ::= "a"'), self.model.eos)
+
+    def two_threads(self) -> None:
+        def many(seq_id: int) -> None:
+            for _ in range(1000):
+                self.decode([(5, i, seq_id) for i in range(64)])
+                lib.llama_memory_seq_rm(self.context._memory, seq_id, -1, -1)
+
+        threads = [threading.Thread(target=many, args=(seq_id,)) for seq_id in (SPARE, SPARE - 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        raise AssertionError("it survived two threads on one context")
+
+    def out_of_memory(self) -> None:
+        """As ggml-cuda ends the process; there is no GPU to ask."""
+        os.abort()
+
+    def not_ours(self) -> None:
+        """An error that is nobody's."""
+        raise ZeroDivisionError
+
+    def bad_token(self) -> None:
+        assert self.decode([(self.model.n_vocab, 0, SPARE)]) == -1
+        assert self.decode([(-1, 0, SPARE)]) == -1
+
+    def bad_sequence(self) -> None:
+        assert self.decode([(5, 0, 300)]) == -1
+
+    def position_gap(self) -> None:
+        assert self.decode([(5, 0, SPARE), (5, 7, SPARE)]) == -1
+
+    def empty_batch(self) -> None:
+        assert self.decode([]) == -1
+
+    def no_room(self) -> None:
+        status = 0
+        try:
+            for start in range(0, 2 * N_CTX, N_BATCH):
+                Context.decode(self.context, [(SPARE, start, [5] * N_BATCH, False)])
+        except NoRoom:
+            status = 1
+        self.context.forget(SPARE)
+        assert status == 1
+
+    def nan_temperature(self) -> None:
+        links = [lib.llama_sampler_init_temp(math.nan), lib.llama_sampler_init_dist(1)]
+        assert [self.model.n_vocab - 1] * 3 == [self.sample(*links) for _ in range(3)]
+
+
+class Trap(Context):
+    """The engine's context, in which the faults of its suspects strike."""
+
+    def __init__(self, model: Model, context: Context) -> None:
+        self.__dict__.update(context.__dict__)
+        self._fault = Fault(model, self)
+        self.suspects: list[tuple[Generation, str]] = []
+
+    def decode(self, rows: Iterable[tuple[int, int, Sequence[int], bool]]) -> list[int]:
+        rows = list(rows)
+        present = {seq_id for seq_id, *_ in rows}
+        for suspect in self.suspects[:]:
+            sequence, name = suspect
+            if sequence.seq_id in present and sequence.n_generated >= N_WORDS:
+                self.suspects.remove(suspect)
+                self.strike(name)
+        return super().decode(rows)
+
+    def strike(self, name: str) -> None:
+        strike: Callable[[], None] = getattr(self._fault, name)
+        strike()
+
+
+class Watch(Inbox):
+    """The engine's inbox, which knows suspects by their prompts. `read:NAME` strikes in here, in its own thread."""
+
+    def __init__(self, inbox: Inbox, trap: Trap) -> None:
+        self.__dict__.update(inbox.__dict__)
+        self._trap = trap
+
+    def open(self, submit: Submit, now: float) -> Opened | Refused:
+        found = re.search(r"(fault|read):(\w+)", submit.messages[-1]["content"] if submit.messages else "")
+        if found and found[1] == "read":
+            self._trap.strike(found[2])
+        opened = super().open(submit, now)
+        if found and found[1] == "fault" and not isinstance(opened, Refused):
+            self._trap.suspects.append((opened[0], found[2]))
+        return opened
+
+
+def load_with_trap(options: Options, on_progress: Callable[[float], None]) -> Loaded:
+    loaded = load.load(options, on_progress)
+    trap = Trap(loaded.model, loaded.context)
+    return Loaded(loaded.model, trap, Watch(loaded.inbox, trap), loaded.ready)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--door", type=int, required=True)
+    args = parser.parse_args()
+    options = Options(model=args.model, n_ctx=N_CTX, n_seq=N_SEQ, n_batch=N_BATCH, n_threads=1, kv_type="bf16")
+    return door.serve(socket.socket(fileno=args.door), options, load_with_trap)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

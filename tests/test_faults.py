@@ -1,0 +1,192 @@
+"""Each way in which llama.cpp is known to end a process, caused by one request in the middle of others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from service.app import Rill
+from service.listen import listen
+from service.settings import Settings
+from service.supervisor import DOWN_S, MAX_CRASHES, State, Supervisor, pause_s
+from tests.engine import tiny
+from tests.events import Event, numbers, parse, text
+from tests.fakes import Clock
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SEGV, ABRT, FAILED = -signal.SIGSEGV, -signal.SIGABRT, 1
+# What the suspect's prompt asks for, and how the engine's process ends by it (llama-cpp-python 0.3.36, on a CPU).
+DEADLY = {
+    "fault:deep_grammar": SEGV,
+    "read:deep_grammar": SEGV,
+    "fault:null_grammar": SEGV,
+    "fault:piece_beyond_the_vocabulary": ABRT,
+    "read:piece_beyond_the_vocabulary": ABRT,
+    "fault:batch_too_large": ABRT,
+    "fault:no_logits": ABRT,
+    "fault:nothing_selects": ABRT,
+    "fault:forbidden_token": ABRT,
+    "fault:early_end": ABRT,
+    "fault:two_threads": ABRT,
+    "fault:out_of_memory": ABRT,
+    "fault:not_ours": FAILED,
+}
+# What llama.cpp answers with a status, or, with NaN, with the last token of the vocabulary for ever.
+SAFE = [
+    "fault:bad_token",
+    "fault:bad_sequence",
+    "fault:position_gap",
+    "fault:empty_batch",
+    "fault:no_room",
+    "fault:nan_temperature",
+]
+NEIGHBOURS = [
+    {
+        "prompt": f"the fox {i}",
+        "temperature": 0.9 * (i % 2),
+        "seed": i,
+        "frequency_penalty": 0.3 * (i % 3),
+        "max_tokens": 150,
+    }
+    for i in range(6)
+]
+
+
+@dataclass
+class Service:
+    """The real front over the real supervisor, and a client of it."""
+
+    rill: Rill
+    engine: Supervisor
+    clock: Clock
+    client: aiohttp.ClientSession
+
+    async def until_ready(self) -> None:
+        async with asyncio.timeout(30):
+            while self.engine.state is not State.READY:  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.01)
+
+    async def kill(self) -> None:
+        pid = self.engine.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while self.engine.pid == pid:  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.01)
+
+    async def events(self, body: dict[str, Any]) -> list[Event]:
+        async with self.client.post("/stream", json=body) as response:
+            assert response.status == 200, await response.text()
+            events = parse(await response.read())
+            assert numbers(events, response.headers["X-Stream-Id"]) == list(range(len(events)))
+            return events
+
+    async def neighbours(self) -> list[tuple[str, str]]:
+        """The neighbours' texts, and how each ended."""
+        all_events = await asyncio.gather(*map(self.events, NEIGHBOURS))
+        return [(text(events), events[-1].name) for events in all_events]
+
+    async def failure(self, prompt: str) -> dict[str, Any]:
+        """The error with which this request ends, before its first event or as its last one."""
+        async with self.client.post("/stream", json={"prompt": prompt, "max_tokens": 50}) as response:
+            body = await (response.read() if response.status == 200 else response.json())
+        error: dict[str, Any] = (body if isinstance(body, dict) else parse(body)[-1].json())["error"]
+        return error
+
+
+def quick(crashes: list[float], now: float) -> float:
+    """The supervisor's own pauses, less those that only take time."""
+    return pause if (pause := pause_s(crashes, now)) == DOWN_S else 0.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """Its engine obeys (faulty_engine.py). Its clock stands still: there is a minute between two tests."""
+    clock = Clock()
+    model = tiny.write(tmp_path_factory.mktemp("model") / "endless.gguf", endless=True)
+
+    async def prepare() -> list[str]:
+        return [sys.executable, "-m", "tests.faulty_engine", str(model)]
+
+    def engine(sink: Rill) -> Supervisor:
+        return Supervisor(prepare=prepare, sink=sink, pause_s=quick, clock=clock, timeout_s=1e6)
+
+    rill = Rill(Settings(), engine)
+    assert isinstance(rill.engine, Supervisor)
+    runner, url = await listen(rill.app, "127.0.0.1", 0)
+    async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=60)) as client:
+        yield Service(rill, rill.engine, clock, client)
+    await runner.cleanup()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def ready(service: Service) -> Service:
+    service.clock.advance(100)
+    await service.until_ready()
+    return service
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def undisturbed(service: Service) -> list[tuple[str, str]]:
+    await service.until_ready()
+    return await service.neighbours()
+
+
+def deaths(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Why each of the engine's processes ended."""
+    return [getattr(record, "reason", "") for record in caplog.records if record.message == "engine ended"]
+
+
+@pytest.mark.parametrize("prompt", DEADLY)
+async def test_what_kills_the_process_ends_one_stream(
+    ready: Service, undisturbed: list[tuple[str, str]], prompt: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The suspect fails at its second crash; every neighbour goes on, to the very text that it has undisturbed; and the
+    next request is served."""
+    caplog.set_level(logging.ERROR, "service.supervisor")
+    neighbours, error = await asyncio.gather(ready.neighbours(), ready.failure(prompt))
+    assert deaths(caplog) == [f"it died (exit status {DEADLY[prompt]})"] * 2
+    assert error["code"] == "engine_crash"
+    assert neighbours == undisturbed
+    assert text(await ready.events(NEIGHBOURS[1])) == undisturbed[1][0]
+
+
+@pytest.mark.parametrize("prompt", SAFE)
+async def test_what_is_safe_disturbs_nobody(ready: Service, undisturbed: list[tuple[str, str]], prompt: str) -> None:
+    """llama.cpp says no, and the engine's process goes on as if nothing had been asked."""
+    pid = ready.engine.pid
+    neighbours, suspect = await asyncio.gather(ready.neighbours(), ready.events({"prompt": prompt, "max_tokens": 50}))
+    assert neighbours == undisturbed
+    assert suspect[-1].name == "done"
+    assert ready.engine.pid == pid
+
+
+async def test_five_crashes_in_a_minute(ready: Service, caplog: pytest.LogCaptureFixture) -> None:
+    """Streams fail cleanly, /readyz and new requests are 503, and nothing is started again for half a minute."""
+    caplog.set_level(logging.ERROR, "service.supervisor")
+    for _ in range(MAX_CRASHES - 1):
+        await ready.until_ready()
+        await ready.kill()
+    await ready.until_ready()
+    async with ready.client.post("/stream", json={"prompt": "x", "pace": 1}) as response:
+        await response.content.readuntil(b'"text"')
+        await ready.kill()
+        assert parse(b"data: " + await response.read())[-1].json()["error"]["code"] == "engine_crash"
+    assert len(deaths(caplog)) == MAX_CRASHES
+    assert [getattr(record, "restart_in_s", 0) for record in caplog.records][-1] == DOWN_S
+    assert (ready.engine.state, ready.engine.pid) == (State.ENGINE_DOWN, None)
+    async with ready.client.get("/readyz") as response:
+        assert (response.status, (await response.json())["reason"]) == (503, "engine_down")
+    async with ready.client.post("/stream", json={"prompt": "x"}) as response:
+        assert response.status == 503 and "Retry-After" in response.headers
