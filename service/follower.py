@@ -109,4 +109,5 @@ def feed(stream: Stream, entry: Entry, now: float) -> bool:
     if len(stream.log) > n + len(events):
         return False
     stream.copy_end(events[len(known) :], said.outcome, said.summary, said.error, said.text, now)
+    stream.durable = True
     return True

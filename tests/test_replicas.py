@@ -91,6 +91,7 @@ async def test_any_replica_reads_a_finished_stream(
         assert await read(two, f"/v1/streams/{id}", **{"Last-Event-ID": event.id}) == (200, events[n + 1 :])
     assert await read(two, f"/v1/streams/{id}", **{"Last-Event-ID": events[-1].id}) == (204, [])
     assert await read(two, f"/v1/streams/{id}") == (200, events)
+    assert (await receipt(two, id))["durable"] is True
     assert two.engine.submitted == []
 
 
