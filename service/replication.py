@@ -231,6 +231,9 @@ class Replication:
             ticket = self._streams.admit()
         except Refused:
             return
+        if ticket.place and overdue_s < self._lease_s:  # whoever has a free place for it comes first
+            ticket.release(self._clock())
+            return
         stream, is_ours = None, False
         entries: list[Entry] = []
         try:

@@ -137,6 +137,19 @@ async def test_a_dead_replicas_stream_goes_on(
     assert await two.metric("llm_streams_adopted_total") == 1
 
 
+async def test_a_full_replica_lets_others_go_first(serve: Serve, redis: RedisServer) -> None:
+    """Where a dead replica's stream would have to wait it is left, for one more lease, to who can run it at once."""
+    one, full = await pair(serve, redis, n_seq=1)
+    id, _ = await begun(one, "a"), await begun(full, "b")
+    await until(lambda: is_durable(one, id))
+    await kill(one)
+    await suspend(full)  # its turns come from here
+    await replication(full)._inherit(id, 1, overdue_s=0.0)
+    assert len(full.engine.submitted) == 1
+    await replication(full)._inherit(id, 1, overdue_s=LEASE_S)
+    assert full.engine.submitted[1].id == id
+
+
 async def test_a_zombie_is_refused(serve: Serve, redis: RedisServer) -> None:
     """An owner that was away while another took over writes nothing more, stops its engine, and reads on from there."""
     one, two = await pair(serve, redis)
