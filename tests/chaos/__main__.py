@@ -7,7 +7,7 @@ import asyncio
 import logging
 import signal
 
-from tests.chaos import cuts, engine
+from tests.chaos import cuts, engine, replicas, storm
 
 
 async def main() -> None:
@@ -15,6 +15,9 @@ async def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of the engine, under 16 streams")
     parser.add_argument("--stops", type=int, default=10, help="SIGSTOPs of the engine")
     parser.add_argument("--cuts", type=int, default=1000, help="of connections, for each client")
+    parser.add_argument("--streams", type=int, default=300, help="at three ill-treated replicas; half an hour at most")
+    parser.add_argument("--together", type=int, default=60, help="streams while a replica and Redis die, as long")
+    parser.add_argument("--storm", type=int, default=1000, help="readers that leave; 10 minutes at most")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # clients complain of what we do to them
@@ -29,6 +32,12 @@ async def main() -> None:
     print("\n" + cuts.HEAD, flush=True)
     if args.cuts:
         async for line in cuts.trials(args.cuts, args.seed):
+            print(line, flush=True)
+    if args.streams or args.together:
+        async for line in replicas.trials(args.streams, args.together, args.seed):
+            print(line, flush=True)
+    if args.storm:
+        async for line in storm.trials(args.storm, args.seed):
             print(line, flush=True)
 
 
