@@ -224,7 +224,7 @@ class Replication:
             await self._store.release(id, epoch)
             return
         record = decode_record(body)
-        can_go_on = record.model == self.model and record.has_prompt
+        can_go_on = record.model == self.model and record.has_prompt and await self._is_wanted(id, record)
         if not can_go_on and overdue_s < self._orphan_s:
             return
         try:
@@ -256,6 +256,10 @@ class Replication:
         else:
             error = EngineCrash("The replica that made it is gone, and no other can go on.", retry_after_s=5.0)
             self._streams.adopt(stream, ticket, error)
+
+    async def _is_wanted(self, id: str, record: Record) -> bool:
+        """Whether somebody may come back for it; one that ends with its last reader has to have one elsewhere."""
+        return record.grace_s > 0 or bool(await self._store.read_elsewhere([id]))
 
     def _replay(self, record: Record, entries: list[Entry]) -> Stream | None:
         """The local stream of this record and log, made if there is none, and followed if it is open."""

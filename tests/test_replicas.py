@@ -137,6 +137,25 @@ async def test_a_dead_replicas_stream_goes_on(
     assert await two.metric("llm_streams_adopted_total") == 1
 
 
+async def test_nobody_goes_on_with_what_nobody_reads(serve: Serve, redis: RedisServer) -> None:
+    """A stream that ends with its reader is not computed on when its replica dies, unless it is read elsewhere."""
+    one, two = await pair(serve, redis, resume_grace_s=0.5)
+    ids = []
+    for n in (1, 2):
+        asking = asyncio.create_task(one.client.post("/stream", json=PROMPT))
+        ids.append((await one.engine.submission(n)).id)
+        one.engine.accept(ids[-1])
+        await asking
+        one.engine.delta(ids[-1], "a")
+    unread, is_read = ids
+    await until(lambda: is_durable(one, unread) and is_durable(one, is_read))
+    async with two.client.get(f"/v1/streams/{is_read}"):
+        await kill(one)
+        assert (await two.engine.submission()).id == is_read
+        await until(lambda: (lost := two.rill.streams.find(unread)) is not None and not lost.open)
+    assert [submit.id for submit in two.engine.submitted] == [is_read]
+
+
 async def test_a_full_replica_lets_others_go_first(serve: Serve, redis: RedisServer) -> None:
     """Where a dead replica's stream would have to wait it is left, for one more lease, to who can run it at once."""
     one, full = await pair(serve, redis, n_seq=1)
