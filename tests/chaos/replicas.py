@@ -75,13 +75,14 @@ async def trial(
         undisturbed = [Reading() for _ in asked]
         async with asyncio.timeout(BOUND_S):
             await _read(client, stack.url, asked, undisturbed, f"{run_id}-undisturbed")
+        assert all(alone.failure is None for alone in undisturbed)
         with throttled(stack, SHARE):
             async with asyncio.TaskGroup() as group:
                 group.create_task(read_all(client))
                 group.create_task(cause())
         for reading, alone in zip(readings, undisturbed, strict=True):
             outcome.account.enter(reading, text(alone.events))
-            outcome.n_durable += await _is_durable(client, stack.url, reading)
+            outcome.n_durable += bool(reading.events) and await _is_durable(client, stack.url, reading)
     outcome.n_leases = await asyncio.to_thread(_leases, stack)
     return outcome
 
