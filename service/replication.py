@@ -87,7 +87,7 @@ class Replication:
     async def hand_over(self) -> None:
         """Let go of the streams that may be resumed, so that another replica goes on with them at once. Their readers
         are cut: they come back to it."""
-        if self.writer.is_behind or not self._store_prompts:
+        if not self._store_prompts:
             return
         try:
             await self.writer.flush()
