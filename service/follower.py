@@ -34,6 +34,7 @@ class Follower:
 
     def __init__(self, *, store: Store, sink: Sink, clock: Callable[[], float]) -> None:
         self.streams: dict[str, Stream] = {}
+        self.failed_at = 0.0  # when the store last failed us (the loop's time)
         self._places: dict[str, Place] = {}
         self._store = store
         self._sink = sink
@@ -59,7 +60,9 @@ class Follower:
                 if not self._reading.cancelled():
                     self._take(*self._reading.result())
             except Exception as e:
-                if not isinstance(e, StoreDown):
+                if isinstance(e, StoreDown):
+                    self.failed_at = asyncio.get_running_loop().time()
+                else:
                     log.error("unexpected error in the follower", extra=where(e))
                 await asyncio.sleep(PAUSE_S)
             finally:
@@ -110,4 +113,5 @@ def feed(stream: Stream, entry: Entry, now: float) -> bool:
     if len(stream.log) > n + len(events):
         return False
     stream.copy_end(events[len(known) :], said.outcome, said.summary, said.error, said.text, now)
+    stream.durable = True
     return True

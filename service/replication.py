@@ -123,6 +123,13 @@ class Replication:
         """Another replica's stream, from now on followed here. Raises NotReady when nobody can know."""
         if not STREAM_ID.fullmatch(id):
             return None
+        stream = await self._fetch(id)
+        if stream is None and not self._store_is_steady():  # it may have lost what its owner is about to write again
+            raise NotReady("The other replicas' streams are not all known yet.", retry_after_s=2.0)
+        return stream
+
+    async def _fetch(self, id: str) -> Stream | None:
+        """What the store has of it. Raises NotReady."""
         try:
             loaded = await self._store.load(id)
         except StoreDown:
@@ -149,7 +156,7 @@ class Replication:
                 return None
             other, first = orjson.loads(found)
             for _ in range(KEY_TRIES):
-                if stream := self._streams.find(other) or await self.locate(other):
+                if stream := self._streams.find(other) or await self._fetch(other):
                     if first != value[1]:
                         raise KeyReused("This key was used for another request.", param="key")
                     return stream
@@ -205,8 +212,7 @@ class Replication:
             for id in await self._store.read_elsewhere(deserted):
                 self._streams.is_read(id)
         # Who could not reach the store for a while must not take others for dead: nor could they.
-        failed_at = max(self._failed_at, self.writer.failed_at)
-        if asyncio.get_running_loop().time() - failed_at >= self._lease_s:
+        if self._store_is_steady():
             for id, epoch, overdue_s in await self._store.expired():
                 try:
                     await self._inherit(id, epoch, overdue_s)
@@ -214,6 +220,11 @@ class Replication:
                     log.error("not a stream that we understand", extra={"stream": id[:8], "reason": str(e)})
                     if overdue_s > self._orphan_s:
                         await self._store.release(id, epoch)
+
+    def _store_is_steady(self) -> bool:
+        """Whether it has answered for a whole lease: in that time all who live have told it what they have."""
+        failed_at = max(self._failed_at, self.writer.failed_at, self.follower.failed_at)
+        return asyncio.get_running_loop().time() - failed_at >= self._lease_s
 
     async def _inherit(self, id: str, epoch: int, overdue_s: float) -> None:
         """Take over a stream whose owner is dead, if we may."""
@@ -224,12 +235,15 @@ class Replication:
             await self._store.release(id, epoch)
             return
         record = decode_record(body)
-        can_go_on = record.model == self.model and record.has_prompt
+        can_go_on = record.model == self.model and record.has_prompt and await self._is_wanted(id, record)
         if not can_go_on and overdue_s < self._orphan_s:
             return
         try:
             ticket = self._streams.admit()
         except Refused:
+            return
+        if ticket.place and overdue_s < self._lease_s:  # whoever has a free place for it comes first
+            ticket.release(self._clock())
             return
         stream, is_ours = None, False
         entries: list[Entry] = []
@@ -253,6 +267,10 @@ class Replication:
         else:
             error = EngineCrash("The replica that made it is gone, and no other can go on.", retry_after_s=5.0)
             self._streams.adopt(stream, ticket, error)
+
+    async def _is_wanted(self, id: str, record: Record) -> bool:
+        """Whether somebody may come back for it; one that ends with its last reader has to have one elsewhere."""
+        return record.grace_s > 0 or bool(await self._store.read_elsewhere([id]))
 
     def _replay(self, record: Record, entries: list[Entry]) -> Stream | None:
         """The local stream of this record and log, made if there is none, and followed if it is open."""

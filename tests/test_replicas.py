@@ -58,6 +58,7 @@ async def test_any_replica_reads_a_finished_stream(
         assert await read(two, f"/v1/streams/{id}", **{"Last-Event-ID": event.id}) == (200, events[n + 1 :])
     assert await read(two, f"/v1/streams/{id}", **{"Last-Event-ID": events[-1].id}) == (204, [])
     assert await read(two, f"/v1/streams/{id}") == (200, events)
+    assert (await receipt(two, id))["durable"] is True
     assert two.engine.submitted == []
 
 
@@ -101,6 +102,38 @@ async def test_a_dead_replicas_stream_goes_on(
         assert text(whole + rest) == "abc"
         assert rest[-1].json()["timings"]["ttft_s"] is None, "the other one knew it"
     assert await two.metric("llm_streams_adopted_total") == 1
+
+
+async def test_nobody_goes_on_with_what_nobody_reads(serve: Serve, redis: RedisServer) -> None:
+    """A stream that ends with its reader is not computed on when its replica dies, unless it is read elsewhere."""
+    one, two = await pair(serve, redis, resume_grace_s=0.5)
+    ids = []
+    for n in (1, 2):
+        asking = asyncio.create_task(one.client.post("/stream", json=PROMPT))
+        ids.append((await one.engine.submission(n)).id)
+        one.engine.accept(ids[-1])
+        await asking
+        one.engine.delta(ids[-1], "a")
+    unread, is_read = ids
+    await until(lambda: is_durable(one, unread) and is_durable(one, is_read))
+    async with two.client.get(f"/v1/streams/{is_read}"):
+        await kill(one)
+        assert (await two.engine.submission()).id == is_read
+        await until(lambda: (lost := two.rill.streams.find(unread)) is not None and not lost.open)
+    assert [submit.id for submit in two.engine.submitted] == [is_read]
+
+
+async def test_a_full_replica_lets_others_go_first(serve: Serve, redis: RedisServer) -> None:
+    """Where a dead replica's stream would have to wait it is left, for one more lease, to who can run it at once."""
+    one, full = await pair(serve, redis, n_seq=1)
+    id, _ = await begun(one, "a"), await begun(full, "b")
+    await until(lambda: is_durable(one, id))
+    await kill(one)
+    await suspend(full)  # its turns come from here
+    await replication(full)._inherit(id, 1, overdue_s=0.0)
+    assert len(full.engine.submitted) == 1
+    await replication(full)._inherit(id, 1, overdue_s=LEASE_S)
+    assert full.engine.submitted[1].id == id
 
 
 async def test_a_zombie_is_refused(serve: Serve, redis: RedisServer) -> None:
@@ -226,6 +259,29 @@ async def test_while_redis_is_away_a_stranger_is_told_to_come_back(serve: Serve,
     for headers in ({"Accept": "text/event-stream"}, {"Last-Event-ID": f"{id}.0.00000000"}):
         async with two.client.get(f"/v1/streams/{id}", headers=headers) as response:
             assert (response.status, await response.read()) == (200, b"retry: 2000\n")
+
+
+async def test_what_redis_has_lost_may_come_again(serve: Serve, redis: RedisServer) -> None:
+    """When Redis comes back without a live stream, a stranger is told to come back, not that it is lost: its owner, who
+    writes it again, may be slower than he. What is still unknown a lease later is lost."""
+    one, two = await pair(serve, redis)
+    replication(two)._lease_s = 3.0  # in which the test is sure to ask
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    last = (await first_events(one, id, 2))[1].id
+    await suspend(one)
+    redis.stop()
+    await until(lambda: not replication(two)._store_is_steady())
+    redis.start()
+    redis.ask("FLUSHALL")
+    assert await read(two, "/stream", **{"Last-Event-ID": last}) == (200, [])
+    resume(one)
+    await until(lambda: is_durable(one, id))
+    await until(lambda: redis.ask("EXISTS", f"rill:{id}:record") == b":1\r\n")
+    assert [event.json() for event in await first_events(two, id, 1, **{"Last-Event-ID": last})] == [{"text": "a"}]
+    await until(replication(two)._store_is_steady)
+    _, (event,) = await read(two, "/stream", **{"Last-Event-ID": f"{'0' * 32}.0.00000000"})
+    assert event.json()["error"]["code"] == "stream_lost"
 
 
 async def test_another_model_never_goes_on(serve: Serve, redis: RedisServer) -> None:
@@ -370,6 +426,7 @@ async def test_a_drain_hands_over(serve: Serve, redis: RedisServer) -> None:
         raw = b""
         while b'"a"' not in raw:
             raw += await response.content.readany()
+        replication(one).writer._go_ahead()  # Redis was slow a moment ago, which is no reason to give up
         await one.rill.drain(asyncio.Event())
         with pytest.raises(aiohttp.ClientError):
             raw += await response.read()
@@ -389,6 +446,7 @@ async def test_a_record_that_nobody_understands(serve: Serve, redis: RedisServer
     strange, id = await begun(one, "a"), await begun(one, "a")
     await until(lambda: is_durable(one, strange) and is_durable(one, id))
     redis.ask("SET", f"rill:{strange}:record", '{"from":"the future"}')
+    await until(replication(two)._store_is_steady)
     async with two.client.get(f"/v1/streams/{strange}") as response:
         assert response.status == 404
     await kill(one)

@@ -6,36 +6,57 @@ import argparse
 import asyncio
 import logging
 import signal
+from collections.abc import AsyncIterator
 
-from tests.chaos import cuts, engine, readers
+from tests.chaos import cuts, engine, readers, replicas, storm
 
 
-async def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="of the engine, under 16 streams")
     parser.add_argument("--stops", type=int, default=10, help="SIGSTOPs of the engine")
     parser.add_argument("--cuts", type=int, default=1000, help="of connections, for each client")
     parser.add_argument("--stalled", type=int, default=500, help="readers that stop reading")
     parser.add_argument("--live", type=int, default=50, help="streams that are read beside them")
+    parser.add_argument("--streams", type=int, default=300, help="at three ill-treated replicas; half an hour at most")
+    parser.add_argument("--together", type=int, default=60, help="streams while a replica and Redis die, as long")
+    parser.add_argument("--storm", type=int, default=1000, help="readers that leave; 10 minutes at most")
     parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # clients complain of what we do to them
-    print(engine.HEAD, flush=True)
-    for kv_type, number, n in (
+    return parser.parse_args()
+
+
+async def lines(args: argparse.Namespace) -> AsyncIterator[str]:
+    """The tables, as their rows become known."""
+    kinds = (
         ("bf16", signal.SIGKILL, args.kills),
         ("bf16", signal.SIGSTOP, args.stops),
         ("f16", signal.SIGKILL, args.kills // 5),
-    ):
+    )
+    if any(n for _, _, n in kinds):
+        yield engine.HEAD
+    for kv_type, number, n in kinds:
         if n:
-            print(engine.row(kv_type, number, await engine.trials(kv_type, number, n, args.seed)), flush=True)
-    print("\n" + cuts.HEAD, flush=True)
+            yield engine.row(kv_type, number, await engine.trials(kv_type, number, n, args.seed))
     if args.cuts:
+        yield "\n" + cuts.HEAD
         async for line in cuts.trials(args.cuts, args.seed):
-            print(line, flush=True)
-    print("\n" + readers.HEAD, flush=True)
+            yield line
     if args.stalled:
+        yield "\n" + readers.HEAD
         async for line in readers.trials(args.stalled, args.live):
-            print(line, flush=True)
+            yield line
+    if args.streams or args.together:
+        async for line in replicas.trials(args.streams, args.together, args.seed):
+            yield line
+    if args.storm:
+        async for line in storm.trials(args.storm, args.seed):
+            yield line
+
+
+async def main() -> None:
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # clients complain of what we do to them
+    async for line in lines(arguments()):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

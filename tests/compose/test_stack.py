@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are not among the locked packages
 
-from .conftest import Event, Stack, docker, events, read_all, soon
+from .conftest import Event, events, read_all, soon
+from .stack import Stack, docker
 
 pytestmark = pytest.mark.e2e
 

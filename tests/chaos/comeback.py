@@ -1,0 +1,124 @@
+"""A reader that comes back until its stream has ended, as README's client does; and an account of what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from tests.events import Event, parse, text
+
+RETRY_S = 2.0  # README's client waits so long when it was refused; the service asks for about as much
+
+
+@dataclass
+class Reading:
+    """What one reader got of one stream."""
+
+    events: list[Event] = field(default_factory=list)
+    n_openings: int = 0
+    longest_pause_s: float = 0.0  # between two events
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self.events) and self.events[-1].name in ("done", "failure")
+
+    @property
+    def failure(self) -> str | None:
+        """The code that it ended with, if it did not end well."""
+        last = self.events[-1] if self.events else None
+        return str(last.json()["error"]["code"]) if last is not None and last.name == "failure" else None
+
+    @property
+    def stream(self) -> str:
+        """The stream that its first event names."""
+        return self.events[0].id.partition(".")[0]
+
+
+async def read(client: aiohttp.ClientSession, url: str, fields: dict[str, Any], reading: Reading) -> None:
+    """GET /stream with these fields (a `key` among them), again and again, behind the last event that came whole."""
+    last_at = time.monotonic()
+    while not reading.has_ended:
+        if reading.n_openings:
+            await asyncio.sleep(RETRY_S)
+        reading.n_openings += 1
+        headers = {"Last-Event-ID": reading.events[-1].id} if reading.events else {}
+        raw = b""
+        with contextlib.suppress(aiohttp.ClientError):
+            async with client.get(url + "/stream", params=fields, headers=headers) as response:
+                if response.status != 200:  # to an EventSource, whatever its body says
+                    continue
+                async for chunk in response.content.iter_any():
+                    whole, end, raw = (raw + chunk).rpartition(b"\n\n")
+                    if events := parse(whole + end):
+                        reading.longest_pause_s = max(reading.longest_pause_s, time.monotonic() - last_at)
+                        last_at = time.monotonic()
+                        reading.events += events
+
+
+@dataclass
+class Account:
+    """What many readings came to."""
+
+    n_streams: int = 0
+    n_cut: int = 0  # times that a reader had to come back
+    n_lost: int = 0  # events
+    n_repeated: int = 0
+    n_mixed: int = 0  # events that name another stream than the reader's first
+    n_changed: int = (
+        0  # streams with a word that the undisturbed run has not there, or an id that tells of another text
+    )
+    n_unended: int = 0  # streams without done or failure when the time was over
+    failures: Counter[str] = field(default_factory=Counter)  # streams by the code of their failure
+    longest_pause_s: float = 0.0
+
+    def enter(self, reading: Reading, whole: str) -> None:
+        """One more, which undisturbed would say `whole`."""
+        self.n_streams += 1
+        self.n_cut += max(0, reading.n_openings - 1)
+        self.n_unended += not reading.has_ended
+        self.longest_pause_s = max(self.longest_pause_s, reading.longest_pause_s)
+        if reading.failure is not None:
+            self.failures[reading.failure] += 1
+        own = [e for e in reading.events if e.name != "failure"]  # a failure may stand beside the log: its id is none
+        ids = [e.id.split(".") for e in own]
+        self.n_mixed += sum(stream != reading.stream for stream, _, _ in ids)
+        numbers = [int(number) for _, number, _ in ids]
+        self.n_lost += len(set(range(max(numbers, default=-1) + 1)) - set(numbers))
+        self.n_repeated += len(numbers) - len(set(numbers))
+        said = text(own)
+        is_right = said == whole if reading.failure is None and reading.has_ended else whole.startswith(said)
+        self.n_changed += not (is_right and all(_fits(own)))
+
+    @property
+    def is_spotless(self) -> bool:
+        """Every stream ended well, and every reader has all of it, once, and nothing else."""
+        return self == Account(self.n_streams, self.n_cut, longest_pause_s=self.longest_pause_s)
+
+    def row(self, what: str, *more: object) -> str:
+        failed = ", ".join(f"{n} {code}" for code, n in sorted(self.failures.items())) or "0"
+        cells = (self.n_streams, self.n_cut, self.n_lost, self.n_repeated, self.n_mixed, self.n_changed, self.n_unended)
+        return "| " + " | ".join(map(str, (what, *cells, failed, f"{self.longest_pause_s:.1f} s", *more))) + " |"
+
+
+def head(what: str, *more: str) -> str:
+    """What stands above such rows."""
+    cells = (what, "streams", "readers cut", "events lost", "repeated", "mixed", "text changed", "not ended")
+    names = (*cells, "ended in failure", "longest pause", *more)
+    return "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|"
+
+
+def _fits(events: list[Event]) -> list[bool]:
+    """Whether each id's checksum (CRC-32) is that of the text told so far."""
+    checksum, fits = 0, []
+    for event in events:
+        if event.name == "message":
+            checksum = zlib.crc32(event.json()["text"].encode(), checksum)
+        fits.append(event.id.endswith(f".{checksum:08x}"))
+    return fits
