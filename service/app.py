@@ -156,7 +156,7 @@ class Rill:
         log.info("ready", extra={"model": ready.model, "load_s": round(ready.load_s, 3)})
         self.metrics.ready(ready)
         if self.replication is not None:
-            self.replication.model = self.engine.digest
+            self.replication.leases.model = self.engine.digest
         self.streams.live.ready(ready)
         if self.draining:
             self.admission.shut(self._why_closed)

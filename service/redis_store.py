@@ -5,6 +5,7 @@ harmless, and once a new owner has written its marker `<epoch + 1>-0` every late
 keys have a time to live; leases end by Redis' own clock.
 
     rill:{id}          the log                     rill:live      `<id>:<epoch>` by the end of its lease, ms
+    rill:{id}:gone     set when it ends, and outlives it
     rill:{id}:record   what an adopter needs       rill:read      ids by when a replica without it last had readers
     rill:key:…         Idempotency-Keys            rill:cancels   ids to be cancelled by whoever owns them
 """
@@ -19,11 +20,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from service.store import NOWHERE, Entry, Place, StoreDown, Write
+from service.store import GONE_S, NOWHERE, Entry, Place, StoreDown, Write
 
 TIMEOUT_S = 1.0  # for one answer
 BLOCK_MS = 500  # shorter than the time-out of the connection that it blocks
 MAX_CANCELS = 1000
+KEY_TTL_S = 86400  # of an Idempotency-Key, until its stream has ended
 PAGE = 1000  # entries of a log that are fetched in one go
 
 LIVE, READ, CANCELS = b"rill:live", b"rill:read", b"rill:cancels"
@@ -54,6 +56,8 @@ class RedisStore:
             of += [i] * len(made)
         refused = set()
         for i, result in zip(of, await self._pipeline(commands), strict=True):
+            if result is None:  # NOMKSTREAM
+                raise StoreDown("a stream's beginning is not there any more")
             if isinstance(result, ResponseError) and NOT_ABOVE in str(result):
                 refused.add(i)
             elif isinstance(result, Exception):
@@ -88,6 +92,11 @@ class RedisStore:
         (found,) = await self._all([("GET", _record(id))])
         assert found is None or isinstance(found, bytes)
         return found
+
+    async def is_gone(self, id: str) -> bool:
+        """Whether there was a stream of this id."""
+        (found,) = await self._all([("EXISTS", _gone(id))])
+        return bool(found)
 
     async def drop(self, id: str, epoch: int, key: str | None) -> None:
         """Forget a stream that nobody was told of."""
@@ -167,12 +176,13 @@ class RedisStore:
 
     async def reserve(self, key: str, value: bytes) -> bytes | None:
         """Take this key, unless it is taken: then by what."""
-        is_ours, found = await self._all([("SET", _key(key), value, "NX", "EX", self._live_ttl_s), ("GET", _key(key))])
+        take = ("SET", _key(key), value, "NX", "EX", KEY_TTL_S)
+        is_ours, found = await self._all([take, ("GET", _key(key))])
         assert found is None or isinstance(found, bytes)
         return None if is_ours else found
 
     async def overwrite(self, key: str, value: bytes) -> None:
-        await self._all([("SET", _key(key), value, "EX", self._live_ttl_s)])
+        await self._all([("SET", _key(key), value, "EX", KEY_TTL_S)])
 
     async def note_readers(self, ids: list[str]) -> None:
         """These are read here; their owners may be elsewhere."""
@@ -234,9 +244,12 @@ def _commands(write: Write, lease_end: int, ttl_s: int, live_ttl_s: int) -> list
             ("EXPIRE", log, live_ttl_s),
         ]
     for number, payload in enumerate(write.payloads, write.first):
-        commands.append(("XADD", log, f"{write.epoch}-{number}", "v", payload))
+        # A log that is gone is not begun in its middle: nobody would see that it has a hole.
+        commands.append(("XADD", log, "NOMKSTREAM", f"{write.epoch}-{number}", "v", payload))
     if write.is_last:
-        commands += [("EXPIRE", key, ttl_s) for key in (log, record)]
+        keys = (log, record, *([_key(write.key)] if write.key else []))
+        commands += [("EXPIRE", key, ttl_s) for key in keys]
+        commands.append(("SET", _gone(write.id), b"", "EX", ttl_s + round(GONE_S)))
         commands.append(("ZREM", LIVE, _member(write.id, write.epoch)))
     return commands
 
@@ -247,6 +260,10 @@ def _log(id: str) -> bytes:
 
 def _record(id: str) -> bytes:
     return b"rill:%b:record" % id.encode()
+
+
+def _gone(id: str) -> bytes:
+    return b"rill:%b:gone" % id.encode()
 
 
 def _key(key: str) -> bytes:

@@ -42,6 +42,7 @@ class Replicas(Protocol):
 
     def begin(self, stream: Stream, key: tuple[str, str] | None, /) -> None: ...
     async def locate(self, id: str, /) -> Stream | None: ...
+    async def is_gone(self, id: str, /) -> bool: ...
     async def reserve(self, tenant: str, key: str, asked: object, id: str, /) -> Stream | None: ...
     def cancel(self, id: str, /) -> None: ...
     def unfollow(self, id: str, /) -> None: ...
@@ -132,11 +133,13 @@ class Streams:
     async def locate(self, id: str) -> Stream | None:
         """The stream of this id, here or at another replica. Raises NotReady when that can't be told."""
         stream = self.find(id)
-        return stream if stream or self.replicas is None or self.is_gone(id) else await self.replicas.locate(id)
+        if stream or self.replicas is None or self._finished.is_gone(id):
+            return stream
+        return await self.replicas.locate(id)
 
-    def is_gone(self, id: str) -> bool:
-        """Whether there was a stream of this id, not too long ago."""
-        return self._finished.is_gone(id)
+    async def is_gone(self, id: str) -> bool:
+        """Whether there was a stream of this id, not too long ago, here or at another replica."""
+        return self._finished.is_gone(id) or (self.replicas is not None and await self.replicas.is_gone(id))
 
     def by_key(self, tenant: str, key: str, asked: object) -> Stream | None:
         """The stream that this key made. Raises KeyReused when that was asked for something that is not equal."""

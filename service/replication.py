@@ -1,8 +1,6 @@
-"""What a replica does for the others, and they for it: who owns which stream, who reads it where, who goes on with it.
+"""The registry's link to the store that outlives us: our streams are written there, and others' are found and read.
 
-Owners renew their leases three times in each. Where one has run out, any replica with the same model claims the stream
-with the next epoch (redis_store.py: the old owner's writes are refused from then on) and goes on behind the logged
-tokens. A reader that comes to a replica without its stream makes it follow the log.
+A reader that comes to a replica without its stream makes it follow the log. Who owns which stream: leases.py.
 """
 
 from __future__ import annotations
@@ -19,9 +17,10 @@ from typing import Protocol
 import orjson
 
 from service import dialects
-from service.errors import EngineCrash, KeyReused, NotReady, Refused
+from service.errors import KeyReused, NotReady
 from service.follower import Follower, feed
-from service.log import where
+from service.leases import Leases
+from service.leases import Observer as LeasesObserver
 from service.registry import Streams
 from service.store import NOWHERE, Entry, Place, Record, Store, StoreDown, decode_record, encode_record, settled
 from service.streams import Stream
@@ -34,14 +33,12 @@ STREAM_ID = re.compile(r"[0-9a-f]{32}")
 KEY_TRIES, KEY_PAUSE_S = 10, 0.1  # a key is reserved a moment before its stream can be found
 
 
-class Observer(WriterObserver, Protocol):
+class Observer(WriterObserver, LeasesObserver, Protocol):
     """What the metrics want to know."""
-
-    def adopted(self) -> None: ...
 
 
 class Replication:
-    """The registry's link to other replicas (registry.Replicas). `model`: the digest of the file that we run."""
+    """registry.Replicas. `leases.model` has to be set before the first stream begins."""
 
     def __init__(
         self,
@@ -55,25 +52,30 @@ class Replication:
         lease_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """orphan_s: a stream that nobody can go on with is failed when its owner has been dead for so long."""
-        self.model = ""
+        """orphan_s: see Leases. clock: see registry.Streams."""
         self.writer = Writer(store=store, log_wait_s=log_wait_s, observer=observer, lost=self._lost)
         self.follower = Follower(store=store, sink=self, clock=clock)
+        self.leases = Leases(
+            store=store,
+            streams=streams,
+            writer=self.writer,
+            follower=self.follower,
+            observer=observer,
+            replay=self._replay,
+            lease_s=lease_s,
+            orphan_s=orphan_s,
+            clock=clock,
+        )
         self._store = store
         self._streams = streams
-        self._observer = observer
         self._store_prompts = store_prompts
-        self._orphan_s = orphan_s
         self._clock = clock
-        self._lease_s = lease_s
-        self._failed_at = 0.0  # the store, the loop's time
         self._tasks: list[asyncio.Task[None]] = []
         self._asides: set[asyncio.Task[None]] = set()
         streams.replicas = self
 
     def start(self) -> None:
-        self._failed_at = asyncio.get_running_loop().time()
-        self._tasks = [asyncio.create_task(run()) for run in (self.writer.run, self.follower.run, self._keep)]
+        self._tasks = [asyncio.create_task(part.run()) for part in (self.writer, self.follower, self.leases)]
 
     async def stop(self) -> None:
         """Write what is left, if the store takes it, and let go."""
@@ -114,7 +116,7 @@ class Replication:
             route=stream.route,
             grace_s=stream.grace_s,
             arrived_at=time.time() - (self._clock() - stream.arrived_at),
-            model=self.model,
+            model=self.leases.model,
             key=None if key is None else ":".join(key),
         )
         self.writer.begin(stream, encode_record(record if self._store_prompts else record.without_prompt()), record.key)
@@ -124,7 +126,9 @@ class Replication:
         if not STREAM_ID.fullmatch(id):
             return None
         stream = await self._fetch(id)
-        if stream is None and not self._store_is_steady():  # it may have lost what its owner is about to write again
+        if (
+            stream is None and not self.leases.store_is_steady
+        ):  # it may have lost what its owner is about to write again
             raise NotReady("The other replicas' streams are not all known yet.", retry_after_s=2.0)
         return stream
 
@@ -144,6 +148,13 @@ class Replication:
         except ValueError as e:
             log.error("not a stream that we understand", extra={"stream": id[:8], "reason": str(e)})
             return None
+
+    async def is_gone(self, id: str) -> bool:
+        """Whether a stream of this id was kept until its time was over, not too long ago."""
+        try:
+            return STREAM_ID.fullmatch(id) is not None and await self._store.is_gone(id)
+        except StoreDown:
+            return False
 
     async def reserve(self, tenant: str, key: str, asked: object, id: str) -> Stream | None:
         """The stream that this key made, anywhere; None: it is to be made, with this id. Raises KeyReused."""
@@ -183,94 +194,7 @@ class Replication:
         self._streams.forget(stream)
 
     def cancelled(self, id: str) -> None:
-        stream = self._streams.find(id)
-        if stream is not None and id in self.writer.copies:
-            self._streams.cancel(stream)
-
-    # Leases.
-
-    async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease_s / 3)
-            try:
-                await self.turn()
-            except StoreDown:
-                self._failed_at = asyncio.get_running_loop().time()
-            except Exception as e:  # one stream's trouble must not cost all others their leases
-                log.error("unexpected error in the leases", extra=where(e))
-
-    async def turn(self) -> None:
-        """Renew what is ours, say what is read here, take over what has no owner any more."""
-        owned = [(id, copy.epoch) for id, copy in self.writer.copies.items() if copy.has_record]
-        if owned:
-            for (id, _), is_ours in zip(owned, await self._store.renew(owned), strict=True):
-                if not is_ours:
-                    self.writer.doubt(id)
-        if read := [id for id, stream in self.follower.streams.items() if stream.readers]:
-            await self._store.note_readers(read)
-        if deserted := self._streams.deserted():
-            for id in await self._store.read_elsewhere(deserted):
-                self._streams.is_read(id)
-        # Who could not reach the store for a while must not take others for dead: nor could they.
-        if self._store_is_steady():
-            for id, epoch, overdue_s in await self._store.expired():
-                try:
-                    await self._inherit(id, epoch, overdue_s)
-                except ValueError as e:
-                    log.error("not a stream that we understand", extra={"stream": id[:8], "reason": str(e)})
-                    if overdue_s > self._orphan_s:
-                        await self._store.release(id, epoch)
-
-    def _store_is_steady(self) -> bool:
-        """Whether it has answered for a whole lease: in that time all who live have told it what they have."""
-        failed_at = max(self._failed_at, self.writer.failed_at, self.follower.failed_at)
-        return asyncio.get_running_loop().time() - failed_at >= self._lease_s
-
-    async def _inherit(self, id: str, epoch: int, overdue_s: float) -> None:
-        """Take over a stream whose owner is dead, if we may."""
-        if id in self.writer.copies:
-            return
-        body = await self._store.record(id)
-        if body is None:
-            await self._store.release(id, epoch)
-            return
-        record = decode_record(body)
-        can_go_on = record.model == self.model and record.has_prompt and await self._is_wanted(id, record)
-        if not can_go_on and overdue_s < self._orphan_s:
-            return
-        try:
-            ticket = self._streams.admit()
-        except Refused:
-            return
-        if ticket.place and overdue_s < self._lease_s:  # whoever has a free place for it comes first
-            ticket.release(self._clock())
-            return
-        stream, is_ours = None, False
-        entries: list[Entry] = []
-        try:
-            is_ours = await self._store.claim(id, epoch + 1)
-            if is_ours and (loaded := await self._store.load(id)):
-                entries = loaded[1]
-                stream = self._replay(record, entries)
-        finally:
-            if stream is None or not stream.open:
-                ticket.release(self._clock())
-        if stream is None or not stream.open:
-            if is_ours:  # else the lease is the winner's
-                await self._store.release(id, epoch + 1)
-            return
-        self.follower.remove(id)
-        self.writer.inherit(stream, epoch + 1, body, record.key, n_logged=len(settled(entries)))
-        if can_go_on:
-            self._streams.adopt(stream, ticket)
-            self._observer.adopted()
-        else:
-            error = EngineCrash("The replica that made it is gone, and no other can go on.", retry_after_s=5.0)
-            self._streams.adopt(stream, ticket, error)
-
-    async def _is_wanted(self, id: str, record: Record) -> bool:
-        """Whether somebody may come back for it; one that ends with its last reader has to have one elsewhere."""
-        return record.grace_s > 0 or bool(await self._store.read_elsewhere([id]))
+        self.leases.cancel(id)
 
     def _replay(self, record: Record, entries: list[Entry]) -> Stream | None:
         """The local stream of this record and log, made if there is none, and followed if it is open."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from service.sqlite_file import SqliteFile
-from service.store import NOWHERE, Entry, Place, StoreDown, Write
+from service.store import GONE_S, NOWHERE, Entry, Place, StoreDown, Write
 
 BLOCK_S = 0.5  # how long `follow` waits
 PURGE_S = 10.0  # between two purges
@@ -29,6 +29,7 @@ CREATE INDEX streams_by_expiry ON streams (expires_at);
 CREATE TABLE entries (
     id TEXT, epoch INTEGER, number INTEGER, payload BLOB NOT NULL, PRIMARY KEY (id, epoch, number)
 ) WITHOUT ROWID;
+CREATE TABLE gone (id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE keys (key TEXT PRIMARY KEY, expires_at REAL NOT NULL, value BLOB NOT NULL);
 """
 
@@ -63,6 +64,11 @@ class SqliteStore:
 
     async def record(self, id: str) -> bytes | None:
         return await self._file.do(lambda db: _record(db, id))
+
+    async def is_gone(self, id: str) -> bool:
+        """Whether there was a stream of this id."""
+        gone = "SELECT 1 FROM gone WHERE id = ?"
+        return await self._file.do(lambda db: db.execute(gone, (id,)).fetchone() is not None)
 
     async def drop(self, id: str, epoch: int, key: str | None) -> None:
         """Forget a stream that nobody was told of."""
@@ -229,6 +235,8 @@ def _purge(db: sqlite3.Connection, now: float, latest: float) -> bool:
     due = "SELECT id FROM streams WHERE expires_at <= ? LIMIT ?"
     ids = [id for (id,) in db.execute(due, (now, MAX_PURGED))]
     _delete(db, ids)
+    db.executemany("INSERT OR REPLACE INTO gone VALUES (?, ?)", [(id, now + GONE_S) for id in ids])
+    db.execute("DELETE FROM gone WHERE expires_at <= ? OR expires_at > ?", (now, now + GONE_S))
     # A key is worth something as long as its stream.
     of_streams = "SELECT key FROM streams WHERE key IS NOT NULL"
     keys = db.execute(f"DELETE FROM keys WHERE expires_at <= ? AND key NOT IN ({of_streams})", (now,))

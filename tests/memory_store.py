@@ -55,6 +55,9 @@ class MemoryStore:
         self._check()
         return self.records.get(id)
 
+    async def is_gone(self, id: str) -> bool:
+        return False
+
     async def drop(self, id: str, epoch: int, key: str | None) -> None:
         self._check()
         self.dropped.append(id)

@@ -130,9 +130,9 @@ async def test_a_full_replica_lets_others_go_first(serve: Serve, redis: RedisSer
     await until(lambda: is_durable(one, id))
     await kill(one)
     await suspend(full)  # its turns come from here
-    await replication(full)._inherit(id, 1, overdue_s=0.0)
+    await replication(full).leases._inherit(id, 1, overdue_s=0.0)
     assert len(full.engine.submitted) == 1
-    await replication(full)._inherit(id, 1, overdue_s=LEASE_S)
+    await replication(full).leases._inherit(id, 1, overdue_s=LEASE_S)
     assert full.engine.submitted[1].id == id
 
 
@@ -265,13 +265,13 @@ async def test_what_redis_has_lost_may_come_again(serve: Serve, redis: RedisServ
     """When Redis comes back without a live stream, a stranger is told to come back, not that it is lost: its owner, who
     writes it again, may be slower than he. What is still unknown a lease later is lost."""
     one, two = await pair(serve, redis)
-    replication(two)._lease_s = 3.0  # in which the test is sure to ask
+    replication(two).leases._lease_s = 3.0  # in which the test is sure to ask
     id = await begun(one, "a")
     await until(lambda: is_durable(one, id))
     last = (await first_events(one, id, 2))[1].id
     await suspend(one)
     redis.stop()
-    await until(lambda: not replication(two)._store_is_steady())
+    await until(lambda: not replication(two).leases.store_is_steady)
     redis.start()
     redis.ask("FLUSHALL")
     assert await read(two, "/stream", **{"Last-Event-ID": last}) == (200, [])
@@ -279,7 +279,7 @@ async def test_what_redis_has_lost_may_come_again(serve: Serve, redis: RedisServ
     await until(lambda: is_durable(one, id))
     await until(lambda: redis.ask("EXISTS", f"rill:{id}:record") == b":1\r\n")
     assert [event.json() for event in await first_events(two, id, 1, **{"Last-Event-ID": last})] == [{"text": "a"}]
-    await until(replication(two)._store_is_steady)
+    await until(lambda: replication(two).leases.store_is_steady)
     _, (event,) = await read(two, "/stream", **{"Last-Event-ID": f"{'0' * 32}.0.00000000"})
     assert event.json()["error"]["code"] == "stream_lost"
 
@@ -415,7 +415,7 @@ async def test_everything_expires(serve: Serve, redis: RedisServer) -> None:
 async def test_a_drain_hands_over(serve: Serve, redis: RedisServer) -> None:
     """At its end what may be resumed goes to another replica at once, without an end; what may not be fails."""
     one, two = await pair(serve, redis, drain_s=0, lease_s=60)
-    replication(two)._lease_s = LEASE_S
+    replication(two).leases._lease_s = LEASE_S
     id = await begun(one, "a")
     asking = asyncio.create_task(one.client.post("/stream", json=PROMPT))
     plain = (await one.engine.submission(2)).id
@@ -446,7 +446,7 @@ async def test_a_record_that_nobody_understands(serve: Serve, redis: RedisServer
     strange, id = await begun(one, "a"), await begun(one, "a")
     await until(lambda: is_durable(one, strange) and is_durable(one, id))
     redis.ask("SET", f"rill:{strange}:record", '{"from":"the future"}')
-    await until(replication(two)._store_is_steady)
+    await until(lambda: replication(two).leases.store_is_steady)
     async with two.client.get(f"/v1/streams/{strange}") as response:
         assert response.status == 404
     await kill(one)
@@ -484,7 +484,55 @@ async def test_who_loses_a_race_for_a_stream_leaves_it_alone(serve: Serve, redis
     await suspend(one)
     await suspend(two)
     assert await replication(two)._store.claim(id, 2)
-    await replication(two)._inherit(id, 1, 0.0)
+    await replication(two).leases._inherit(id, 1, 0.0)
     assert f"{id}:2".encode() in redis.ask("ZRANGE", "rill:live", "0", "-1")
     assert two.rill.admission.n_tickets == 0
     assert two.engine.submitted == []
+
+
+async def test_an_expired_stream_is_gone_everywhere(serve: Serve, redis: RedisServer) -> None:
+    """410 also at a replica that never knew it; what never was is 404."""
+    one, two = await pair(serve, redis, stream_ttl_s=1)
+    id = await begun(one, "a")
+    one.engine.finish(id)
+    await until(lambda: redis.ask("EXISTS", f"rill:{id}:gone") == b":1\r\n")
+    await until(lambda: redis.ask("EXISTS", f"rill:{id}") == b":0\r\n")
+    await until(lambda: replication(two).leases.store_is_steady)
+    assert (await two.client.get(f"/v1/streams/{id}")).status == 410
+    assert (await two.client.get(f"/v1/streams/{'0' * 32}")).status == 404
+
+
+async def test_a_log_that_is_gone_is_not_begun_in_its_middle(serve: Serve, redis: RedisServer) -> None:
+    """Redis loses all while nobody looks: the next event is not its only one."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    redis.ask("FLUSHALL")
+    one.engine.delta(id, "b")
+    await until(lambda: redis.ask("XLEN", f"rill:{id}") == b":%d\r\n" % (len(stream_of(one, id).log) + 1))
+    await until(lambda: is_durable(one, id))
+    assert text(await read_some(two, id)) == "ab"
+
+
+async def test_a_cancellation_waits_for_the_next_owner(serve: Serve, redis: RedisServer) -> None:
+    """Between the death of one owner and the next one's adoption nobody can end it: then the next one does."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    await kill(one)
+    assert (await two.client.delete(f"/v1/streams/{id}")).status == 204
+    await until(lambda: (found := two.rill.streams.find(id)) is not None and not found.open)
+    assert stream_of(two, id).outcome == "cancelled"
+
+
+async def test_a_key_lives_as_long_as_its_stream(serve: Serve, redis: RedisServer) -> None:
+    """However long that takes; then as long as it can be read."""
+    one, _ = await pair(serve, redis, stream_ttl_s=100)
+    asking = asyncio.create_task(one.client.post("/stream", json={**PROMPT, "key": "k"}))
+    id = (await one.engine.submission()).id
+    one.engine.accept(id)
+    (await asking).close()
+    (name,) = (word for word in redis.ask("KEYS", "rill:key:*").split() if word.startswith(b"rill"))
+    assert int(redis.ask("TTL", name.decode())[1:]) > 3600
+    one.engine.finish(id)
+    await until(lambda: int(redis.ask("TTL", name.decode())[1:]) <= 100)

@@ -148,7 +148,7 @@ async def test_a_drain_leaves_its_streams_to_the_next_life(live: Live, is_behind
             raw += await response.read()
     assert [event.name for event in parse(raw)][-1] == "message"
     assert b"shutting_down" in await other.read()
-    await replication(one).turn()
+    await replication(one).leases.turn()
     assert len(one.engine.submitted) == 2
     await one.runner.cleanup()
     two = await live()
@@ -389,6 +389,7 @@ async def test_everything_expires(path: Path) -> None:
     clock.now += 1
     await purged(store)
     assert (await store.load(ID), await store.ends([ID, "b" * 32])) == (None, [NOWHERE, Place(1, 0)])
+    assert [await store.is_gone(id) for id in (ID, "b" * 32, "c" * 32)] == [True, False, False]
     assert (await store.reserve("short", b"w"), await store.reserve("long", b"w")) == (None, b"v")
     assert b"secret" not in on_disk(path) and b"asked" not in on_disk(path)
     await store.close()

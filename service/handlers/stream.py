@@ -89,7 +89,7 @@ class StreamRoutes:
             return await self._attach(request, stream, 0, fields)
         if "text/event-stream" in accept:
             return self._lost(request)
-        if self._streams.is_gone(id):
+        if await self._streams.is_gone(id):
             raise StreamLost("This stream ended, and the time in which it could be read is over.")
         raise StreamNotFound("There is no such stream here.")
 
