@@ -32,19 +32,21 @@ starter: .venv/.dev
 	$(BIN)/python -m deploy.starter.evaluate
 	$(BIN)/python -m deploy.starter.parity --checkpoint .starter/final.pt --f32 .starter/f32.gguf
 
-# The lock files are made on one machine and hold for all: --universal, with hashes, no registry named.
+# The lock files are made on one machine and hold for all: --universal, with hashes, no registry named. The engine has
+# one of its own, so that a change of any other package does not compile it again.
 lock:
 	for set in "build $(LOCK)/build.in" "run pyproject.toml" "dev --extra dev -c $(LOCK)/run.txt pyproject.toml"; do \
 	    set -- $$set; name=$$1; shift; \
 	    uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	        --python-version 3.11 "$$@" -o $(LOCK)/$$name.txt || exit 1; \
 	done
+	sed -n '/^llama-cpp-python==/,/[^\\]$$/p' $(LOCK)/run.txt >$(LOCK)/engine.txt
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rill needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 
-.venv/.engine: deploy/install-engine deploy/engine.patch $(LOCK)/build.txt $(LOCK)/run.txt | .venv/bin/python
+.venv/.engine: deploy/install-engine deploy/engine.patch $(LOCK)/build.txt $(LOCK)/engine.txt | .venv/bin/python
 	@deploy/install-engine $(BIN)/python
 	@touch $@
 

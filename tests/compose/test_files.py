@@ -195,3 +195,10 @@ def test_the_dashboard_is_whole() -> None:
         assert place["x"] + place["w"] <= 24
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def test_the_engine_is_locked_once() -> None:
+    """Its own lock file, which decides whether an image compiles it again, says what all of them say."""
+    lock = ROOT / "deploy" / "lock"
+    assert (lock / "engine.txt").read_text().startswith("llama-cpp-python==")
+    assert (lock / "engine.txt").read_text() in (lock / "run.txt").read_text()
