@@ -53,10 +53,9 @@ class Sink(Protocol):
 
 
 def pause_s(crashes: list[float], now: float) -> float:
-    """Seconds until the next start, given the times of the past crashes: none for the first, then doubling from half
-    a second, and DOWN_S from the fifth within a minute on."""
-    n = sum(now - at < CRASH_WINDOW_S for at in crashes)
-    return DOWN_S if n >= MAX_CRASHES else 0.0 if n <= 1 else 0.25 * 2 ** (n - 1)
+    """Seconds until the next start, given the times of the past crashes: none, for readers wait, until the fifth within
+    a minute."""
+    return DOWN_S if sum(now - at < CRASH_WINDOW_S for at in crashes) >= MAX_CRASHES else 0.0
 
 
 class Supervisor:
