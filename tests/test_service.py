@@ -6,17 +6,14 @@ import asyncio
 import os
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.events import Event, numbers, parse, text
+from tests.events import numbers, parse, text
+from tests.running import Service, running
 
 STORY = "Tell me a story about a fox"
 TOPICS = ("fox", "owl", "bear", "cat", "river", "moon", "ship", "tree")
@@ -24,54 +21,14 @@ TOPICS = ("fox", "owl", "bear", "cat", "river", "moon", "ship", "tree")
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@dataclass
-class Running:
-    """A service process and a client of it."""
-
-    pid: int
-    client: aiohttp.ClientSession
-
-    def engine_pid(self) -> int:
-        (child,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return int(child)
-
-    async def ready(self) -> None:
-        async with asyncio.timeout(120):
-            while (await self.client.get("/readyz")).status != 200:  # noqa: ASYNC110  # another process
-                await asyncio.sleep(0.05)
-
-    async def events(self, **body: Any) -> list[Event]:
-        async with self.client.post("/stream", json=body) as response:
-            assert response.status == 200, await response.text()
-            return parse(await response.read())
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def service() -> AsyncIterator[Running]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "service",
-        env=environment
-        | {"RILL_PORT": "0", "RILL_KV_TYPE": "bf16", "RILL_ENGINE_TIMEOUT_S": "3"},  # bf16: exact on a CPU
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert process.stdout is not None
-    async with asyncio.timeout(60):
-        banner = await process.stdout.readuntil(b"'\n")
-    url = re.findall(r"http://[\d.]+:\d+", banner.decode())[0]
-    async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as client:
-        running = Running(process.pid, client)
-        await running.ready()
-        yield running
-    process.terminate()
-    assert await process.wait() == 0
+async def service() -> AsyncIterator[Service]:
+    async with running(kv_type="bf16", engine_timeout_s="3") as one:  # bf16: exact on a CPU
+        yield one
+        assert await one.end() == 0
 
 
-async def test_a_story_and_then_204(service: Running) -> None:
+async def test_a_story_and_then_204(service: Service) -> None:
     """curl's line: thinking, answering, text, one done; and nothing more for the id of its last event."""
     async with service.client.get("/stream", params={"prompt": STORY, "max_tokens": "200"}) as response:
         events = parse(await response.read())
@@ -86,7 +43,7 @@ async def test_a_story_and_then_204(service: Running) -> None:
         assert response.status == 204
 
 
-async def test_64_at_once_equal_each_alone(service: Running) -> None:
+async def test_64_at_once_equal_each_alone(service: Service) -> None:
     """None mixes with another; greedy and seeded text is the text of the same request run alone."""
     orders = [
         {
@@ -97,15 +54,15 @@ async def test_64_at_once_equal_each_alone(service: Running) -> None:
         }
         for n in range(64)
     ]
-    together = await asyncio.gather(*[service.events(**order) for order in orders])
-    alone = [await service.events(**order) for order in orders]
+    together = await asyncio.gather(*[service.whole(**order) for order in orders])
+    alone = [await service.whole(**order) for order in orders]
     assert [text(events) for events in together] == [text(events) for events in alone]
 
 
-async def test_the_same_seed_gives_the_same_text(service: Running) -> None:
+async def test_the_same_seed_gives_the_same_text(service: Service) -> None:
     """Also when it was the service that chose it."""
-    events = await service.events(prompt=STORY, max_tokens=40)
-    again = await service.events(prompt=STORY, max_tokens=40, seed=events[-1].json()["seed"])
+    events = await service.whole(prompt=STORY, max_tokens=40)
+    again = await service.whole(prompt=STORY, max_tokens=40, seed=events[-1].json()["seed"])
     assert text(again) == text(events)
 
 
@@ -144,7 +101,7 @@ BAD: list[tuple[str, bytes, int]] = [
 ]
 
 
-async def test_bad_input_leaves_the_engine_alone(service: Running) -> None:
+async def test_bad_input_leaves_the_engine_alone(service: Service) -> None:
     """A clear 4xx, or an answer, for all of it; the engine's process stays the same."""
     engine = service.engine_pid()
     for path, body, status in BAD:
@@ -158,7 +115,7 @@ async def test_bad_input_leaves_the_engine_alone(service: Running) -> None:
     assert service.engine_pid() == engine
 
 
-async def test_metrics_add_up_with_what_was_sent(service: Running) -> None:
+async def test_metrics_add_up_with_what_was_sent(service: Service) -> None:
     """What the counters gained is what the answers said."""
 
     async def counted() -> dict[str, float]:
@@ -167,7 +124,7 @@ async def test_metrics_add_up_with_what_was_sent(service: Running) -> None:
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
     before = await counted()
-    usages = [(await service.events(prompt=STORY, max_tokens=n))[-1].json()["usage"] for n in (5, 10, 15)]
+    usages = [(await service.whole(prompt=STORY, max_tokens=n))[-1].json()["usage"] for n in (5, 10, 15)]
     after = await counted()
 
     def gained(name: str) -> float:
@@ -180,7 +137,7 @@ async def test_metrics_add_up_with_what_was_sent(service: Running) -> None:
     assert (after["llm_running"], after["llm_waiting"], after["llm_kv_cache_used_cells"]) == (0, 0, 0)
 
 
-async def test_a_client_that_leaves_frees_its_sequence(service: Running) -> None:
+async def test_a_client_that_leaves_frees_its_sequence(service: Service) -> None:
     """The engine's cells are free again soon after a plain POST was closed."""
     body = {"prompt": STORY, "ignore_eos": True, "pace": 5}
     responses = [await service.client.post("/stream", json=body) for _ in range(8)]
@@ -196,14 +153,14 @@ async def test_a_client_that_leaves_frees_its_sequence(service: Running) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSTOP])
-async def test_the_engine_dies_and_no_stream_does(service: Running, number: signal.Signals) -> None:
+async def test_the_engine_dies_and_no_stream_does(service: Service, number: signal.Signals) -> None:
     """Sixteen open streams, greedy and seeded, go on in the next engine: every event of each arrives once, in order,
     and the text is that of an undisturbed run. A hung engine is found by its silence."""
     bodies = [
         {"prompt": f"{STORY} {i}", "ignore_eos": True, "max_tokens": 400, "temperature": i % 2, "seed": i, "stop": "\0"}
         for i in range(16)
     ]
-    undisturbed = await asyncio.gather(*[service.events(**body) for body in bodies])
+    undisturbed = await asyncio.gather(*[service.whole(**body) for body in bodies])
     responses = [await service.client.post("/stream", json=body) for body in bodies]
     heads = [await response.content.readuntil(b'"text"') for response in responses]
     engine = service.engine_pid()
@@ -215,7 +172,7 @@ async def test_the_engine_dies_and_no_stream_does(service: Running, number: sign
         assert (events[-1].name, events[-1].json()["usage"]["completion_tokens"]) == ("done", 400)
     await service.ready()
     assert service.engine_pid() != engine
-    assert (await service.events(prompt=STORY, max_tokens=5))[-1].name == "done"
+    assert (await service.whole(prompt=STORY, max_tokens=5))[-1].name == "done"
 
 
 SAMPLERS: list[dict[str, Any]] = [
@@ -235,12 +192,12 @@ SAMPLERS: list[dict[str, Any]] = [
 FORGETFUL: list[dict[str, Any]] = [{"mirostat": 1}, {"mirostat": 2}, {"adaptive_target": 0.3}]
 
 
-async def test_no_sampler_forgets_with_the_engine(service: Running) -> None:
+async def test_no_sampler_forgets_with_the_engine(service: Service) -> None:
     """Streams of every sampler go on in the next engine with the text of an undisturbed run; those whose state can't be
     had again end with not_resumable."""
     bodies = [{"prompt": STORY, "ignore_eos": True, "max_tokens": 300, "seed": i} | s for i, s in enumerate(SAMPLERS)]
     forgetful = [{"prompt": STORY, "ignore_eos": True, "max_tokens": 300, "seed": 1} | s for s in FORGETFUL]
-    undisturbed = await asyncio.gather(*[service.events(**body) for body in bodies])
+    undisturbed = await asyncio.gather(*[service.whole(**body) for body in bodies])
     responses = [await service.client.post("/stream", json=body) for body in [*bodies, *forgetful]]
     heads = [await response.content.readuntil(b'"text"') for response in responses]
     os.kill(service.engine_pid(), signal.SIGKILL)
@@ -252,13 +209,13 @@ async def test_no_sampler_forgets_with_the_engine(service: Running) -> None:
     await service.ready()
 
 
-async def test_an_answer_of_a_grammar(service: Running) -> None:
+async def test_an_answer_of_a_grammar(service: Service) -> None:
     """It is one, and ends with stop; a grammar that no token fits fails by name, and nobody else."""
     engine = service.engine_pid()
     grammar = 'root ::= "{\\"animal\\": \\"" ("fox" | "owl") "\\"}"'
-    events = await service.events(prompt=STORY, grammar=grammar)
+    events = await service.whole(prompt=STORY, grammar=grammar)
     assert text(events) in ('{"animal": "fox"}', '{"animal": "owl"}')
     assert events[-1].json()["finish_reason"] == "stop"
-    events = await service.events(prompt=STORY, grammar='root ::= "a" [^\\x00-\\UFFFFFFFF]')
+    events = await service.whole(prompt=STORY, grammar='root ::= "a" [^\\x00-\\UFFFFFFFF]')
     assert (events[-1].name, events[-1].json()["error"]["param"]) == ("failure", "grammar")
     assert service.engine_pid() == engine

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from tests.chaos.service import orders
 from tests.chaos.storm import Storm
 from tests.conftest import Serve
 from tests.redis_server import RedisServer
 from tests.replicas import until
+from tests.running import orders
 
 pytestmark = pytest.mark.e2e
 

@@ -16,8 +16,8 @@ import openai
 from openai.types.chat import ChatCompletionChunk
 
 from tests.chaos import browsers
-from tests.chaos.service import Service, orders, running
 from tests.events import Event, numbers, parse, text
+from tests.running import Service, orders, running
 
 MAX_TOKENS = 60
 N_CUTS = 4  # a stream, at the most

@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from tests.chaos.service import Service, orders, running
 from tests.events import Event, numbers, parse, text
+from tests.running import Service, orders, running
 
 N_STREAMS = 16
 MAX_TOKENS = 300

@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.service import Service, orders, running
 from tests.events import Event, parse
+from tests.running import Service, orders, running
 
 N_STREAMS = 10  # that the stalled readers share
 N_ROUNDS = 5

@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 
 from tests.chaos.comeback import Account, Reading, head, read
-from tests.chaos.service import orders
 from tests.chaos.troubles import TOGETHER, TROUBLES, Trouble, mended, throttled
 from tests.compose.stack import Stack, docker, engine_runs, run, up
 from tests.events import text
+from tests.running import orders
 
 MAX_TOKENS = 600
 N_AT_ONCE = 48

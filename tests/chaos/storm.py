@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 import aiohttp
 
 from tests.chaos.comeback import Account, Reading, head, read
-from tests.chaos.service import Service, orders, running
 from tests.events import parse, text
 from tests.redis_server import PROGRAM, RedisServer
+from tests.running import Service, orders, running
 
 N_STAY = 20
 N_AT_ONCE = 60

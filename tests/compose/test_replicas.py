@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos import troubles
 from tests.chaos.replicas import trial
-from tests.chaos.service import orders
+from tests.running import orders
 
 from .stack import Stack
 

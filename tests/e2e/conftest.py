@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
 import shutil
-import sys
 from collections.abc import AsyncIterator
 from typing import Literal
 
-import aiohttp
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from tests.running import running
+
 from .wire import Wire
 
-LOAD_S = 120  # a model is mapped in a second; a busy CI machine gets time
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 expect.set_options(timeout=15_000)
@@ -30,22 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def port() -> AsyncIterator[int]:
     """`python -m service` as a newcomer starts it, on a free port, ready: no setting but the port."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", env=environment | {"RILL_PORT": "0"}, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(LOAD_S), aiohttp.ClientSession() as client:
-            assert process.stdout is not None
-            while (match := re.search(rb"http://[^/\s]*:(\d+)/", await process.stdout.readline())) is None:
-                assert process.returncode is None
-            port = int(match[1])
-            while (await client.get(f"http://127.0.0.1:{port}/readyz")).status != 200:  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.1)
-        yield port
-    finally:
-        process.terminate()
-        await process.wait()
+    async with running() as service:
+        yield service.port
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

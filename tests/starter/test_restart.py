@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.chaos.service import Service, orders, running
 from tests.events import Event, numbers, parse, text
+from tests.running import Service, orders, running
 from tests.test_main import runs
 
 N_STREAMS = 16

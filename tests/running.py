@@ -1,4 +1,4 @@
-"""A service process to be ill-treated, and what an undisturbed reader gets of it."""
+"""A real service process and a client of it, to be used as it is or ill-treated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import aiohttp
 
 from tests.events import Event, parse
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 START_S = 120
 
 
