@@ -3,7 +3,8 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.engine.protocol import Step
-from service.metrics import OUTCOMES, Metrics
+from service.metrics import Metrics
+from service.series import OUTCOMES
 from tests.fakes import finish, ready
 from tests.test_streams import ID, stream
 
