@@ -12,7 +12,7 @@ serve: .venv/.run
 test: .venv/.dev
 	$(BIN)/python -m pytest
 
-# The engine killed and stopped, connections cut, replicas and Redis lost, a thousand times: about an hour, and tables.
+# The engine killed and stopped, connections cut, replicas and Redis lost, a thousand times: over half an hour, and tables.
 chaos: .venv/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
