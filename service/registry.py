@@ -15,6 +15,7 @@ from typing import Protocol
 
 from service import sse
 from service.admission import Admission, Ticket
+from service.engine.protocol import N_SEEDS
 from service.errors import RillError
 from service.events import Dialect
 from service.finished import Finished
@@ -22,7 +23,7 @@ from service.keys import Keys
 from service.live import Engine, Live
 from service.live import Observer as LiveObserver
 from service.reader import Reader
-from service.schema import N_SEEDS, Order
+from service.schema import Order
 from service.store import Record
 from service.streams import Stream
 

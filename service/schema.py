@@ -12,14 +12,13 @@ from urllib.parse import parse_qsl
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.engine.protocol import Sampling, Submit
+from service.engine.protocol import N_SEEDS, Sampling, Submit
 from service.errors import Invalid
 from service.fields import Biases, Breakers, Content, Grammar, Key, ModelName, Pace, Stops, Text
 
 MAX_QUERY_FIELDS = 64
 MAX_MESSAGES = 2048  # far beyond any context; keeps one request's validation short
 LISTS = frozenset({"stop", "dry_sequence_breakers"})  # what a query may name several times
-N_SEEDS = 2**32 - 1  # llama.cpp's seeds are 32 bits wide and the last one means "random"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

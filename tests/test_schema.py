@@ -6,9 +6,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from service.engine.protocol import Sampling
+from service.engine.protocol import N_SEEDS, Sampling
 from service.errors import Invalid
-from service.schema import N_SEEDS, StreamRequest, parse_query, validate
+from service.schema import StreamRequest, parse_query, validate
 
 
 def test_defaults_are_llama_cpps() -> None:

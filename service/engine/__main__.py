@@ -15,7 +15,7 @@ from .budget import BudgetError
 from .engine import Engine
 from .llama import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES, SPLIT_MODES, LlamaError
 from .load import Options, describe, load
-from .protocol import Refused, Sampling, Submit
+from .protocol import N_SEEDS, Refused, Sampling, Submit
 from .template import TemplateError
 
 STARTER = Path(__file__).parent.parent / "starter" / "rill-starter-q8_0.gguf"
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--system", default="", help="a system message")
     p.add_argument("--max-tokens", type=int)
     p.add_argument("--temperature", type=float, default=0.8)
-    p.add_argument("--seed", type=int, default=random.randrange(2**32 - 1))
+    p.add_argument("--seed", type=int, default=random.randrange(N_SEEDS))
     p.add_argument("--n-ctx", type=int, help="KV budget in tokens, all sequences together")
     p.add_argument("--n-seq", type=_sequences, default=32)
     p.add_argument("--n-batch", type=int, default=512)

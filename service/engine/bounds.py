@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .protocol import Sampling, Submit
+from .protocol import N_SEEDS, Sampling, Submit
 
-N_SEEDS = 2**32 - 1  # the last 32-bit number means "random" to llama.cpp: such a stream could never go on
 MAX_LAST_N = 2**16  # of tokens looked back at for each new one; C would make an array of as many as it is told
 RANGES = {
     "seed": (0, N_SEEDS - 1),

@@ -19,6 +19,9 @@ MAX_FRAME_BYTES = 64 << 20
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
+N_SEEDS = 2**32 - 1  # of 32 bits; the last number means "random" to llama.cpp: such a stream could never go on
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How the next token is chosen. The defaults are llama.cpp's own; 0 or 1 switch a sampler off as there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .protocol import Sampling
+from .protocol import N_SEEDS, Sampling
 
 # Below this, logits divided by the temperature overflow 32-bit floats and noise would be drawn.
 MIN_TEMPERATURE = 1e-6
@@ -44,7 +44,7 @@ def seed_at(seed: int, position: int) -> int:
     x = ((seed << 32) + position) * 0x9E3779B97F4A7C15 % 2**64
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
-    return (x ^ x >> 31) % (2**32 - 1)
+    return (x ^ x >> 31) % N_SEEDS
 
 
 def chain(sampling: Sampling, forbidden: Sequence[int]) -> list[Link]:
