@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from service.app import Rill
 from service.engine import protocol
 from service.engine.protocol import Accepted, Cancel, Finish, FinishReason, Frame, Ready, Refused, Step, Submit
+from service.events import Summary
+from service.replication import end
 from service.supervisor import State
 
 STORY = ("Once", " upon", " a", " time", " ✨", ".")
@@ -20,6 +23,18 @@ ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {**CHAT, "stream": True}),
     ("/v1/completions", {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}),
 ]
+SUMMARY = Summary(
+    finish_reason="stop",
+    n_prompt=3,
+    n_cached=1,
+    n_generated=2,
+    seed=7,
+    queue_s=0.1,
+    prefill_s=0.2,
+    ttft_s=None,
+    decode_s=0.3,
+    total_s=0.4,
+)
 
 
 def ready(**changes: Any) -> Ready:
@@ -65,6 +80,16 @@ def over_the_wire(frame: Frame) -> Frame:
     """The frame as the other side of a door reads it."""
     (read,) = protocol.Decoder().feed(protocol.encode(frame))
     return read
+
+
+@asynccontextmanager
+async def background(run: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
+    """What runs for ever does so for as long as the context lasts."""
+    task = asyncio.create_task(run())
+    try:
+        yield
+    finally:
+        await end([task])
 
 
 async def turns(condition: Callable[[], object]) -> None:

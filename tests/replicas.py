@@ -9,7 +9,7 @@ from typing import Any
 from service.replication import Replication, end
 from service.streams import Stream
 from tests.conftest import Service
-from tests.events import Event, parse
+from tests.events import Event, parse, text
 from tests.fakes import PROMPT
 
 
@@ -84,3 +84,17 @@ async def receipt(service: Service, id: str) -> dict[str, Any]:
     async with service.client.get(f"/v1/streams/{id}", headers={"Accept": "application/json"}) as response:
         found: dict[str, Any] = await response.json()
         return found
+
+
+async def check_beyond(heir: Service, id: str, has: list[Event], words: tuple[str, ...], ends: str) -> None:
+    """A reader of a, b and c, of which the log has a alone, goes on where these words come behind it, then d."""
+    async with heir.client.get("/stream", headers={"Last-Event-ID": has[-1].id}) as response:
+        heir.engine.accept(id)
+        heir.engine.delta(id, *words, "d")
+        heir.engine.finish(id)
+        rest = parse(await response.read())
+    assert rest[-1].name == ends
+    if ends == "done":
+        assert text(has + rest) == "abcd"
+    else:
+        assert (len(rest), rest[0].json()["error"]["code"]) == (1, "log_gap")

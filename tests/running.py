@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -94,6 +96,21 @@ async def running(**settings: str) -> AsyncIterator[Service]:
         with suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
+
+
+async def stall(service: Service, ids: list[str], n: int) -> list[socket.socket]:
+    """n readers of these streams that take nothing after the first bytes."""
+    loop = asyncio.get_running_loop()
+    sockets = []
+    for id in itertools.islice(itertools.cycle(ids), n):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", service.port))
+        await loop.sock_sendall(sock, f"GET /v1/streams/{id} HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n".encode())
+        assert (await loop.sock_recv(sock, 12)).endswith(b" 200")
+        sockets.append(sock)
+    return sockets
 
 
 def orders(n: int, salt: int, max_tokens: int) -> list[dict[str, Any]]:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import signal
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import aiohttp
@@ -20,41 +14,13 @@ import pytest
 
 from tests.events import Event, numbers, parse, text
 from tests.redis_server import RedisServer
+from tests.running import Service, running, stall
 
-ROOT = Path(__file__).parent.parent
 N_STREAMS = 64
 DRAIN_S = 2.0
 SPARE_S = 10.0  # for last words, a busy machine, and the engine's end
 STORY = "Tell me a story about a fox"
-EXACT = {"RILL_KV_TYPE": "bf16", "RILL_N_SEQ": str(N_STREAMS), "RILL_N_CTX": "65536", "RILL_N_THREADS": "1"}
-
-
-@dataclass
-class Service:
-    process: asyncio.subprocess.Process
-    port: int
-    client: aiohttp.ClientSession
-
-    async def ready(self) -> None:
-        async with asyncio.timeout(60):
-            while await self.status() != 200:  # noqa: ASYNC110  # another process
-                await asyncio.sleep(0.02)
-
-    async def status(self) -> int:
-        async with self.client.get("/readyz") as response:
-            return response.status
-
-    async def n_adopted(self) -> float:
-        async with self.client.get("/metrics") as response:
-            (value,) = re.findall(r"^llm_streams_adopted_total (\S+)$", await response.text(), re.MULTILINE)
-            return float(value)
-
-    async def term(self) -> None:
-        """SIGTERM, until it is seen to be heeded."""
-        self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(DRAIN_S):
-            while await self.status() != 503:  # noqa: ASYNC110  # another process
-                await asyncio.sleep(0)
+EXACT = {"kv_type": "bf16", "n_seq": str(N_STREAMS), "n_ctx": "65536", "n_threads": "1"}
 
 
 Launch = Callable[..., Awaitable[Service]]
@@ -62,36 +28,21 @@ Launch = Callable[..., Awaitable[Service]]
 
 @pytest.fixture
 async def launch() -> AsyncIterator[Launch]:
-    """`await launch(SETTING=…)`: `python -m service` with the starter, ready."""
-    launched: list[Service] = []
+    """`await launch(setting=…)`: `python -m service` with the starter, ready."""
+    async with AsyncExitStack() as stack:
 
-    async def one(**settings: str) -> Service:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service"),
-            cwd=ROOT,
-            env={**os.environ, "RILL_PORT": "0", "RILL_DRAIN_S": str(DRAIN_S), **EXACT, **settings},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert process.stdout is not None
-        async with asyncio.timeout(60):
-            banner = (await process.stdout.readuntil(b"'\n")).decode()
-        url = re.findall(r"http://[\d.]+:\d+", banner)[0]
-        client = aiohttp.ClientSession(
-            url,
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=60),
-        )
-        launched.append(Service(process, int(url.rpartition(":")[2]), client))
-        await launched[-1].ready()
-        return launched[-1]
+        async def one(**settings: str) -> Service:
+            return await stack.enter_async_context(running(**{"drain_s": str(DRAIN_S), **EXACT, **settings}))
 
-    yield one
-    for service in launched:
-        await service.client.close()
-        with suppress(ProcessLookupError):
-            service.process.kill()
-        await service.process.wait()
+        yield one
+
+
+async def term(service: Service) -> None:
+    """SIGTERM, until it is seen to be heeded."""
+    service.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(DRAIN_S):
+        while (await service.client.get("/readyz")).status != 503:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0)
 
 
 def order(n: int, max_tokens: int) -> dict[str, Any]:
@@ -119,7 +70,7 @@ async def test_without_a_log_each_unfinished_stream_says_so(launch: Launch) -> N
             )
         responses.append(await service.client.post(path, json=body))
     began = time.monotonic()
-    await service.term()
+    await term(service)
     async with service.client.post("/stream", json=order(0, 5)) as refused:
         assert (refused.status, (await refused.json())["error"]["code"]) == (503, "shutting_down")
         assert int(refused.headers["Retry-After"]) > 0
@@ -144,19 +95,11 @@ async def test_readers_that_stalled_do_not_hold_it_up(launch: Launch) -> None:
     body = {"messages": [{"role": "user", "content": STORY}], "stream": True, "ignore_eos": True, "max_tokens": 900}
     headers = {"X-Resumable": "1"}
     async with service.client.post("/v1/chat/completions", json=body, headers=headers) as response:
-        path = f"/v1/streams/{response.headers['X-Stream-Id']}"
+        id = response.headers["X-Stream-Id"]
         await response.read()
-    loop, stalled = asyncio.get_running_loop(), []
-    for _ in range(8):
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.setblocking(False)
-        await loop.sock_connect(sock, ("127.0.0.1", service.port))
-        await loop.sock_sendall(sock, f"GET {path} HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n".encode())
-        assert (await loop.sock_recv(sock, 12)).endswith(b" 200")
-        stalled.append(sock)
+    stalled = await stall(service, [id], 8)
     began = time.monotonic()
-    await service.term()
+    await term(service)
     assert await service.process.wait() == 0
     assert time.monotonic() - began < DRAIN_S + SPARE_S
     for sock in stalled:
@@ -167,7 +110,7 @@ async def test_readers_that_stalled_do_not_hold_it_up(launch: Launch) -> None:
 async def test_with_a_log_nothing_is_lost(launch: Launch, redis: RedisServer) -> None:
     """Two services with one Redis: 64 streams go on at the other one, with every number once and the text of the same
     request undisturbed; the first exits 0 within the grace."""
-    one, two = [await launch(RILL_REDIS_URL=redis.url, RILL_DRAIN_S="0.5") for _ in range(2)]
+    one, two = [await launch(redis_url=redis.url, drain_s="0.5") for _ in range(2)]
     headers = {"X-Resumable": "1"}
     responses = [await one.client.post("/stream", json=order(n, 200), headers=headers) for n in range(N_STREAMS)]
 
@@ -185,7 +128,7 @@ async def test_with_a_log_nothing_is_lost(launch: Launch, redis: RedisServer) ->
         return numbers(events, id), events
 
     began = time.monotonic()
-    await one.term()
+    await term(one)
     streams = asyncio.gather(*map(whole, responses))
     assert await one.process.wait() == 0
     assert time.monotonic() - began < DRAIN_S + SPARE_S
@@ -195,7 +138,7 @@ async def test_with_a_log_nothing_is_lost(launch: Launch, redis: RedisServer) ->
             return text(parse(await response.read()))
 
     read = await streams
-    assert await two.n_adopted() > 0
+    assert await two.metric("llm_streams_adopted_total") > 0
     expected = await asyncio.gather(*map(alone, range(N_STREAMS)))
     for (got, events), whole_text in zip(read, expected, strict=True):
         assert got == list(range(len(events)))

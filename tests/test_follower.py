@@ -1,34 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from service import sse
-from service.events import Phase, Summary
+from service.events import Phase
 from service.follower import Follower
-from service.replication import end
 from service.store import NOWHERE, End, Event, Place, Record, encode_end, encode_event
 from service.streams import Stream
-from tests.fakes import turns
+from tests.fakes import SUMMARY, background, turns
 from tests.house import House
 from tests.memory_store import MemoryStore
 
 ID = "0" * 32
-SUMMARY = Summary(
-    finish_reason="stop",
-    n_prompt=3,
-    n_cached=0,
-    n_generated=2,
-    seed=0,
-    queue_s=0.0,
-    prefill_s=0.0,
-    ttft_s=None,
-    decode_s=0.0,
-    total_s=0.0,
-)
 
 
 class World:
@@ -79,20 +64,12 @@ class World:
         payload = encode_end(self.stream.id, End([done], "stop", SUMMARY))
         self.store.put(self.stream.id, Place(1, self.n + 1), payload)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.follower.run())
-        try:
-            yield
-        finally:
-            await end([task])
-
 
 async def test_a_followed_stream_grows_with_its_log() -> None:
     """Events, tokens and phase, as its owner logs them; its end ends the following."""
     world = World()
     world.follower.add(world.stream, NOWHERE)
-    async with world.running():
+    async with background(world.follower.run):
         world.logs("a", phase=Phase.THINKING)
         await turns(lambda: len(world.stream.log) == 1)
         assert (world.stream.phase, world.stream.tokens, world.stream.n_visible) == (Phase.THINKING, [7], 1)
@@ -107,7 +84,7 @@ async def test_a_followed_stream_grows_with_its_log() -> None:
 async def test_a_stream_that_is_added_later_is_followed_at_once() -> None:
     """The wait for the others' news is begun anew."""
     world = World()
-    async with world.running():
+    async with background(world.follower.run):
         await asyncio.sleep(0)
         world.logs("a")
         world.follower.add(world.stream, NOWHERE)
@@ -118,7 +95,7 @@ async def test_the_same_events_again_change_nothing() -> None:
     """A new owner writes what we have already, under the same ids."""
     world = World()
     world.follower.add(world.stream, NOWHERE)
-    async with world.running():
+    async with background(world.follower.run):
         world.logs("a")
         world.logs("a", epoch=2, number=0)
         world.logs("b", epoch=2)
@@ -132,7 +109,7 @@ async def test_a_log_that_does_not_fit_is_told(what: str) -> None:
     """Nothing that is here is changed, and it is followed no more."""
     world = World()
     world.follower.add(world.stream, NOWHERE)
-    async with world.running():
+    async with background(world.follower.run):
         world.logs("a")
         await turns(lambda: len(world.stream.log) == 1)
         if what == "other text":
@@ -152,6 +129,6 @@ async def test_a_log_that_does_not_fit_is_told(what: str) -> None:
 async def test_cancels_are_passed_on() -> None:
     """Somebody asked another replica to end it."""
     world = World()
-    async with world.running():
+    async with background(world.follower.run):
         await world.store.cancel(ID)
         await turns(lambda: world.cancels == [ID])

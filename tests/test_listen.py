@@ -4,12 +4,14 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from service.listen import KEEPALIVE_S, SEND_BUFFER_BYTES
-from tests.conftest import Serve
+from tests.conftest import Serve, Service
 
 ROOT = Path(__file__).parent.parent
 OWN_NETWORK = ["unshare", "--map-root-user", "--net"]
@@ -17,25 +19,25 @@ HAS_NETWORKS = shutil.which("ip") is not None and shutil.which("unshare") is not
 HAS_NETWORKS = HAS_NETWORKS and subprocess.run([*OWN_NETWORK, "true"], capture_output=True).returncode == 0
 
 
-async def test_the_kernel_holds_little_for_a_reader_that_stalls(serve: Serve) -> None:
-    """Each connection's send buffer is bounded (the kernel doubles what it is told), where the default is megabytes."""
-    service = await serve()
+@asynccontextmanager
+async def accepted(service: Service) -> AsyncIterator[socket.socket]:
+    """The service's end of the one connection that there is, which reads a stream."""
     async with service.client.get("/stream", params={"prompt": "x"}):
         assert service.runner.server is not None
         (connection,) = service.runner.server.connections
         assert connection.transport is not None
-        sock = connection.transport.get_extra_info("socket")
+        yield connection.transport.get_extra_info("socket")
+
+
+async def test_the_kernel_holds_little_for_a_reader_that_stalls(serve: Serve) -> None:
+    """Each connection's send buffer is bounded (the kernel doubles what it is told), where the default is megabytes."""
+    async with accepted(await serve()) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
 
 
 async def test_a_peer_that_vanished_is_found(serve: Serve) -> None:
     """Each connection is given up by the kernel when its peer confirms nothing for the time of a write."""
-    service = await serve()
-    async with service.client.get("/stream", params={"prompt": "x"}):
-        assert service.runner.server is not None
-        (connection,) = service.runner.server.connections
-        assert connection.transport is not None
-        sock = connection.transport.get_extra_info("socket")
+    async with accepted(await serve()) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
         assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [30_000, 7, 7]

@@ -16,6 +16,7 @@ from tests.fakes import CHAT, PROMPT, ROUTES
 from tests.redis_server import RedisServer
 from tests.replicas import (
     begun,
+    check_beyond,
     first_events,
     is_durable,
     kill,
@@ -195,16 +196,7 @@ async def test_beyond_the_log(serve: Serve, redis: RedisServer, words: tuple[str
     has = await first_events(one, id, len(stream_of(one, id).log))
     await kill(one)
     await two.engine.submission()
-    async with two.client.get("/stream", headers={"Last-Event-ID": has[-1].id}) as response:
-        two.engine.accept(id)
-        two.engine.delta(id, *words, "d")
-        two.engine.finish(id)
-        rest = parse(await response.read())
-    assert rest[-1].name == ends
-    if ends == "done":
-        assert text(has + rest) == "abcd"
-    else:
-        assert (len(rest), rest[0].json()["error"]["code"]) == (1, "log_gap")
+    await check_beyond(two, id, has, words, ends)
 
 
 @pytest.mark.parametrize("how", ["paused", "killed", "full"])

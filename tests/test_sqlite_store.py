@@ -22,7 +22,7 @@ from service.store import NOWHERE, Place, StoreDown, Write
 from tests.conftest import Serve, Service, read
 from tests.events import Event, parse, text
 from tests.fakes import PROMPT, ROUTES
-from tests.replicas import begun, first_events, is_durable, kill, receipt, replication, stream_of, until
+from tests.replicas import begun, check_beyond, first_events, is_durable, kill, receipt, replication, stream_of, until
 
 ROOT = Path(__file__).parent.parent
 TTL_S = 60.0
@@ -187,16 +187,7 @@ async def test_beyond_the_file(live: Live, path: Path, words: tuple[str, ...], e
     move_back(path)
     two = await live()
     assert (await two.engine.submission()).delivered == [7]
-    async with two.client.get("/stream", headers={"Last-Event-ID": has[-1].id}) as response:
-        two.engine.accept(id)
-        two.engine.delta(id, *words, "d")
-        two.engine.finish(id)
-        rest = parse(await response.read())
-    assert rest[-1].name == ends
-    if ends == "done":
-        assert text(has + rest) == "abcd"
-    else:
-        assert (len(rest), rest[0].json()["error"]["code"]) == (1, "log_gap")
+    await check_beyond(two, id, has, words, ends)
 
 
 async def failed(service: Service, id: str) -> list[Event]:

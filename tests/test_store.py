@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from service import dialects, errors, sse
 from service.engine.protocol import Sampling, Submit
 from service.errors import EngineCrash, QueueTimeout
-from service.events import Dialect, Phase, Summary
+from service.events import Dialect, Phase
 from service.openai import Answer, Chunks, Whole
 from service.store import (
     End,
@@ -23,19 +23,8 @@ from service.store import (
     encode_record,
     settled,
 )
+from tests.fakes import SUMMARY
 
-SUMMARY = Summary(
-    finish_reason="stop",
-    n_prompt=3,
-    n_cached=1,
-    n_generated=2,
-    seed=7,
-    queue_s=0.1,
-    prefill_s=0.2,
-    ttft_s=None,
-    decode_s=0.3,
-    total_s=0.4,
-)
 RECORD = Record(
     submit=Submit(id="a", sampling=Sampling(seed=7), messages=[{"role": "user", "content": "hi"}], stop=["x"]),
     dialect={"name": "native"},

@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 
 from service.errors import QueueTimeout
 from service.events import Phase
-from service.replication import end
 from service.store import End, Event, Place, StoreDown, decode
 from service.streams import Stream
 from service.writer import MAX_ENDED, MAX_ENTRIES, Copy, Writer
-from tests.fakes import finish, turns
+from tests.fakes import background, finish, turns
 from tests.house import House
 from tests.memory_store import MemoryStore
 
@@ -64,20 +59,12 @@ class World:
                 events += [said.event] if isinstance(said, Event) else said.events
         return events
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.writer.run())
-        try:
-            yield
-        finally:
-            await end([task])
-
 
 async def test_readers_wait_for_the_store() -> None:
     """An event can be read when the store has it, not before."""
     world = World()
     world.store.gate.clear()
-    async with world.running():
+    async with background(world.writer.run):
         stream = world.begin("a")
         await turns(lambda: bool(world.store.writes))
         assert (stream.durable, stream.n_visible) == (True, 0)
@@ -91,7 +78,7 @@ async def test_what_comes_during_a_write_goes_with_the_next() -> None:
     """One write at a time; all streams' events of meanwhile are one more."""
     world = World()
     world.store.gate.clear()
-    async with world.running():
+    async with background(world.writer.run):
         one = world.begin("a")
         await turns(lambda: len(world.store.writes) == 1)
         two = world.begin("x")
@@ -107,7 +94,7 @@ async def test_a_slow_store_does_not_hold_readers_up() -> None:
     """After log_wait_s they get what there is, not durable; when the store has caught up they wait for it again."""
     world = World(log_wait_s=0.0)
     world.store.gate.clear()
-    async with world.running():
+    async with background(world.writer.run):
         stream = world.begin("a")
         await turns(lambda: stream.n_visible == len(stream.log))
         assert (stream.durable, world.writer.is_behind, world.writer.n_not_durable) == (False, True, 1)
@@ -123,7 +110,7 @@ async def test_a_store_that_is_down_is_asked_what_it_has() -> None:
     stream = world.begin("a", "b", "c")
     await world.writer.flush()
     world.store.fails = True
-    async with world.running():
+    async with background(world.writer.run):
         world.say(stream, "d")
         await turns(lambda: not stream.durable)
         world.store.lose(stream.id, 3)
@@ -213,7 +200,7 @@ async def test_a_write_is_bounded() -> None:
     """MAX_ENTRIES at once; the rest goes with the next ones."""
     world = World()
     stream = world.begin(*["x"] * (MAX_ENTRIES + 10))
-    async with world.running():
+    async with background(world.writer.run):
         await turns(lambda: stream.n_visible == len(stream.log))
     sizes = [sum(len(write.payloads) for write in writes) for writes in world.store.writes]
     assert max(sizes) <= MAX_ENTRIES and sum(sizes) == len(stream.log)
@@ -228,5 +215,5 @@ async def test_ended_streams_do_not_pile_up() -> None:
     world.store.fails = True
     with pytest.raises(StoreDown):
         await world.writer.flush()
-    async with world.running():
+    async with background(world.writer.run):
         await turns(lambda: len(world.writer.copies) == MAX_ENDED)

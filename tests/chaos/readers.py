@@ -8,7 +8,6 @@ engine has the same to do with and without them.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import socket
 import statistics
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.events import Event, parse
-from tests.running import Service, orders, running
+from tests.running import Service, orders, running, stall
 
 N_STREAMS = 10  # that the stalled readers share
 N_ROUNDS = 5
@@ -71,21 +70,6 @@ async def carriers(service: Service, n: int) -> dict[str, list[Event]]:
             return response.headers["X-Stream-Id"], parse(await response.read())
 
     return dict(await asyncio.gather(*map(one, range(n))))
-
-
-async def stall(service: Service, ids: list[str], n: int) -> list[socket.socket]:
-    """n readers of these streams that take nothing after the first bytes."""
-    loop = asyncio.get_running_loop()
-    sockets = []
-    for id in itertools.islice(itertools.cycle(ids), n):
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.setblocking(False)
-        await loop.sock_connect(sock, ("127.0.0.1", service.port))
-        await loop.sock_sendall(sock, f"GET /v1/streams/{id} HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n".encode())
-        assert (await loop.sock_recv(sock, 12)).endswith(b" 200")
-        sockets.append(sock)
-    return sockets
 
 
 async def n_readers(service: Service, n: int) -> float:
