@@ -85,6 +85,8 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
         "n_gpu_layers": values.n_gpu_layers,
         "split_mode": values.split_mode,
         "main_gpu": values.main_gpu,
+        "prefix_scope": values.prefix_scope,
+        "step_ms": values.step_ms,
     }
 
     async def prepare() -> list[str]:

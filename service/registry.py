@@ -99,16 +99,20 @@ class Streams:
         key: str | None = None,
         asked: object = None,
         resumable: bool = False,
+        pace: float | None = None,
         id: str | None = None,
     ) -> Stream:
         """A new stream, submitted to the engine. Raises a Refused when there is no place for it.
 
         A resumable one runs on for resume_grace_s whenever it has no reader; another ends with its last reader.
+        pace: what its reader will be sent, tokens/s: what the engine makes beyond that is in no hurry.
         key: for by_key, with what was asked for (the order, unless there is more to it).
         """
         ticket = self._admission.admit()
         stream = Stream(
-            submit=order.submit(id or secrets.token_hex(16), secrets.randbelow(N_SEEDS), time.time()),
+            submit=order.submit(
+                id or secrets.token_hex(16), secrets.randbelow(N_SEEDS), time.time(), tenant=tenant, pace=pace
+            ),
             dialect=dialect,
             ticket=ticket,
             route=route,

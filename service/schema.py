@@ -35,8 +35,10 @@ class Order:
     ignore_eos: bool = False
     model: str | None = None
 
-    def submit(self, id: str, random_seed: int, asked_at: float) -> Submit:
-        """The frame for it, its seed and its date (seconds since the epoch) settled."""
+    def submit(
+        self, id: str, random_seed: int, asked_at: float, *, tenant: str = "", pace: float | None = None
+    ) -> Submit:
+        """The frame for it, its seed and its date (seconds since the epoch) settled. pace: its reader's, tokens/s."""
         messages = self.messages
         return Submit(
             id=id,
@@ -48,6 +50,8 @@ class Order:
             stop=list(self.stop),
             ignore_eos=self.ignore_eos,
             asked_at=asked_at,
+            tenant=tenant,
+            pace=pace,
         )
 
 

@@ -56,6 +56,13 @@ class Settings(BaseSettings):
     n_gpu_layers: int = Field(default=-1, ge=-1, description="Layers on the GPU; -1: all, if the build has a GPU.")
     split_mode: Literal["none", "layer", "row"] = Field(default="layer", description="How GPUs share the model.")
     main_gpu: int = Field(default=0, ge=0, description="The GPU used alone (split_mode none) or for the rest.")
+    prefix_scope: Literal["tenant", "all", "off"] = Field(
+        default="tenant",
+        description="Who shares the cells of prompts that begin alike: each API key's requests, all, or nobody.",
+    )
+    step_ms: float = Field(
+        default=200.0, gt=0, description="How long running streams may wait for a slice of somebody's prompt."
+    )
     max_waiting: int = Field(default=128, ge=0, le=100_000, description="Requests that may wait; one more gets 429.")
     queue_timeout_s: float = Field(default=60.0, gt=0, description="A request that has waited so long is given up.")
     heartbeat_s: float = Field(default=15.0, gt=0, description="Silence after which a stream sends a heartbeat.")

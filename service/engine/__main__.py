@@ -14,8 +14,9 @@ from pathlib import Path
 from .budget import BudgetError
 from .engine import Engine
 from .llama import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES, SPLIT_MODES, LlamaError
-from .load import Options, describe, load
+from .load import PREFIX_SCOPES, Options, describe, load
 from .protocol import N_SEEDS, Refused, Sampling, Submit
+from .slices import STEP_S
 from .template import TemplateError
 
 STARTER = Path(__file__).parent.parent / "starter" / "rill-starter-q8_0.gguf"
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         n_gpu_layers=args.n_gpu_layers,
         split_mode=args.split_mode,
         main_gpu=args.main_gpu,
+        prefix_scope=args.prefix_scope,
+        step_s=args.step_ms / 1000,
     )
     if args.door is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's to answer: it drains first
@@ -98,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all, when the build has a GPU")
     p.add_argument("--split-mode", choices=SPLIT_MODES, default="layer")
     p.add_argument("--main-gpu", type=int, default=0)
+    p.add_argument("--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="who shares prompts' beginnings")
+    p.add_argument("--step-ms", type=float, default=STEP_S * 1000, help="a step with a prompt's slice takes so long")
     return p
 
 

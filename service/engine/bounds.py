@@ -37,6 +37,8 @@ def _misfits(submit: Submit) -> Iterator[str]:
         yield "repeat_penalty"
     if submit.max_tokens is not None and submit.max_tokens < 1:
         yield "max_tokens"
+    if submit.pace is not None and submit.pace <= 0:
+        yield "pace"
 
 
 def _fits(value: Any, hint: Any) -> bool:

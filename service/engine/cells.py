@@ -1,4 +1,7 @@
-"""Which KV cells may be used again: counts only, Context carries out.
+"""Which KV cells which sequences hold, and which may be used again: counts only, Context carries out.
+
+Sequences with the same beginning share its cells; each shared stretch is a Run with several holders. Whoever holds a
+run holds all those before it in its own sequence, since a share always begins at the first token.
 
 Attention adds up in the order of the cells, and the last bit of the sum depends on it. When a sequence ends, llama.cpp
 gives its cells to the next tokens of the others, before their own older ones: 7 of 64 answers of the starter then
@@ -8,30 +11,113 @@ more than the living or are needed; then the living are copied together. A token
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """n cells of consecutive tokens, and the sequence ids that hold them."""
+
+    n: int
+    holders: set[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """How to copy a sequence together: its first n_shared cells are `source`'s, which was copied before it."""
+
+    seq_id: int
+    source: int  # -1: it shares nothing
+    n_shared: int
+    n_own: int  # cells behind those
+
 
 class Cells:
-    """The cells of one context: `live` of each sequence that has any, and `n_dead` that are kept from use."""
+    """The cells of one context: `n_live` that sequences hold, and `n_dead` that are kept from use."""
 
-    def __init__(self, n_cells: int, *, in_order: bool) -> None:
+    def __init__(self, n_cells: int, *, in_order: bool = False) -> None:
         self.n_cells, self.in_order = n_cells, in_order
-        self.live: dict[int, int] = {}
-        self.n_dead = 0
+        self.n_live = self.n_dead = 0
+        self._runs: dict[int, list[Run]] = {}
 
     def __repr__(self) -> str:
-        return f"<Cells {sum(self.live.values())} live, {self.n_dead} dead of {self.n_cells}>"
+        return f"<Cells {self.n_live} live, {self.n_dead} dead of {self.n_cells}>"
+
+    def held(self, seq_ids: Iterable[int]) -> int:
+        """Cells that one of these sequences holds, each counted once."""
+        runs = {id(run): run.n for seq_id in seq_ids for run in self._runs.get(seq_id, ())}
+        return sum(runs.values())
 
     def grow(self, seq_id: int, n: int) -> None:
         """A sequence took n cells."""
-        self.live[seq_id] = self.live.get(seq_id, 0) + n
+        runs = self._runs.setdefault(seq_id, [])
+        if runs and len(runs[-1].holders) == 1:
+            runs[-1].n += n
+        else:
+            runs.append(Run(n, {seq_id}))
+        self.n_live += n
 
-    def forget(self, seq_id: int) -> bool:
-        """A sequence ends. True: its cells must be kept, for others run; False: all dead cells can go with it."""
-        n = self.live.pop(seq_id, 0)
-        keep = self.in_order and bool(self.live)
-        self.n_dead = self.n_dead + n if keep else 0
+    def share(self, source: int, seq_id: int, n: int) -> None:
+        """A sequence without cells holds the first n of another's, too."""
+        assert seq_id not in self._runs
+        shared = self._runs[source][: self._cut(source, n)]
+        assert sum(run.n for run in shared) == n
+        for run in shared:
+            run.holders.add(seq_id)
+        self._runs[seq_id] = shared
+
+    def drop(self, seq_id: int, n: int = 0) -> bool:
+        """A sequence keeps its first n cells only. True: what it alone held must be kept as dead cells, since others
+        live; False: nothing is kept, and all dead cells are free."""
+        if runs := self._runs.get(seq_id):
+            at = self._cut(seq_id, n)
+            for run in runs[at:]:
+                run.holders.discard(seq_id)
+            freed = sum(run.n for run in runs[at:] if not run.holders)
+            del runs[at:]
+            if not runs:
+                del self._runs[seq_id]
+            self.n_live -= freed
+            self.n_dead += freed
+        keep = self.in_order and self.n_live > 0
+        if not keep:
+            self.n_dead = 0
         return keep
 
     def must_tidy(self, n: int) -> bool:
         """Whether the dead must go before n more cells are taken."""
-        n_live = sum(self.live.values())
-        return self.n_dead > n_live or (self.n_dead > 0 and n_live + self.n_dead + n > self.n_cells)
+        return self.n_dead > self.n_live or (self.n_dead > 0 and self.n_live + self.n_dead + n > self.n_cells)
+
+    def tidy(self) -> list[Copy]:
+        """The order in which all are copied together; there are no dead cells then."""
+        copies: list[Copy] = []
+        for seq_id, runs in self._runs.items():
+            source, n_shared = -1, 0
+            for run in runs:
+                holder = next((copy.seq_id for copy in copies if copy.seq_id in run.holders), -1)
+                if holder < 0:
+                    break
+                source, n_shared = holder, n_shared + run.n
+            copies.append(Copy(seq_id, source, n_shared, sum(run.n for run in runs) - n_shared))
+        self.n_dead = 0
+        return copies
+
+    def _cut(self, seq_id: int, n: int) -> int:
+        """Make a run of this sequence end at its n-th cell; returns how many runs there are up to there."""
+        runs = self._runs[seq_id]
+        for at, run in enumerate(runs):
+            if n <= 0:
+                return at
+            if n < run.n:
+                self._split(run, n)
+                return at + 1
+            n -= run.n
+        return len(runs)
+
+    def _split(self, run: Run, n: int) -> None:
+        rest = Run(run.n - n, set(run.holders))
+        run.n = n
+        for holder in run.holders:
+            runs = self._runs[holder]
+            runs.insert(next(i for i, r in enumerate(runs) if r is run) + 1, rest)

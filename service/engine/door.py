@@ -98,6 +98,8 @@ def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
         engine = Engine(
             loaded.model,
             loaded.context,
+            slices=loaded.slices,
+            shares=options.prefix_scope != "off",
             threads=threads,
             started=lambda ids: door.send(Started(ids)),
             refused=door.send,

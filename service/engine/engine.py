@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from .cells import Cells
 from .grammar import GrammarError
 from .llama import Context, LlamaError, Model, NoRoom
+from .prefix import Prefixes
 from .protocol import Finish, Refused, Step
 from .sampler import Argmax, Sampler
-from .scheduler import Row, Scheduler
+from .scheduler import Action, Row, Scheduler, Share
 from .sequence import Sequence
+from .slices import STEP_S, Slices
 from .threads import Threads
-
 
 class Engine:
     """Runs every sequence on one context. Not thread-safe: submit, cancel and step belong to one thread."""
@@ -22,21 +24,31 @@ class Engine:
         model: Model,
         context: Context,
         *,
-        n_slice: int = 128,
+        slices: Slices | None = None,
+        shares: bool = True,
         threads: Threads | None = None,
         started: Callable[[list[str]], None] = lambda ids: None,
         refused: Callable[[Refused], None] = lambda refused: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """n_slice: see Scheduler. 128: with 64 many arrivals at once cost 5 % more, with 512 all pause for 1.5 s.
-
+        """slices: sizes what is read beside running streams; None: for steps of 0.2 s.
+        shares: whether a prompt's beginning that is known already is shared.
         threads: chooses their number before each step; None leaves it as the context has it.
         started: told of those that a step computes for the first time, before it does.
         refused: told of those that can't go on and are dropped without an end.
         """
         self._threads, self._started, self._refused = threads, started, refused
         self._model, self._context, self._clock = model, context, clock
-        self.scheduler = Scheduler(n_seq=context.n_seq, n_batch=context.n_batch, n_cells=context.n_ctx, n_slice=n_slice)
+        context.clear()
+        self._slices = slices or Slices(target_s=STEP_S, n_batch=context.n_batch)
+        self.scheduler = Scheduler(
+            n_seq=context.n_seq,
+            n_batch=context.n_batch,
+            n_ids=context.n_ids,
+            cells=Cells(context.n_ctx, in_order=context.in_order),
+            prefixes=Prefixes(context.memory, context.has_window) if shares and context.can_share else None,
+            n_slice=self._slices.size,
+        )
         self._sequences: dict[str, Sequence] = {}
         self._samplers: dict[str, Sampler | Argmax] = {}
         self._positions: dict[str, int] = {}  # queue positions as last reported
@@ -81,10 +93,11 @@ class Engine:
         self._ended = []
         if self._threads is not None:
             self._context.set_threads(self._threads.choose())
-        batch = self.scheduler.schedule(admit=self._admit)
+        batch = self.scheduler.schedule(began, admit=self._admit)
         self._admit = True
-        for seq_id, _ in batch.preempted:
-            self._context.forget(seq_id)
+        self._carry_out(batch.actions)
+        if batch.copies is not None:
+            self._context.tidy(batch.copies)
         step.n_preempted = len(batch.preempted)
         if batch.admitted:
             self._started([sequence.id for sequence in batch.admitted])
@@ -92,13 +105,21 @@ class Engine:
             for rows in batch.calls(self._context.n_tile):
                 self._compute(rows, began, step)
         except NoRoom:  # the count said there was room: a window or a state cache keeps its own
-            self._give_way()
-            step.n_preempted += 1
+            step.n_preempted += self._give_way()
         step.queued.extend(self._moved())
-        step.n_running, step.n_waiting = len(self.scheduler.running), len(self.scheduler.waiting)
+        step.n_running, step.n_waiting = len(self.scheduler.running), len(self._positions)
         step.kv_used = self.scheduler.n_cells_used
+        step.kv_kept, step.n_kept = self.scheduler.cells.n_live - step.kv_used, len(self.scheduler.kept)
         step.step_s = self._clock() - began
+        self._slices.observe(step.n_batch - step.n_prefill, step.n_prefill, step.step_s)
         return step
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Share):
+                self._context.share(action.source, action.seq_id, action.n)
+            else:
+                self._context.forget(action.seq_id, dead=action.dead)
 
     def _compute(self, rows: list[Row], began: float, step: Step) -> None:
         """One llama_decode and what follows from it. Raises NoRoom, and nothing has changed."""
@@ -118,17 +139,19 @@ class Engine:
             if sequence.n_past < sequence.n_prompt:
                 n_done = min(sequence.n_past + row.n, sequence.n_prompt)
                 step.prefill.append((sequence.id, n_done, sequence.n_prompt))
-            sequence.n_past += row.n
+            self.scheduler.advance(row)
             if row.samples:
                 self._sample(sequence, index, now, step)
 
-    def _give_way(self) -> None:
-        """Put the youngest back to wait, and let nobody in beside it at once. Raises LlamaError for the only one."""
-        youngest = self.scheduler.preempt_youngest()
-        if youngest is None:
+    def _give_way(self) -> int:
+        """Let kept prefixes or the youngest go, and nobody in beside it at once; returns how many were put back to
+        wait. Raises LlamaError when there is only one, and nothing kept."""
+        actions, youngest = self.scheduler.give_way()
+        if not actions:
             raise LlamaError("the KV cache has no room for a sequence that is alone in it")
-        self._context.forget(youngest[0])
-        self._admit = False
+        self._carry_out(actions)
+        self._admit = youngest is None
+        return 0 if youngest is None else 1
 
     def _sample(self, sequence: Sequence, index: int, now: float, step: Step) -> None:
         try:
@@ -145,10 +168,8 @@ class Engine:
             step.finished.append(sequence.finish())
 
     def _drop(self, sequence: Sequence) -> None:
-        """Free everything that a sequence held."""
-        seq_id = self.scheduler.remove(sequence)
-        if seq_id >= 0:
-            self._context.forget(seq_id)
+        """Free everything that a sequence held, but for what is kept of its cells."""
+        self._carry_out(self.scheduler.remove(sequence))
         del self._sequences[sequence.id]
         self._samplers.pop(sequence.id).close()
 

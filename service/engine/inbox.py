@@ -20,9 +20,10 @@ Opened = tuple[Sequence, Sampler | Argmax, Accepted]
 class Inbox:
     """Safe beside the engine's thread: it reads the vocabulary only."""
 
-    def __init__(self, model: Model, *, n_ctx_seq: int) -> None:
-        """n_ctx_seq: one stream's limit, prompt and answer together. Raises TemplateError."""
-        self._model = model
+    def __init__(self, model: Model, *, n_ctx_seq: int, is_shared: bool = False) -> None:
+        """n_ctx_seq: one stream's limit, prompt and answer together. is_shared: tenants share prompts' beginnings with
+        each other. Raises TemplateError."""
+        self._model, self._is_shared = model, is_shared
         self.n_ctx_seq = n_ctx_seq
         self._prompts = Prompts(model)
 
@@ -54,6 +55,9 @@ class Inbox:
             n_prompt=len(tokens),
             max_tokens=max_tokens,
             text=Text(stop),
+            tenant=submit.tenant,
+            scope="" if self._is_shared else submit.tenant,
+            pace=submit.pace,
             accepted_at=now,
         )
         try:

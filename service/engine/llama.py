@@ -22,7 +22,8 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 import llama_cpp as lib
 from llama_cpp._ggml import libggml, libggml_base_path
 
-from .cells import Cells
+from .cells import Copy
+from .prefix import Memory
 from .stack import run_deep
 
 VERSION: str = lib.__version__
@@ -121,6 +122,8 @@ class Model:
         self.n_bytes: int = lib.llama_model_size(self._model)
         self.n_layers: int = lib.llama_model_n_layer(self._model)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
+        self.n_swa: int = lib.llama_model_n_swa(self._model)  # tokens that some layers look back; 0: no such layers
+        self.has_state: bool = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         self.bos: int = lib.llama_vocab_bos(self.vocab)  # -1: none
         self.eos: int = lib.llama_vocab_eos(self.vocab)
         attributes = [lib.llama_vocab_get_attr(self.vocab, t) for t in range(self.n_vocab)]
@@ -194,6 +197,7 @@ class Context:
         *,
         n_ctx: int,
         n_seq: int,
+        n_kept: int = 0,
         n_batch: int,
         n_threads: int,
         kv_type: str = "f16",
@@ -203,14 +207,16 @@ class Context:
     ) -> None:
         """Raises LlamaError when the memory can't be had or the model refuses the combination.
 
+        n_seq: sequences in one batch at most; n_kept: how many more there may be in the cache.
         n_tile: rows from which on attention is computed in tiles (scheduler.Batch.calls); None on a GPU.
         in_order: keep each sequence's cells in the order of its tokens (cells.py); for n_seq < MAX_SEQUENCES only,
         because the dead cells belong to a sequence that nobody runs.
         """
-        in_order = in_order and n_seq < MAX_SEQUENCES
+        self.in_order = in_order and n_seq < MAX_SEQUENCES
+        self.n_ids = min(n_seq + n_kept, MAX_SEQUENCES - self.in_order)
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
-        params.n_seq_max = n_seq + in_order
+        params.n_seq_max = self.n_ids + self.in_order
         # One row of logits a sequence: 512 rows of a 152k vocabulary are 311 MB.
         params.n_outputs_max = params.n_seq_max
         params.n_threads = params.n_threads_batch = n_threads
@@ -227,8 +233,8 @@ class Context:
         self.n_ctx: int = lib.llama_n_ctx(self._context)
         self.n_batch: int = lib.llama_n_batch(self._context)
         self.n_seq, self.n_tile = n_seq, n_tile
-        self.cells = Cells(self.n_ctx, in_order=in_order)
-        self._dead = n_seq  # the sequence that owns the dead cells
+        self._dead = self.n_ids  # the sequence that owns the dead cells
+        self._n_swa = model.n_swa
         self._tokens = np.zeros(self.n_batch, np.int32)
         self._positions = np.zeros(self.n_batch, np.int32)
         self._seq_ids = np.zeros(self.n_batch, np.int32)
@@ -238,6 +244,7 @@ class Context:
         self._blank["id"] = np.arange(model.n_vocab)
         self._candidates = self._blank.copy()
         self._batch = self._make_batch()
+        self.memory = self._probe()
 
     def _make_batch(self) -> Any:
         """A llama_batch over the four arrays: filling it is numpy's work, not ctypes'."""
@@ -260,40 +267,48 @@ class Context:
 
         Returns for each row the batch index of its last token. Raises NoRoom (nothing computed) or LlamaError.
         """
-        n, last, sizes = 0, [], []
+        n, last = 0, []
         for seq_id, position, tokens, wants_logits in rows:
             end = n + len(tokens)
-            if end > self.n_batch or not tokens or not 0 <= seq_id < self.n_seq:  # C would abort, or refuse all
-                raise LlamaError(f"a batch of {end} tokens, {self.n_batch} fit; sequence {seq_id} of {self.n_seq}")
+            if end > self.n_batch or not tokens or not 0 <= seq_id < self.n_ids:  # C would abort, or refuse all
+                raise LlamaError(f"a batch of {end} tokens, {self.n_batch} fit; sequence {seq_id} of {self.n_ids}")
             self._tokens[n:end] = tokens
             self._positions[n:end] = np.arange(position, position + len(tokens), dtype=np.int32)
             self._seq_ids[n:end] = seq_id
             self._logits[n:end] = 0
             self._logits[end - 1] = wants_logits
             last.append(end - 1)
-            sizes.append((seq_id, len(tokens)))
             n = end
         self._batch.n_tokens, self._n_computed = n, 0
-        if self.cells.must_tidy(n):
-            self._tidy()
         status = lib.llama_decode(self._context, self._batch)
         if status == 1:
             raise NoRoom(f"no cells for a batch of {n} tokens")
         if status != 0:
             raise LlamaError(f"llama_decode returned {status}")
         self._n_computed = n
-        for seq_id, n_new in sizes:
-            self.cells.grow(seq_id, n_new)
         return last
 
     def set_threads(self, n: int) -> None:
         """Compute with so many threads from now on. Where exactness is promised no result depends on it."""
         lib.llama_set_n_threads(self._context, n, n)
 
-    def warm_up(self) -> None:
-        """Decode one token and forget it: the first request would else pay for touching the weights' pages."""
-        token = self._warm_up_token
-        self.decode([(0, 0, [token], True)])
+    def _probe(self) -> Memory:
+        """From where the sequences of this model can be shared: two tokens tell, and warm the model up."""
+        self.decode([(0, 0, [self._warm_up_token] * 2, True)])
+        is_cuttable: bool = lib.llama_memory_seq_rm(self._memory, 0, 1, -1)
+        self.forget(0)
+        if not is_cuttable:
+            return Memory.STATE
+        return Memory.WINDOWED if self._n_swa > 0 else Memory.CUTTABLE
+
+    @property
+    def can_share(self) -> bool:
+        """Whether sequences can share cells. Copied together (tidy), a state can't be cut from the cells before it."""
+        return not (self.in_order and self.memory is Memory.STATE)
+
+    def warm_up(self, n_tokens: int) -> None:
+        """Decode so many tokens and forget them: the first request would else pay for touching the weights' pages."""
+        self.decode([(0, 0, [self._warm_up_token] * n_tokens, True)])
         self.forget(0)
 
     def argmax(self, index: int, forbidden: Sequence[int] = ()) -> int:
@@ -325,31 +340,57 @@ class Context:
         self._check_logits(index)
         return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, index), (self._n_vocab,))
 
-    def forget(self, seq_id: int) -> None:
-        """Free a sequence's cells. Must precede any reuse of its id."""
-        if self.cells.forget(seq_id):
+    def share(self, source: int, seq_id: int, n: int) -> None:
+        """A sequence without cells takes part in the first n of another's: in all of it where there is only a state,
+        which must stand at n."""
+        lib.llama_memory_seq_cp(self._memory, source, seq_id, 0, n)
+
+    def has_window(self, seq_id: int, n: int) -> bool:
+        """Whether a sequence has all cells that its token n would look back at, in every layer."""
+        first: int = lib.llama_memory_seq_pos_min(self._memory, seq_id)
+        return 0 <= first <= max(0, n - self._n_swa)
+
+    def clear(self) -> None:
+        """Free all cells."""
+        lib.llama_memory_clear(self._memory, False)
+
+    def forget(self, seq_id: int, *, dead: bool = False) -> None:
+        """Free a sequence's cells; must precede any reuse of its id. dead: keep them from use; else all dead are freed,
+        where there may be some."""
+        if dead:
             lib.llama_memory_seq_cp(self._memory, seq_id, self._dead, -1, -1)
-        elif self.cells.in_order:
+        elif self.in_order:
             self._remove(self._dead)
         self._remove(seq_id)
 
-    def _remove(self, seq_id: int) -> None:
-        if not lib.llama_memory_seq_rm(self._memory, seq_id, -1, -1):
+    def _remove(self, seq_id: int, end: int = -1) -> None:
+        """Free its cells up to a position, or all."""
+        if not lib.llama_memory_seq_rm(self._memory, seq_id, -1, end):
             raise LlamaError(f"sequence {seq_id} could not be removed")
 
-    def _tidy(self) -> None:
-        """Free the dead cells and copy all others together, each sequence's in the order of its tokens."""
-        states: dict[int, Any] = {}
-        for seq_id in self.cells.live:
-            size = lib.llama_state_seq_get_size(self._context, seq_id)
-            states[seq_id] = np.empty(size, np.uint8)
-            if lib.llama_state_seq_get_data(self._context, _bytes(states[seq_id]), size, seq_id) != size:
-                raise LlamaError(f"the state of sequence {seq_id} could not be read")
-        lib.llama_memory_clear(self._memory, False)
-        for seq_id, state in states.items():
-            if not lib.llama_state_seq_set_data(self._context, _bytes(state), state.size, seq_id):
-                raise LlamaError(f"the state of sequence {seq_id} could not be put back")
-        self.cells.n_dead = 0
+    def tidy(self, copies: Iterable[Copy]) -> None:
+        """Free the dead cells and copy all others together, each sequence's in the order of its tokens: what it shares
+        with one that was copied before is shared again."""
+        states: list[tuple[Copy, Any]] = []
+        for copy in copies:
+            if copy.n_shared:
+                self._remove(copy.seq_id, copy.n_shared)
+            if not copy.n_own:
+                states.append((copy, None))
+                continue
+            size = lib.llama_state_seq_get_size(self._context, copy.seq_id)
+            state = np.empty(size, np.uint8)
+            if lib.llama_state_seq_get_data(self._context, _bytes(state), size, copy.seq_id) != size:
+                raise LlamaError(f"the state of sequence {copy.seq_id} could not be read")
+            states.append((copy, state))
+        self.clear()
+        for copy, state in states:
+            if copy.n_own and not lib.llama_state_seq_set_data(
+                self._context, _bytes(state), state.size, copy.seq_id
+            ):
+                raise LlamaError(f"the state of sequence {copy.seq_id} could not be put back")
+            if copy.n_shared:
+                lib.llama_memory_seq_cp(self._memory, copy.source, copy.seq_id, 0, copy.n_shared)
 
     def close(self) -> None:
         """Free the context."""

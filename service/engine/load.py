@@ -14,6 +14,12 @@ from .budget import choose_n_ctx, free_memory, kv_bytes_per_token, usable_cores
 from .inbox import Inbox
 from .llama import Context, LlamaError, Model
 from .protocol import Ready
+from .slices import STEP_S, Slices
+
+PREFIX_SCOPES = ("tenant", "all", "off")
+WARM_UP_TOKENS = 32
+N_KEPT = 64  # each has a row of logits, too: 0.6 MB of a 152k vocabulary
+N_KEPT_STATES = 16  # a state of Mamba-2.8B is 20 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +36,8 @@ class Options:
     n_gpu_layers: int = -1
     split_mode: str = "layer"
     main_gpu: int = 0
+    prefix_scope: str = "tenant"
+    step_s: float = STEP_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,7 @@ class Loaded:
     context: Context
     inbox: Inbox
     ready: Ready
+    slices: Slices
 
 
 class Journal:
@@ -97,6 +106,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
             model,
             n_ctx=n_ctx,
             n_seq=options.n_seq,
+            n_kept=0 if options.prefix_scope == "off" else most_kept(model),
             n_batch=min(options.n_batch, n_ctx),
             n_threads=n_threads,
             kv_type=options.kv_type,
@@ -107,8 +117,10 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     except LlamaError as e:
         reasons = "; ".join(journal.errors[-3:])
         raise LlamaError(f"{e}: {reasons}" if reasons else str(e)) from e
-    context.warm_up()
-    inbox = Inbox(model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train))
+    slices = warm_up(context, options.step_s)
+    inbox = Inbox(
+        model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train), is_shared=options.prefix_scope == "all"
+    )
     ready = Ready(
         model=model.name,
         description=model.description,
@@ -130,7 +142,25 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
     )
-    return Loaded(model, context, inbox, ready)
+    return Loaded(model, context, inbox, ready, slices)
+
+
+def most_kept(model: Model) -> int:
+    """Sequences that may be in the cache beside those that run. A window's cells and a state are there for each, used
+    or not."""
+    return N_KEPT_STATES if model.has_state or model.n_swa else N_KEPT
+
+
+def warm_up(context: Context, step_s: float) -> Slices:
+    """Compute the shapes that the first requests will have, a prompt's slice and a token, and see how fast it goes."""
+    slices = Slices(target_s=step_s, n_batch=context.n_batch)
+    n = min(WARM_UP_TOKENS, context.n_batch, context.n_ctx)
+    for _ in range(2):  # the first one touches every page of the weights
+        began = time.monotonic()
+        context.warm_up(n)
+        slices.row_s = (time.monotonic() - began) / n
+    context.warm_up(1)
+    return slices
 
 
 def describe(ready: Ready) -> str:

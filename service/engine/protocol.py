@@ -81,6 +81,8 @@ class Submit:
     ignore_eos: bool = False
     delivered: list[int] = field(default_factory=list)
     asked_at: float | None = None  # seconds since the epoch: the date that chat templates tell; None: now
+    tenant: str = ""  # whose request it is: tenants get equal time, and share prompts' beginnings with themselves only
+    pace: float | None = None  # tokens a second that its reader is sent: far ahead of him it lets others have the step
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,9 @@ class Step:
     n_waiting: int = 0
     n_batch: int = 0  # tokens in this step's llama_decode
     n_prefill: int = 0  # ... of which prompt tokens
-    kv_used: int = 0  # cells
+    kv_used: int = 0  # cells of running generations
+    kv_kept: int = 0  # cells of ended ones, kept for prompts that begin alike
+    n_kept: int = 0  # ended ones that are kept
     n_preempted: int = 0  # sequences put back to waiting in this step, for want of cells
     step_s: float = 0.0
 

@@ -1,16 +1,20 @@
-"""Which sequences prefill and which decode in the next batch. Pure: no clock, no model, no I/O.
+"""Which sequences prefill and which decode in the next batch, from whose cells. Pure: no clock, no model, no I/O.
 
-Decoding sequences come first, one token each, so that running streams keep their rhythm; what is left of the batch
-goes to prompts, oldest first, in slices. Cells are counted ahead, so llama_decode is never asked for what the KV
-cache can't hold: the youngest sequence gives its cells back and waits, first in line, to be computed again.
+Decoding sequences come first, one token each, so that running streams keep their rhythm; what is left of the step goes
+to prompts, in slices, those of the least served tenant first. A prompt shares what is known of it (prefix.py) and
+reads the rest. Cells are counted ahead, so llama_decode is never asked for what the KV cache can't hold: first kept
+prefixes go, then the youngest sequence gives its cells back and waits, first in line, to be computed again.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from .cells import Cells, Copy
+from .prefix import Kept, Match, Memory, Prefixes, Source
 from .sequence import Sequence
+from .served import Served
 
 # 16 cells a running sequence are kept free when another one is let in: without them the next few steps would
 # preempt it again at once, and each preemption reads a whole prompt anew.
@@ -26,12 +30,34 @@ class Row:
     samples: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Free a sequence id's cells. dead: keep those that it alone holds from use (cells.py)."""
+
+    seq_id: int
+    dead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A sequence id without cells takes part in the first n of another's."""
+
+    source: int
+    seq_id: int
+    n: int
+
+
+Action = Forget | Share
+
+
 @dataclass(slots=True)
 class Batch:
-    """One llama_decode's work, and what had to give way for it."""
+    """One step's work, and what comes before it: `actions` in their order, then `copies`, if any."""
 
     rows: list[Row] = field(default_factory=list)
-    preempted: list[tuple[int, Sequence]] = field(default_factory=list)  # (the seq_id it had, the sequence)
+    actions: list[Action] = field(default_factory=list)
+    copies: list[Copy] | None = None  # copy all cells together first
+    preempted: list[Sequence] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)  # running from now on
 
     @property
@@ -58,93 +84,255 @@ class Batch:
 class Scheduler:
     """The sequences that wait and that run. `schedule` decides; the engine carries out and reports back."""
 
-    def __init__(self, *, n_seq: int, n_batch: int, n_cells: int, n_slice: int) -> None:
-        """n_slice: prompt tokens that one step reads while others decode (at most n_batch when none does)."""
-        self.n_seq, self.n_batch, self.n_cells, self.n_slice = n_seq, n_batch, n_cells, n_slice
-        self.waiting: deque[Sequence] = deque()
+    def __init__(
+        self,
+        *,
+        n_seq: int,
+        n_batch: int,
+        cells: Cells,
+        n_ids: int | None = None,
+        prefixes: Prefixes | None = None,
+        n_slice: Callable[[int], int] = lambda n_decoding: 128,
+    ) -> None:
+        """n_ids: sequence ids, of those that run, rest or are kept; n_seq, if not given.
+        prefixes: None shares nothing.
+        n_slice: prompt tokens that one step reads beside so many decoding sequences.
+        """
+        self.n_seq, self.n_batch, self.cells, self.prefixes = n_seq, n_batch, cells, prefixes
         self.running: list[Sequence] = []  # oldest first
-        self._free_ids = list(range(n_seq - 1, -1, -1))
+        self.served = Served()
+        self._n_slice = n_slice
+        self._waiting: list[Sequence] = []  # by arrival
+        self._returned: list[Sequence] = []  # preempted, to be let in before all others
+        self._free_ids = list(range((n_ids or n_seq) - 1, -1, -1))
+        self._turn = 0
 
     def __repr__(self) -> str:
-        cells = f"{self.n_cells_used}/{self.n_cells} cells"
-        return f"<Scheduler {len(self.running)}/{self.n_seq} running, {len(self.waiting)} waiting, {cells}>"
+        cells = f"{self.n_cells_used}/{self.cells.n_cells} cells"
+        n_waiting = len(self._waiting) + len(self._returned)
+        return f"<Scheduler {len(self.running)}/{self.n_seq} running, {n_waiting} waiting, {cells}>"
+
+    @property
+    def waiting(self) -> list[Sequence]:
+        """Who waits, the next one first."""
+        return [*self._returned, *self.served.in_turn(self._waiting)]
 
     @property
     def n_cells_used(self) -> int:
-        """Cells that hold a token now."""
-        return sum(s.n_past for s in self.running)
+        """Cells that running sequences hold."""
+        return self.cells.held(s.seq_id for s in self.running)
+
+    @property
+    def kept(self) -> list[Kept]:
+        """Ended sequences whose cells are still known."""
+        return self.prefixes.kept if self.prefixes else []
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit the KV cache when it is alone (the inbox sees to it)."""
-        assert 0 < len(sequence.tokens) <= self.n_cells
-        self.waiting.append(sequence)
+        assert 0 < len(sequence.tokens) <= self.cells.n_cells
+        self.served.join(sequence.tenant, [s.tenant for s in (*self.running, *self._waiting, *self._returned)])
+        self._waiting.append(sequence)
 
-    def remove(self, sequence: Sequence) -> int:
-        """Forget a finished or cancelled sequence. Returns the seq_id whose cells must be freed, -1: it had none."""
+    def remove(self, sequence: Sequence) -> list[Action]:
+        """Forget a finished or cancelled sequence; what it computed may be kept. Returns what to do at once."""
         if sequence.seq_id < 0:
-            self.waiting.remove(sequence)
-            return -1
+            (self._waiting if sequence in self._waiting else self._returned).remove(sequence)
+            return []
         self.running.remove(sequence)
-        return self._release(sequence)
+        seq_id, sequence.seq_id = sequence.seq_id, -1
+        if self.prefixes is None or sequence.n_past == 0:
+            return [self._free(seq_id)]
+        kept = Kept(seq_id, sequence.tokens[: sequence.n_past], sequence.scope)
+        return [self._free(k.seq_id) for k in self.prefixes.keep(kept)]
 
-    def schedule(self, admit: bool = True) -> Batch:
+    def advance(self, row: Row) -> None:
+        """A row was computed."""
+        row.sequence.n_past += row.n
+        self.cells.grow(row.sequence.seq_id, row.n)
+        self.served.charge(row.sequence.tenant, row.n)
+
+    def schedule(self, now: float = 0.0, admit: bool = True) -> Batch:
         """The next batch; empty when there is nothing to do. Sequences it admits have their seq_id from now on.
 
+        now: seconds, of the sequences' clock: who is ahead of its reader lets others have the step, and its place.
         Without `admit` nobody is let in: the one that has just given way would only be in the way again.
         """
-        batch = Batch(preempted=self._preempt())
+        batch = Batch()
+        self._turn += 1
+        if self.prefixes:
+            self.prefixes.fresh.clear()
+        self._leave_copies(batch)
+        self._follow(batch)
+        self._make_room(batch)
         decoding = [s for s in self.running if not s.is_prefilling]
-        batch.rows = [Row(s, 1, samples=True) for s in decoding]
-        room = self.n_batch - len(decoding)
-        if decoding:
-            room = min(room, self.n_slice)
-        for prefilling in [s for s in self.running if s.is_prefilling]:
-            room -= self._slice(batch, prefilling, room)
-        while admit and room > 0 and (admitted := self._admit()) is not None:
+        due = self._in_turn([s for s in decoding if not s.is_ahead(now)])
+        n_resting = len(decoding) - len(due)
+        batch.rows = [Row(s, 1, samples=True) for s in due]
+        room = min(self._n_slice(len(due)), self.n_batch - len(due))
+        prefilling = [s for s in self.running if s.is_prefilling]
+        for s in sorted(prefilling, key=lambda s: self.served.of(s.tenant)):
+            room -= self._slice(batch, s, room)
+        while admit and room > 0 and (admitted := self._admit(batch, n_resting)) is not None:
             batch.admitted.append(admitted)
             room -= self._slice(batch, admitted, room)
+        if not batch.rows:  # nobody else wants the time
+            batch.rows = [Row(s, 1, samples=True) for s in self._in_turn(decoding)]
+        if self.cells.must_tidy(batch.n_tokens):
+            batch.copies = self.cells.tidy()
         return batch
 
-    def preempt_youngest(self) -> tuple[int, Sequence] | None:
+    def give_way(self) -> tuple[list[Action], Sequence | None]:
+        """The cache had less room than was counted: half of what is kept goes, or the youngest running sequence, which
+        is returned. Nothing at all: there is nobody to give way."""
+        if n := len(self.kept):
+            return [action for _ in range((n + 1) // 2) for action in self._evict()], None
+        batch = Batch()
+        youngest = self._preempt_youngest(batch)
+        return batch.actions, youngest
+
+    def _in_turn(self, decoding: list[Sequence]) -> list[Sequence]:
+        """As many of them as a batch may have, those first that were left out longest."""
+        most = min(self.n_seq, self.n_batch)
+        if len(decoding) > most:
+            decoding = sorted(decoding, key=lambda s: s.turn)[:most]
+        for s in decoding:
+            s.turn = self._turn
+        return decoding
+
+    def _slice(self, batch: Batch, sequence: Sequence, room: int) -> int:
+        """Add as much of a prompt as there is room for; returns how much."""
+        if sequence.leader is not None:
+            return 0
+        n = min(sequence.n_pending, room)
+        if ends := [at for at in sequence.boundaries if at > sequence.n_past]:
+            n = min(n, min(ends) - sequence.n_past)
+        if n > 0:
+            batch.rows.append(Row(sequence, n, samples=n == sequence.n_pending))
+        return max(n, 0)
+
+    # Who runs.
+
+    def _admit(self, batch: Batch, n_resting: int) -> Sequence | None:
+        """The next waiting sequence, running now; None when there is none or no room for it."""
+        if len(self.running) - n_resting >= self.n_seq:
+            return None
+        sequence = next(iter(self._returned or self.served.in_turn(self._waiting)), None)
+        if sequence is None:
+            return None
+        match, boundary = self._match(sequence)
+        headroom = HEADROOM * len(self.running)
+        while not self._free_ids or self._n_promised() + self._n_needed(sequence, match) + headroom > self.cells.n_cells:
+            if not (evicted := self._evict()):
+                return None
+            batch.actions += evicted
+            match, boundary = self._match(sequence)
+        (self._returned if self._returned else self._waiting).remove(sequence)
+        sequence.seq_id = self._free_ids.pop()
+        if boundary:
+            sequence.boundaries.add(boundary)
+        self._take(batch, sequence, match)
+        self.running.append(sequence)
+        return sequence
+
+    def _make_room(self, batch: Batch) -> None:
+        """Let kept prefixes go, then the youngest, until the running ones can be computed to their last token."""
+        while self._n_promised() > self.cells.n_cells:
+            if evicted := self._evict():
+                batch.actions += evicted
+            elif self._preempt_youngest(batch) is None:
+                return
+
+    def _n_promised(self) -> int:
+        """Cells in use, and those that the running sequences need to hold every token they have."""
+        return self.cells.n_live + sum(s.n_pending - s.n_awaited for s in self.running)
+
+    @staticmethod
+    def _n_needed(sequence: Sequence, match: Match | None) -> int:
+        return sequence.n_pending - (match.n if match else 0)
+
+    def _preempt_youngest(self, batch: Batch) -> Sequence | None:
         """Put the youngest running sequence back to the head of the queue; None when it is the only one."""
         if len(self.running) < 2:
             return None
         sequence = self.running.pop()
-        seq_id = self._release(sequence)
-        sequence.n_past = 0
-        self.waiting.appendleft(sequence)
-        return seq_id, sequence
-
-    def _release(self, sequence: Sequence) -> int:
-        seq_id, sequence.seq_id = sequence.seq_id, -1
-        self._free_ids.append(seq_id)
-        return seq_id
-
-    def _preempt(self) -> list[tuple[int, Sequence]]:
-        preempted = []
-        while self._n_cells_promised() > self.n_cells and (youngest := self.preempt_youngest()):
-            preempted.append(youngest)
-        return preempted
-
-    def _n_cells_promised(self) -> int:
-        """Cells that the running sequences need to hold every token they have."""
-        return sum(len(s.tokens) for s in self.running)
-
-    def _admit(self) -> Sequence | None:
-        """The next waiting sequence, running now; None when there is none or no room for it."""
-        if not self.waiting or not self._free_ids:
-            return None
-        headroom = HEADROOM * len(self.running)
-        if self._n_cells_promised() + len(self.waiting[0].tokens) + headroom > self.n_cells:
-            return None
-        sequence = self.waiting.popleft()
-        sequence.seq_id = self._free_ids.pop()
-        self.running.append(sequence)
+        batch.actions.append(self._free(sequence.seq_id))
+        batch.preempted.append(sequence)
+        sequence.seq_id, sequence.n_past = -1, 0
+        sequence.leader, sequence.n_awaited = None, 0
+        sequence.boundaries.clear()
+        self._returned.insert(0, sequence)
         return sequence
 
-    def _slice(self, batch: Batch, sequence: Sequence, room: int) -> int:
-        """Add as much of a prompt as there is room for; returns how much."""
-        n = min(sequence.n_pending, room)
-        if n > 0:
-            batch.rows.append(Row(sequence, n, samples=n == sequence.n_pending))
-        return max(n, 0)
+    def _free(self, seq_id: int) -> Forget:
+        self._free_ids.append(seq_id)
+        return Forget(seq_id, self.cells.drop(seq_id))
+
+    # What they share.
+
+    def _match(self, sequence: Sequence) -> tuple[Match | None, int]:
+        if self.prefixes is None:
+            return None, 0
+        match, boundary = self.prefixes.find(sequence, self._before(sequence))
+        if match:
+            self.prefixes.touch(match.source)
+        return match, boundary
+
+    def _before(self, sequence: Sequence) -> Iterator[Sequence]:
+        """Those that can't be waiting for it: who runs since before it does."""
+        for s in self.running:
+            if s is sequence:
+                return
+            yield s
+
+    def _take(self, batch: Batch, sequence: Sequence, match: Match | None) -> None:
+        """Share what there is, or wait for it."""
+        sequence.leader, sequence.n_awaited = None, 0
+        if match is None:
+            return
+        if match.ready:
+            batch.actions.append(self._share(match.source, sequence.seq_id, match.n))
+            sequence.n_past = match.n
+            if sequence.n_generated == 0:
+                sequence.n_cached = match.n
+        else:
+            assert isinstance(match.source, Sequence)
+            sequence.leader, sequence.n_awaited = match.source, match.n
+            if self.prefixes and self.prefixes.memory is not Memory.CUTTABLE:
+                match.source.boundaries.add(match.n)
+
+    def _share(self, source: Source, seq_id: int, n: int) -> Share:
+        self.cells.share(source.seq_id, seq_id, n)
+        if self.prefixes:
+            self.prefixes.fresh.add(seq_id)
+        return Share(source.seq_id, seq_id, n)
+
+    def _follow(self, batch: Batch) -> None:
+        """Those whose leader has read what they share, or is gone, go on."""
+        for sequence in self.running:
+            leader = sequence.leader
+            if leader is not None and (leader.seq_id < 0 or leader.n_past >= sequence.n_awaited):
+                match, boundary = self._match(sequence)
+                if boundary:
+                    sequence.boundaries.add(boundary)
+                self._take(batch, sequence, match)
+
+    def _leave_copies(self, batch: Batch) -> None:
+        """Whoever stands at a boundary leaves a copy there, for the next ones."""
+        for sequence in self.running:
+            if sequence.n_past in sequence.boundaries:
+                sequence.boundaries.discard(sequence.n_past)
+                if self.prefixes and (self._free_ids or self._evict_into(batch)):
+                    seq_id = self._free_ids.pop()
+                    batch.actions.append(self._share(sequence, seq_id, sequence.n_past))
+                    kept = Kept(seq_id, sequence.tokens[: sequence.n_past], sequence.scope)
+                    batch.actions += [self._free(k.seq_id) for k in self.prefixes.keep(kept)]
+
+    def _evict_into(self, batch: Batch) -> bool:
+        evicted = self._evict()
+        batch.actions += evicted
+        return bool(evicted)
+
+    def _evict(self) -> list[Action]:
+        """Forget the least recently used of the kept ones."""
+        kept = self.prefixes.evict() if self.prefixes else None
+        return [self._free(kept.seq_id)] if kept else []

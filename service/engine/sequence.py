@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from .protocol import Finish, FinishReason
 from .text import Text
 
+# How far a paced sequence runs ahead of its reader before it rests: enough that a few long steps do not show.
+AHEAD_S = 1.0
+AHEAD_TOKENS = 4
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sequence:
@@ -21,8 +25,17 @@ class Sequence:
     n_prompt: int
     max_tokens: int
     text: Text
+    tenant: str = ""  # whose time it takes
+    scope: str = ""  # with whom it shares prefixes
+    pace: float | None = None  # tokens a second that its reader is sent
     seq_id: int = -1
     n_past: int = 0
+    n_cached: int = 0  # tokens of the prompt that were shared, not computed
+    leader: Sequence | None = None  # reads what this one waits for, its first n_awaited tokens
+    n_awaited: int = 0
+    boundaries: set[int] = field(default_factory=set)  # of n_past, at which to leave a copy for others
+    turn: int = 0  # the last step it was in
+    n_delivered: int = 0  # tokens of the answer that it came with
     finish_reason: FinishReason | None = None
     held: list[int] = field(default_factory=list)  # generated, but their text is not deliverable yet
     accepted_at: float = 0.0
@@ -45,12 +58,20 @@ class Sequence:
         """Whether there is more to read than the one token that decoding feeds back."""
         return self.n_pending > 1 or self.n_generated == 0
 
+    def is_ahead(self, now: float) -> bool:
+        """Whether its reader has enough to read for a while."""
+        if self.pace is None or not self.first_token_at:
+            return False
+        n_made = self.n_generated - self.n_delivered
+        return n_made >= self.pace * (now - self.first_token_at + AHEAD_S) + AHEAD_TOKENS
+
     def go_on(self, delivered: list[int], pieces: list[bytes]) -> None:
         """Take what was delivered before it came here: only what follows is still to be said.
 
         It may have been over with these: then finish_reason is set.
         """
         self.tokens = self.tokens + delivered
+        self.n_delivered = len(delivered)
         for piece in pieces:
             self.text.push(piece)
         if self.text.stopped:
@@ -88,7 +109,7 @@ class Sequence:
             id=self.id,
             reason=self.finish_reason,
             n_prompt=self.n_prompt,
-            n_cached=0,
+            n_cached=self.n_cached,
             n_generated=self.n_generated,
             queue_s=started - self.accepted_at if started else 0.0,
             prefill_s=first - started if first else 0.0,

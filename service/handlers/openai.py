@@ -89,6 +89,7 @@ class OpenAIRoutes:
         body = parse_json(await read_body(request, self._max_body_bytes))
         refuse_unsupported(body)
         asked = validate(schema, body)
+        pace = pace or asked.pace
         check_include_usage(asked)
         order = asked.to_order()
         self._access.check_model(order.model)
@@ -105,9 +106,10 @@ class OpenAIRoutes:
             key=key,
             asked=(kind, asked.stream, asked.include_usage, order),
             resumable=key is not None or is_resumable(request),
+            pace=pace if asked.stream else None,
         )
         if asked.stream:
-            return await send(request, self._streams, stream, pace=pace or asked.pace)
+            return await send(request, self._streams, stream, pace=pace)
         return await self._whole(stream)
 
     async def _whole(self, stream: Stream) -> web.Response:

@@ -22,6 +22,7 @@ async def start(
     key: str | None,
     asked: object = None,
     resumable: bool,
+    pace: float | None = None,
 ) -> Stream:
     """The stream, noted as this exchange's own or as one that it attached to. Raises KeyReused or a Refused.
 
@@ -42,6 +43,7 @@ async def start(
         key=key,
         asked=asked,
         resumable=resumable,
+        pace=pace,
         id=id,
     )
     note(request, stream)

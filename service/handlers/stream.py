@@ -56,8 +56,9 @@ class StreamRoutes:
         """The same by a JSON body. It ends when its client leaves, unless that said that it may come back."""
         tenant = self._access.tenant(request)
         asked = await self._body(request)
+        asked.pace = pace_of(request) or asked.pace
         stream = await self._start(request, asked, tenant, resumable=bool(asked.key) or is_resumable(request))
-        return await send(request, self._streams, stream, pace=pace_of(request) or asked.pace)
+        return await send(request, self._streams, stream, pace=asked.pace)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Start a stream that is read elsewhere: 201 with its id and address. It waits resume_grace_s for a reader."""
@@ -117,7 +118,14 @@ class StreamRoutes:
         order = asked.to_order()
         self._access.check_model(order.model)
         stream = await start(
-            request, self._streams, order, sse.Native(), tenant=tenant, key=asked.key, resumable=resumable
+            request,
+            self._streams,
+            order,
+            sse.Native(),
+            tenant=tenant,
+            key=asked.key,
+            resumable=resumable,
+            pace=asked.pace,
         )
         if request[EXCHANGE].attached:
             self._attached("attached")

@@ -394,42 +394,79 @@ def test_the_order_of_cells(write: Callable[..., Path], make_context: MakeContex
     beside = []
     for i, token in enumerate(tokens):
         if i == 20:
-            context.forget(1)
+            context.forget(1, dead=in_order)
         beside.append(bits(model, context, context.decode([(0, i, [token], True)])[0]))
     assert beside[:20] == alone[:20]
     assert (beside == alone) == in_order
 
 
+class Books:
+    """A context and the count of its cells, as scheduler and engine keep them together."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.cells = Cells(context.n_ctx, in_order=True)
+
+    def decode(self, *rows: Row) -> int:
+        """The batch index of the last row's last token."""
+        if self.cells.must_tidy(sum(len(tokens) for _, _, tokens, _ in rows)):
+            self.context.tidy(self.cells.tidy())
+        last = self.context.decode(rows)
+        for seq_id, _, tokens, _ in rows:
+            self.cells.grow(seq_id, len(tokens))
+        return last[-1]
+
+    def share(self, source: int, seq_id: int, n: int) -> None:
+        self.cells.share(source, seq_id, n)
+        self.context.share(source, seq_id, n)
+
+    def forget(self, seq_id: int) -> None:
+        self.context.forget(seq_id, dead=self.cells.drop(seq_id))
+
+
 def test_dead_cells_are_taken_when_they_are_needed(bpe: Model, make_context: MakeContext) -> None:
     """Keeping the order costs no cell: what is not used by living sequences can be had, to the last one."""
-    context = make_context(bpe, n_ctx=256, in_order=True)
-    context.decode([(0, 0, [1] * 100, False), (1, 0, [1] * 50, False)])
-    context.forget(1)  # 50 dead beside 100
-    context.decode([(1, 0, [1] * 156, False)])
+    books = Books(make_context(bpe, n_ctx=256, in_order=True))
+    books.decode((0, 0, [1] * 100, False), (1, 0, [1] * 50, False))
+    books.forget(1)  # 50 dead beside 100
+    books.decode((1, 0, [1] * 156, False))
     with pytest.raises(NoRoom):
-        context.decode([(0, 100, [1], False)])
-    context.forget(0)
-    context.decode([(0, 0, [1] * 100, False)])
-    context.forget(1)
-    context.forget(0)
-    context.decode([(2, 0, [1] * 256, False)])
+        books.decode((0, 100, [1], False))
+    books.forget(0)
+    books.decode((0, 0, [1] * 100, False))
+    books.forget(1)
+    books.forget(0)
+    books.decode((2, 0, [1] * 256, False))
 
 
-def test_dead_cells_are_never_more_than_living_ones_for_long(bpe: Model, make_context: MakeContext) -> None:
-    """Attention passes over dead cells, too: once they are the more they are freed before the next batch."""
-    context = make_context(bpe, in_order=True)
-    context.decode([(0, 0, [1] * 10, False), (1, 0, [1] * 9, False), (2, 0, [1] * 5, False)])
-    context.forget(1)
-    context.decode([(0, 10, [1], False)])
-    assert context.cells.n_dead == 9  # beside 16
-    context.forget(2)
-    context.decode([(0, 11, [1], False)])
-    assert context.cells.n_dead == 0  # 14 were beside 11
+def test_shared_cells_stay_shared_when_all_are_copied_together(bpe: Model, make_context: MakeContext) -> None:
+    """A prefix that three share takes its cells once, before and after the dead ones are freed, and each goes on with
+    the bits that it has alone."""
+    context = make_context(bpe, n_ctx=256, kv_type="bf16", flash_attention="on", in_order=True)
+    prefix, tail = list(range(1, 81)), [5, 6, 7]
+    alone = bits(bpe, context, context.decode([(0, 0, [*prefix, *tail], True)])[0])
+    context.clear()
+    books = Books(context)
+    books.decode((0, 0, [9] * 50, False), (1, 0, prefix, False))
+    books.share(1, 2, 80)
+    books.decode((2, 80, tail[:2], False))
+    books.share(2, 3, 82)
+    books.share(1, 4, 80)
+    books.forget(0)
+    books.forget(1)  # its cells are others'
+    assert repr(books.cells) == "<Cells 82 live, 50 dead of 256>"
+    index = books.decode((2, 82, tail[2:], False), (3, 82, tail[2:], True))
+    assert bits(bpe, context, index) == alone
+    index = books.decode((5, 0, [3] * 150, False), (4, 80, tail, True))  # fits without the dead only
+    assert (bits(bpe, context, index), books.cells.n_dead) == (alone, 0)
+    books.forget(5)
+    index = books.decode((2, 83, [8], True))
+    assert bits(bpe, context, index) == bits(bpe, context, books.decode((4, 83, [8], True)))
 
 
 def test_as_many_sequences_as_can_be(bpe: Model, make_context: MakeContext) -> None:
     """All 256 sequences can be had without the order, which needs one; 255 with it."""
-    assert not make_context(bpe, n_seq=256, in_order=True).cells.in_order
+    assert not make_context(bpe, n_seq=256, in_order=True).in_order
     context = make_context(bpe, n_seq=255, in_order=True)
     context.decode([(254, 0, [1], True), (0, 0, [1], True)])
     context.forget(254)
@@ -440,7 +477,7 @@ def test_warm_up_leaves_nothing(bpe: Model, spm: Model, make_context: MakeContex
     """After warming up all cells are free."""
     for model in (bpe, spm):
         context = make_context(model, n_ctx=256)
-        context.warm_up()
+        context.warm_up(3)
         context.decode([(0, 0, [1] * 256, False)])
 
 
@@ -456,7 +493,7 @@ def test_more_sequences_than_llama_cpp_knows(bpe: Model, make_context: MakeConte
     """Up to MAX_SEQUENCES sequences can be had, and not one more."""
     assert make_context(bpe, n_seq=llama.MAX_SEQUENCES).n_seq == 256
     with pytest.raises(LlamaError):
-        make_context(bpe, n_seq=llama.MAX_SEQUENCES + 1)
+        make_context(bpe, n_seq=llama.MAX_SEQUENCES + 1).decode([(llama.MAX_SEQUENCES, 0, [1], False)])
 
 
 def test_a_batch_of_many_sequences(bpe: Model, make_context: MakeContext) -> None:

@@ -54,7 +54,7 @@ def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
 def test_where_exactness_is_promised(bpe_path: Path, kv_type: str, expected: bool) -> None:
     """On a CPU, bf16 and q8_0 caches keep their cells in order; the others would gain nothing by it."""
     found = load.load(Options(model=bpe_path, n_ctx=256, n_threads=1, kv_type=kv_type), lambda _: None)
-    assert found.context.cells.in_order == (expected and not found.ready.gpu)
+    assert found.context.in_order == (expected and not found.ready.gpu)
     found.context.close()
     found.model.close()
 
