@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 import gguf
-import numpy as np
+
+from . import tiny_layers
 
 WORDS = ["the", "fox", "Hello", "hello", "world", "user", "assistant", "system", "im", "start", "end", "INST", "story"]
 CONTROLS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-N_EMBD, N_HEAD, N_FF = 128, 4, 256  # heads of 32 values: q8_0 KV caches are made of blocks of 32
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -49,6 +49,7 @@ def write(
 ) -> Path:
     """Write one model.
 
+    arch: which memory it has (tiny_layers).
     space: False leaves SPM without a token for a space, so that its bytes stand for it.
     endless: control tokens, the end tokens among them, are never the likeliest.
     """
@@ -56,13 +57,9 @@ def write(
     if name is not None:
         w.add_name(name)
     w.add_context_length(n_ctx_train)
-    w.add_embedding_length(N_EMBD)
+    w.add_embedding_length(tiny_layers.N_EMBD)
     w.add_block_count(n_layers)
-    w.add_feed_forward_length(N_FF)
-    w.add_head_count(N_HEAD)
-    w.add_head_count_kv(n_head_kv)
     w.add_layer_norm_rms_eps(1e-5)
-    w.add_rope_dimension_count(N_EMBD // N_HEAD)
     tokens = _bpe(w, controls, words, pre) if kind == "bpe" else _spm(w, controls, words, space)
     w.add_vocab_size(len(tokens))
     w.add_bos_token_id(tokens.index(bos))
@@ -76,7 +73,16 @@ def write(
     if chat_template is not None:
         w.add_chat_template(chat_template)
     never = [i for i, token in enumerate(tokens) if token in controls] if endless else []
-    _weights(w, len(tokens), n_layers, n_head_kv, weights, seed, never)
+    tiny_layers.add(
+        w,
+        arch=arch,
+        n_vocab=len(tokens),
+        n_layers=n_layers,
+        n_head_kv=n_head_kv,
+        kind=weights,
+        seed=seed,
+        never=never,
+    )
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -120,40 +126,6 @@ def _spm(w: gguf.GGUFWriter, controls: Sequence[str], words: Sequence[str], spac
     w.add_token_types(kinds + [gguf.TokenType.NORMAL] * len(pieces))
     w.add_unk_token_id(0)
     return tokens
-
-
-def _weights(
-    w: gguf.GGUFWriter, n_vocab: int, n_layers: int, n_head_kv: int, kind: str, seed: int, never: Sequence[int]
-) -> None:
-    """Random, and scaled so that attention matters: the next token depends on all before it."""
-    random = np.random.default_rng(seed)
-
-    def matrix(name: str, rows: int, columns: int, scale: float, zeros: Sequence[int] = ()) -> None:
-        data = random.standard_normal((rows, columns), np.float32) * np.float32(scale / columns**0.5)
-        data[list(zeros)] = 0
-        if kind == "q8_0":
-            quantized = gguf.quants.quantize(data, gguf.GGMLQuantizationType.Q8_0)
-            w.add_tensor(name, quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        else:
-            w.add_tensor(name, data)
-
-    def norm(name: str) -> None:
-        w.add_tensor(name, np.ones(N_EMBD, np.float32))
-
-    n_kv = n_head_kv * N_EMBD // N_HEAD
-    matrix("token_embd.weight", n_vocab, N_EMBD, N_EMBD**0.5)
-    for i in range(n_layers):
-        norm(f"blk.{i}.attn_norm.weight")
-        matrix(f"blk.{i}.attn_q.weight", N_EMBD, N_EMBD, 1.5)
-        matrix(f"blk.{i}.attn_k.weight", n_kv, N_EMBD, 1.5)
-        matrix(f"blk.{i}.attn_v.weight", n_kv, N_EMBD, 2.0)
-        matrix(f"blk.{i}.attn_output.weight", N_EMBD, N_EMBD, 2.0)
-        norm(f"blk.{i}.ffn_norm.weight")
-        matrix(f"blk.{i}.ffn_gate.weight", N_FF, N_EMBD, 1.0)
-        matrix(f"blk.{i}.ffn_up.weight", N_FF, N_EMBD, 1.0)
-        matrix(f"blk.{i}.ffn_down.weight", N_EMBD, N_FF, 1.0)
-    norm("output_norm.weight")
-    matrix("output.weight", n_vocab, N_EMBD, 2.0, never)
 
 
 def _byte_stand_ins() -> dict[int, str]:
