@@ -16,6 +16,7 @@ from .sequence import Sequence
 from .slices import STEP_S, Slices
 from .threads import Threads
 
+
 class Engine:
     """Runs every sequence on one context. Not thread-safe: submit, cancel and step belong to one thread."""
 

@@ -296,20 +296,21 @@ class Context:
         """From where the sequences of this model can be shared: two tokens tell, and warm the model up."""
         self.decode([(0, 0, [self._warm_up_token] * 2, True)])
         is_cuttable: bool = lib.llama_memory_seq_rm(self._memory, 0, 1, -1)
-        self.forget(0)
+        self.clear()
         if not is_cuttable:
             return Memory.STATE
         return Memory.WINDOWED if self._n_swa > 0 else Memory.CUTTABLE
 
     @property
     def can_share(self) -> bool:
-        """Whether sequences can share cells. Copied together (tidy), a state can't be cut from the cells before it."""
-        return not (self.in_order and self.memory is Memory.STATE)
+        """Whether sequences can share cells. A state and a window can't be copied together (tidy) without what is
+        shared of them."""
+        return not self.in_order or self.memory is Memory.CUTTABLE
 
     def warm_up(self, n_tokens: int) -> None:
         """Decode so many tokens and forget them: the first request would else pay for touching the weights' pages."""
         self.decode([(0, 0, [self._warm_up_token] * n_tokens, True)])
-        self.forget(0)
+        self.clear()
 
     def argmax(self, index: int, forbidden: Sequence[int] = ()) -> int:
         """The likeliest token but the forbidden ones after batch index `index`, which must have asked for logits."""
@@ -351,8 +352,9 @@ class Context:
         return 0 <= first <= max(0, n - self._n_swa)
 
     def clear(self) -> None:
-        """Free all cells."""
+        """Free all cells; nothing can be sampled until the next decode."""
         lib.llama_memory_clear(self._memory, False)
+        self._n_computed = 0
 
     def forget(self, seq_id: int, *, dead: bool = False) -> None:
         """Free a sequence's cells; must precede any reuse of its id. dead: keep them from use; else all dead are freed,
@@ -385,9 +387,7 @@ class Context:
             states.append((copy, state))
         self.clear()
         for copy, state in states:
-            if copy.n_own and not lib.llama_state_seq_set_data(
-                self._context, _bytes(state), state.size, copy.seq_id
-            ):
+            if copy.n_own and not lib.llama_state_seq_set_data(self._context, _bytes(state), state.size, copy.seq_id):
                 raise LlamaError(f"the state of sequence {copy.seq_id} could not be put back")
             if copy.n_shared:
                 lib.llama_memory_seq_cp(self._memory, copy.source, copy.seq_id, 0, copy.n_shared)

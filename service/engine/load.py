@@ -118,9 +118,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         reasons = "; ".join(journal.errors[-3:])
         raise LlamaError(f"{e}: {reasons}" if reasons else str(e)) from e
     slices = warm_up(context, options.step_s)
-    inbox = Inbox(
-        model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train), is_shared=options.prefix_scope == "all"
-    )
+    inbox = Inbox(model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train), is_shared=options.prefix_scope == "all")
     ready = Ready(
         model=model.name,
         description=model.description,

@@ -149,7 +149,8 @@ class Scheduler:
         """A row was computed."""
         row.sequence.n_past += row.n
         self.cells.grow(row.sequence.seq_id, row.n)
-        self.served.charge(row.sequence.tenant, row.n)
+        if row.samples:
+            self.served.charge(row.sequence.tenant, 1)
 
     def schedule(self, now: float = 0.0, admit: bool = True) -> Batch:
         """The next batch; empty when there is nothing to do. Sequences it admits have their seq_id from now on.
@@ -216,17 +217,23 @@ class Scheduler:
         """The next waiting sequence, running now; None when there is none or no room for it."""
         if len(self.running) - n_resting >= self.n_seq:
             return None
-        sequence = next(iter(self._returned or self.served.in_turn(self._waiting)), None)
-        if sequence is None:
+        if not self._returned and not self._waiting:
             return None
+        sequence = self._returned[0] if self._returned else self.served.first(self._waiting)
         match, boundary = self._match(sequence)
         headroom = HEADROOM * len(self.running)
-        while not self._free_ids or self._n_promised() + self._n_needed(sequence, match) + headroom > self.cells.n_cells:
+        while (
+            not self._free_ids or self._n_promised() + self._n_needed(sequence, match) + headroom > self.cells.n_cells
+        ):
             if not (evicted := self._evict()):
                 return None
             batch.actions += evicted
             match, boundary = self._match(sequence)
-        (self._returned if self._returned else self._waiting).remove(sequence)
+        if self._returned:
+            self._returned.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+            self.served.charge(sequence.tenant, len(sequence.tokens))
         sequence.seq_id = self._free_ids.pop()
         if boundary:
             sequence.boundaries.add(boundary)

@@ -13,7 +13,7 @@ from .sequence import Sequence
 
 
 class Served:
-    """By tenant. A token is a token, read or made."""
+    """By tenant: the prompts that were let in, whole, and each token made."""
 
     def __init__(self) -> None:
         self._n: dict[str, int] = {}
@@ -31,8 +31,12 @@ class Served:
             self._n[tenant] = max(self.of(tenant), min(others, default=0))
 
     def charge(self, tenant: str, n: int) -> None:
-        """n tokens were computed for it."""
+        """n tokens are its."""
         self._n[tenant] = self.of(tenant) + n
+
+    def first(self, waiting: Iterable[Sequence]) -> Sequence:
+        """The next to run: of the tenant that had least, the one that came first."""
+        return min(waiting, key=lambda s: self.of(s.tenant))
 
     def in_turn(self, waiting: Iterable[Sequence]) -> list[Sequence]:
         """In the order in which they will run if all goes on as now: each tenant's by arrival."""

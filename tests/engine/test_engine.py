@@ -612,6 +612,7 @@ def test_greedy_is_the_argmax(model: Model, make_context: MakeContext) -> None:
     driver.submit(request)
     driver.run()
     sequence = driver.sequences["a"]
+    context.clear()
     for n in range(sequence.n_prompt, len(sequence.tokens)):
         (index,) = context.decode([(0, 0, sequence.tokens[:n], True)])
         assert context.argmax(index) == sequence.tokens[n]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import llama
+from service.engine.cells import Cells
 from service.engine.llama import Context, LlamaError, Model, NoRoom
 from service.engine.sampler import Sampler
 
@@ -294,7 +295,7 @@ def test_decode_tells_where_each_rows_logits_are(bpe: Model, make_context: MakeC
         [(0, 0, [], True)],
         [(0, 0, [1] * 257, True)],
         [(0, 0, [1] * 200, True), (1, 0, [1] * 57, True)],
-        [(4, 0, [1], True)],
+        [(8, 0, [1], True)],
         [(-1, 0, [1], True)],
         [(0, 0, [10**6], True)],
         [(0, 0, [-1], True)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,23 +11,103 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from service.engine.scheduler import HEADROOM, Batch, Scheduler
+from service.engine.cells import Cells
+from service.engine.prefix import Memory, Prefixes
+from service.engine.scheduler import HEADROOM, Batch, Forget, Scheduler, Share
 from service.engine.sequence import Sequence
 from service.engine.text import Text
 
-
-def sequence(id: str, n_prompt: int, max_tokens: int = 10) -> Sequence:
-    return Sequence(id=id, tokens=[1] * n_prompt, n_prompt=n_prompt, max_tokens=max_tokens, text=Text())
+N_WINDOW = 5
 
 
-def carry_out(scheduler: Scheduler) -> Batch:
+def sequence(
+    id: str,
+    n_prompt: int,
+    max_tokens: int = 10,
+    *,
+    tokens: list[int] | None = None,
+    tenant: str = "",
+    pace: float | None = None,
+) -> Sequence:
+    tokens = [1] * n_prompt if tokens is None else tokens
+    return Sequence(
+        id=id,
+        tokens=tokens,
+        n_prompt=len(tokens),
+        max_tokens=max_tokens,
+        text=Text(),
+        tenant=tenant,
+        scope=tenant,
+        pace=pace,
+    )
+
+
+def scheduler(
+    *, n_seq: int, n_batch: int, n_cells: int, n_slice: int = 1000, n_ids: int | None = None, shares: bool = False
+) -> Scheduler:
+    return Scheduler(
+        n_seq=n_seq,
+        n_batch=n_batch,
+        n_ids=n_ids,
+        cells=Cells(n_cells),
+        prefixes=Prefixes(Memory.CUTTABLE) if shares else None,
+        n_slice=lambda n_decoding: n_slice if n_decoding else n_batch,
+    )
+
+
+class Cache:
+    """What llama.cpp would hold for each sequence id, and whether it could do what it is told."""
+
+    def __init__(self, memory: Memory, n_cells: int) -> None:
+        self.memory, self.n_cells = memory, n_cells
+        self.tokens: dict[int, list[int]] = {}
+        self.cells: dict[int, list[int]] = {}  # numbers of the cells: equal ones are shared
+        self.first: dict[int, int] = {}  # the first token whose cells a windowed sequence still has in all layers
+        self._n = 0
+
+    def has_window(self, seq_id: int, n: int) -> bool:
+        return seq_id in self.tokens and self.first[seq_id] <= max(0, n - N_WINDOW)
+
+    def act(self, action: Forget | Share) -> None:
+        if isinstance(action, Forget):
+            for held in (self.tokens, self.cells, self.first):
+                held.pop(action.seq_id, None)
+            return
+        source, n = self.tokens[action.source], action.n
+        assert action.seq_id not in self.tokens, "only an id without cells takes part in another's"
+        assert 0 < n <= len(source)
+        if self.memory is Memory.STATE:
+            assert n == len(source), "a state is shared where it stands"
+        if self.memory is Memory.WINDOWED:
+            assert self.has_window(action.source, n), "a window is shared while it is whole"
+        self.tokens[action.seq_id] = source[:n]
+        self.cells[action.seq_id] = self.cells[action.source][:n]
+        self.first[action.seq_id] = self.first[action.source]
+
+    def compute(self, seq_id: int, position: int, tokens: list[int]) -> None:
+        held = self.tokens.setdefault(seq_id, [])
+        assert position == len(held), "no gap, nothing twice, nothing of an earlier owner"
+        held += tokens
+        self.cells.setdefault(seq_id, []).extend(range(self._n, self._n + len(tokens)))
+        self._n += len(tokens)
+        # As early as llama.cpp may: what no later token looks back at.
+        self.first[seq_id] = max(self.first.get(seq_id, 0), len(held) - N_WINDOW)
+        assert self.n_used <= self.n_cells
+
+    @property
+    def n_used(self) -> int:
+        return len({cell for cells in self.cells.values() for cell in cells})
+
+
+def carry_out(scheduler: Scheduler, now: float = 0.0) -> Batch:
     """One step as the engine does it: decode, a token where one is sampled, the finished ones removed."""
-    batch = scheduler.schedule()
+    batch = scheduler.schedule(now)
     for row in batch.rows:
         s = row.sequence
-        s.n_past += row.n
+        scheduler.advance(row)
         if row.samples:
             s.tokens.append(2)
+            s.first_token_at = s.first_token_at or now or 1e-9
             if s.n_generated >= s.max_tokens:
                 scheduler.remove(s)
     return batch
@@ -43,19 +125,44 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         n_seq=st.integers(1, 6),
+        n_more=st.integers(0, 4),
         n_batch=st.integers(1, 24),
         n_cells=st.integers(4, 80),
         n_slice=st.integers(1, 12),
+        memory=st.sampled_from([None, *Memory]),
+        seed=st.integers(0, 9),
     )
-    def begin(self, n_seq: int, n_batch: int, n_cells: int, n_slice: int) -> None:
-        self.scheduler = Scheduler(n_seq=n_seq, n_batch=n_batch, n_cells=n_cells, n_slice=n_slice)
-        self.live, self.n_made = [], 0
+    def begin(
+        self, n_seq: int, n_more: int, n_batch: int, n_cells: int, n_slice: int, memory: Memory | None, seed: int
+    ) -> None:
+        self.cache = Cache(memory or Memory.CUTTABLE, n_cells)
+        self.n_slice, self.n_ids, self.n_cells, self.n_batch = n_slice, n_seq + n_more, n_cells, n_batch
+        self.scheduler = Scheduler(
+            n_seq=n_seq,
+            n_batch=n_batch,
+            n_ids=self.n_ids,
+            cells=Cells(n_cells),
+            prefixes=None if memory is None else Prefixes(memory, self.cache.has_window),
+            n_slice=lambda n_decoding: n_slice if n_decoding else n_batch,
+        )
+        self.live, self.n_made, self.now = [], 0, 1.0
+        self.answers: Counter[str] = Counter()
+        words = random.Random(seed)
+        self.stems = [[words.randrange(9) for _ in range(79)] for _ in range(3)]
 
-    @rule(n_prompt=st.integers(1, 79), max_tokens=st.integers(1, 40))
-    def arrive(self, n_prompt: int, max_tokens: int) -> None:
-        """As the inbox bounds it: prompt and answer together fit the cache."""
-        n_prompt = min(n_prompt, self.scheduler.n_cells - 1)
-        s = sequence(str(self.n_made), n_prompt, min(max_tokens, self.scheduler.n_cells - n_prompt))
+    @rule(
+        stem=st.integers(0, 2),
+        n_stem=st.integers(0, 60),
+        n_own=st.integers(1, 79),
+        max_tokens=st.integers(1, 40),
+        tenant=st.sampled_from(["a", "b"]),
+        pace=st.sampled_from([None, None, 1.0, 5.0]),
+    )
+    def arrive(self, stem: int, n_stem: int, n_own: int, max_tokens: int, tenant: str, pace: float | None) -> None:
+        """As the inbox bounds it: prompt and answer together fit the cache. Many begin alike."""
+        tokens = [*self.stems[stem][:n_stem], *(100 + self.n_made for _ in range(n_own))][: self.n_cells - 1]
+        most = min(max_tokens, self.n_cells - len(tokens))
+        s = sequence(str(self.n_made), 0, most, tokens=tokens, tenant=tenant, pace=pace)
         self.n_made += 1
         self.scheduler.add(s)
         self.live.append(s)
@@ -63,81 +170,92 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        s = data.draw(st.sampled_from(self.live))
-        had = s.seq_id
-        assert self.scheduler.remove(s) == had
+        self.end(data.draw(st.sampled_from(self.live)))
+
+    def end(self, s: Sequence) -> None:
+        for action in self.scheduler.remove(s):
+            self.cache.act(action)
+        assert s.seq_id == -1
         self.live.remove(s)
 
-    @rule(end=st.integers(0, 7))
-    def step(self, end: int) -> None:
+    @rule(end=st.integers(0, 7), later_s=st.sampled_from([0.0, 0.1, 2.0]))
+    def step(self, end: int, later_s: float) -> None:
         """One engine step, in which the sequences whose number divides by `end` meet their end token."""
         sch = self.scheduler
-        waiting_before = list(sch.waiting)
-        running_before = {s: s.seq_id for s in sch.running}
-        batch = sch.schedule()
-        self.check_preemption(batch, running_before)
+        self.now += later_s
+        waiting_before = sch.waiting
+        batch = sch.schedule(self.now)
+        for action in batch.actions:
+            self.cache.act(action)
+        assert all(
+            s.seq_id == -1 and s.n_past == 0 and s in sch.waiting for s in batch.preempted if s not in sch.running
+        )
+        expected = [*reversed(batch.preempted), *waiting_before]
+        assert batch.admitted == expected[: len(batch.admitted)], "whose turn it is, comes in"
         self.check_batch(batch)
-        admitted = [s for s in sch.running if s not in running_before]
-        returned = [s for _, s in batch.preempted]
-        assert admitted == [*returned[::-1], *waiting_before][: len(admitted)], "first come, first served"
         for row in batch.rows:
             s = row.sequence
-            s.n_past += row.n
+            self.cache.compute(s.seq_id, s.n_past, s.tokens[s.n_past : s.n_past + row.n])
+            sch.advance(row)
+            assert self.cache.tokens[s.seq_id] == s.tokens[: s.n_past], "it has its own tokens' cells, and no others"
             if row.samples:
-                s.tokens.append(2)
+                s.tokens.append(200 + int(s.id))
+                s.first_token_at = s.first_token_at or self.now
                 ends = bool(end) and int(s.id) % end == 0
                 if ends or s.n_generated >= s.max_tokens:
-                    sch.remove(s)
-                    self.live.remove(s)
-        assert sch.n_cells_used <= sch.n_cells
+                    self.end(s)
+        self.check_cache()
 
-    def check_preemption(self, batch: Batch, running_before: dict[Sequence, int]) -> None:
-        for seq_id, s in batch.preempted:
-            assert running_before[s] == seq_id, "the id whose cells are to be freed is the one that it had"
-            assert s.seq_id == -1 and s.n_past == 0 and s in self.scheduler.waiting
+    def check_cache(self) -> None:
+        sch = self.scheduler
+        held = {s.seq_id: s.tokens[: s.n_past] for s in sch.running if s.n_past}
+        held |= {kept.seq_id: kept.tokens for kept in sch.kept}
+        assert self.cache.tokens == held, "the cache holds what is known of it, and nothing else"
+        assert sch.cells.n_live == self.cache.n_used <= sch.cells.n_cells, "shared cells are counted once"
+        ids = [*(s.seq_id for s in sch.running), *(kept.seq_id for kept in sch.kept)]
+        assert sorted([*ids, *sch._free_ids]) == list(range(self.n_ids)), "no id is lost, none is used twice"
 
     def check_batch(self, batch: Batch) -> None:
         sch = self.scheduler
-        assert [*sch.running, *sch.waiting] == self.live, "the order of arrival holds through every preemption"
-        ids = [s.seq_id for s in sch.running]
-        assert len(set(ids)) == len(ids) and all(0 <= i < sch.n_seq for i in ids)
+        assert sorted([*sch.running, *sch.waiting], key=lambda s: int(s.id)) == self.live
         assert all(s.seq_id == -1 for s in sch.waiting)
         assert batch.n_tokens <= sch.n_batch
         assert len({id(r.sequence) for r in batch.rows}) == len(batch.rows)
         for r in batch.rows:
-            assert r.sequence in sch.running
+            assert r.sequence in sch.running and r.sequence.leader is None
             assert 1 <= r.n <= r.sequence.n_pending
             assert r.samples == (r.n == r.sequence.n_pending)
-        decoding = [s for s in sch.running if not s.is_prefilling]
-        assert [r.sequence for r in batch.rows if not r.sequence.is_prefilling] == decoding, "no stream skips a step"
+        decoding = [r.sequence for r in batch.rows if not r.sequence.is_prefilling]
+        assert len(decoding) <= sch.n_seq
+        for s in sch.running:
+            if not s.is_prefilling and s not in decoding:
+                assert s.is_ahead(self.now) or len(decoding) == min(sch.n_seq, sch.n_batch), "who is due has its turn"
         read = sum(r.n for r in batch.rows if r.sequence.is_prefilling)
-        assert not decoding or read <= sch.n_slice, "a prompt never holds up running streams"
-        assert sum(s.n_past for s in sch.running) + batch.n_tokens <= sch.n_cells
+        assert not decoding or read <= self.n_slice, "a prompt never holds up running streams"
         assert bool(batch.rows) == bool(self.live), "while anything lives, every step computes something"
 
     def teardown(self) -> None:
-        """Nobody starves: without new arrivals everything ends, and nothing is kept."""
+        """Nobody starves: without new arrivals everything ends, and nothing is kept but what is known."""
         if not hasattr(self, "scheduler"):
             return
         # Each step makes a token or reads a slice; a preemption reads again what at most n_cells hold.
         for _ in range(20_000):
             if not self.live:
                 break
-            self.step(0)
+            self.step(0, 0.1)
         assert not self.live
         assert repr(self.scheduler) == (
-            f"<Scheduler 0/{self.scheduler.n_seq} running, 0 waiting, 0/{self.scheduler.n_cells} cells>"
+            f"<Scheduler 0/{self.scheduler.n_seq} running, 0 waiting, 0/{self.n_cells} cells>"
         )
-        assert sorted(self.scheduler._free_ids) == list(range(self.scheduler.n_seq))
 
 
 TestMachine: Any = Machine.TestCase
-TestMachine.settings = settings(max_examples=150, stateful_step_count=40)
+TestMachine.settings = settings(max_examples=370, stateful_step_count=50)  # some 50,000 steps of the scheduler
 
 
 def test_decodes_come_first_and_bound_the_slice() -> None:
     """While others decode, one step reads n_slice tokens of a prompt at most."""
-    sch = Scheduler(n_seq=3, n_batch=100, n_cells=1000, n_slice=8)
+    sch = scheduler(n_seq=3, n_batch=100, n_cells=1000, n_slice=8)
     sch.add(sequence("a", 20))
     assert rows(carry_out(sch)) == [("a", 20, True)]  # alone: all at once
     sch.add(sequence("b", 20))
@@ -149,7 +267,7 @@ def test_decodes_come_first_and_bound_the_slice() -> None:
 
 def test_one_slice_goes_to_the_oldest_prompt_first() -> None:
     """What an older prompt leaves of a slice goes to the next one in the same step."""
-    sch = Scheduler(n_seq=3, n_batch=100, n_cells=1000, n_slice=8)
+    sch = scheduler(n_seq=3, n_batch=100, n_cells=1000, n_slice=8)
     sch.add(sequence("a", 2))
     carry_out(sch)
     sch.add(sequence("b", 10))
@@ -161,7 +279,7 @@ def test_one_slice_goes_to_the_oldest_prompt_first() -> None:
 
 def test_prompts_alone_fill_the_batch() -> None:
     """With nobody decoding, a step reads n_batch tokens."""
-    sch = Scheduler(n_seq=4, n_batch=16, n_cells=1000, n_slice=2)
+    sch = scheduler(n_seq=4, n_batch=16, n_cells=1000, n_slice=2)
     for id in "abc":
         sch.add(sequence(id, 10))
     assert rows(carry_out(sch)) == [("a", 10, True), ("b", 6, False)]
@@ -169,27 +287,27 @@ def test_prompts_alone_fill_the_batch() -> None:
 
 def test_no_more_than_n_seq_run() -> None:
     """A sequence waits for a free id, and gets the one that a finished sequence had."""
-    sch = Scheduler(n_seq=2, n_batch=100, n_cells=1000, n_slice=100)
+    sch = scheduler(n_seq=2, n_batch=100, n_cells=1000, n_slice=100)
     a, b, c = (sequence(id, 2) for id in "abc")
     for s in (a, b, c):
         sch.add(s)
     carry_out(sch)
     assert (a.seq_id, b.seq_id, c.seq_id) == (0, 1, -1)
-    assert sch.remove(a) == 0
+    assert sch.remove(a) == [Forget(0, dead=False)]
     carry_out(sch)
     assert (a.seq_id, b.seq_id, c.seq_id) == (-1, 1, 0)
 
 
 def test_headroom() -> None:
     """A newcomer must leave 16 cells for each sequence that runs already; alone it may take all."""
-    sch = Scheduler(n_seq=3, n_batch=1000, n_cells=100, n_slice=1000)
+    sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_slice=1000)
     sch.add(sequence("a", 100, max_tokens=0))
     assert rows(sch.schedule()) == [("a", 100, True)]
-    sch = Scheduler(n_seq=3, n_batch=1000, n_cells=100, n_slice=1000)
+    sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_slice=1000)
     sch.add(sequence("a", 40))
     sch.add(sequence("b", 100 - 40 - HEADROOM))
     assert [r[0] for r in rows(sch.schedule())] == ["a", "b"]
-    sch = Scheduler(n_seq=3, n_batch=1000, n_cells=100, n_slice=1000)
+    sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_slice=1000)
     sch.add(sequence("a", 40))
     sch.add(sequence("b", 100 - 40 - HEADROOM + 1))
     sch.add(sequence("c", 1))  # would fit, but is not first
@@ -198,15 +316,15 @@ def test_headroom() -> None:
 
 def test_the_youngest_gives_way() -> None:
     """When the cells run out the youngest sequence waits, first in line, and its tokens are computed again."""
-    sch = Scheduler(n_seq=3, n_batch=100, n_cells=40, n_slice=100)
+    sch = scheduler(n_seq=3, n_batch=100, n_cells=40, n_slice=100)
     old, young, new = sequence("old", 10, 30), sequence("young", 10, 30), sequence("new", 5, 5)
     sch.add(old)
     sch.add(young)
     sch.add(new)
     while not (preempted := carry_out(sch).preempted):
         assert len(sch.running) == 2
-    assert preempted == [(1, young)]
-    assert list(sch.waiting) == [young, new]
+    assert preempted == [young]
+    assert sch.waiting == [young, new]
     assert young.n_generated > 0 and young.n_past == 0
     while young.seq_id < 0:
         carry_out(sch)
@@ -216,7 +334,7 @@ def test_the_youngest_gives_way() -> None:
 
 def test_one_sequence_may_fill_the_budget() -> None:
     """A sequence that is alone is never preempted, however full the cache."""
-    sch = Scheduler(n_seq=2, n_batch=7, n_cells=16, n_slice=3)
+    sch = scheduler(n_seq=2, n_batch=7, n_cells=16, n_slice=3)
     s = sequence("a", 10, max_tokens=6)
     sch.add(s)
     assert [carry_out(sch).n_tokens for _ in range(7)] == [7, 3, 1, 1, 1, 1, 1]
@@ -228,12 +346,12 @@ def test_one_sequence_may_fill_the_budget() -> None:
 def test_a_sequence_that_can_never_run(n_prompt: int) -> None:
     """What could never be computed is an error of the caller's, not a sequence that waits for ever."""
     with pytest.raises(AssertionError):
-        Scheduler(n_seq=1, n_batch=8, n_cells=8, n_slice=8).add(sequence("a", n_prompt))
+        scheduler(n_seq=1, n_batch=8, n_cells=8, n_slice=8).add(sequence("a", n_prompt))
 
 
 def test_nobody_is_let_in_beside_one_who_gave_way() -> None:
     """Without `admit` the batch is made of those who run."""
-    sch = Scheduler(n_seq=2, n_batch=8, n_cells=80, n_slice=8)
+    sch = scheduler(n_seq=2, n_batch=8, n_cells=80, n_slice=8)
     sch.add(sequence("a", 2))
     carry_out(sch)
     sch.add(sequence("b", 2))
@@ -254,41 +372,41 @@ def shapes(batch: Batch, n_tile: int | None) -> list[list[tuple[str, int]]]:
 
 def test_few_rows_share_a_call() -> None:
     """Below n_tile rows, and on a GPU (None) always, decoding sequences and a prompt's slice are one llama_decode."""
-    scheduler = Scheduler(n_seq=8, n_batch=64, n_cells=1000, n_slice=5)
-    running(scheduler, "a", "b")
-    scheduler.add(sequence("c", 20))
-    batch = scheduler.schedule()
+    sch = scheduler(n_seq=8, n_batch=64, n_cells=1000, n_slice=5)
+    running(sch, "a", "b")
+    sch.add(sequence("c", 20))
+    batch = sch.schedule()
     assert shapes(batch, 8) == [[("a", 1), ("b", 1), ("c", 5)]] == shapes(batch, None)
 
 
 def test_many_rows_are_computed_apart() -> None:
     """From n_tile rows on, decoding sequences go first, fewer than n_tile at a time, and prompts after them."""
-    scheduler = Scheduler(n_seq=8, n_batch=64, n_cells=1000, n_slice=5)
-    running(scheduler, "a", "b", "c")
-    scheduler.add(sequence("d", 20))
-    batch = scheduler.schedule()
+    sch = scheduler(n_seq=8, n_batch=64, n_cells=1000, n_slice=5)
+    running(sch, "a", "b", "c")
+    sch.add(sequence("d", 20))
+    batch = sch.schedule()
     assert shapes(batch, 8) == [[("a", 1), ("b", 1), ("c", 1)], [("d", 5)]]
     assert shapes(batch, 3) == [[("a", 1), ("b", 1)], [("c", 1)], [("d", 5)]]
 
 
 def test_nothing_to_do() -> None:
     """Without sequences the batch is empty."""
-    batch = Scheduler(n_seq=1, n_batch=8, n_cells=8, n_slice=8).schedule()
+    batch = scheduler(n_seq=1, n_batch=8, n_cells=8, n_slice=8).schedule()
     assert (batch.rows, batch.preempted, batch.n_tokens) == ([], [], 0)
 
 
 def test_preempting_the_only_one() -> None:
     """There is nobody to give way when one runs or none."""
-    sch = Scheduler(n_seq=2, n_batch=8, n_cells=8, n_slice=8)
-    assert sch.preempt_youngest() is None
+    sch = scheduler(n_seq=2, n_batch=8, n_cells=8, n_slice=8)
+    assert sch.give_way() == ([], None)
     sch.add(sequence("a", 2))
     sch.schedule()
-    assert sch.preempt_youngest() is None
+    assert sch.give_way() == ([], None)
 
 
 def test_repr() -> None:
     """The window shows running, waiting and cells."""
-    sch = Scheduler(n_seq=2, n_batch=8, n_cells=64, n_slice=8)
+    sch = scheduler(n_seq=2, n_batch=8, n_cells=64, n_slice=8)
     for id in "abc":
         sch.add(sequence(id, 3))
     carry_out(sch)
