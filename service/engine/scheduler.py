@@ -92,11 +92,11 @@ class Scheduler:
         cells: Cells,
         n_ids: int | None = None,
         prefixes: Prefixes | None = None,
-        n_slice: Callable[[int], int] = lambda n_decoding: 128,
+        n_slice: Callable[[int, int], int] = lambda n_decoding, n_reading: 128,
     ) -> None:
         """n_ids: sequence ids, of those that run, rest or are kept; n_seq, if not given.
         prefixes: None shares nothing.
-        n_slice: prompt tokens that one step reads beside so many decoding sequences.
+        n_slice: prompt tokens that one step reads beside so many decoding sequences, of so many prompts.
         """
         self.n_seq, self.n_batch, self.cells, self.prefixes = n_seq, n_batch, cells, prefixes
         self.running: list[Sequence] = []  # oldest first
@@ -109,13 +109,16 @@ class Scheduler:
 
     def __repr__(self) -> str:
         cells = f"{self.n_cells_used}/{self.cells.n_cells} cells"
-        n_waiting = len(self._waiting) + len(self._returned)
-        return f"<Scheduler {len(self.running)}/{self.n_seq} running, {n_waiting} waiting, {cells}>"
+        return f"<Scheduler {len(self.running)}/{self.n_seq} running, {self._n_waiting} waiting, {cells}>"
 
     @property
     def waiting(self) -> list[Sequence]:
         """Who waits, the next one first."""
         return [*self._returned, *self.served.in_turn(self._waiting)]
+
+    @property
+    def _n_waiting(self) -> int:
+        return len(self._waiting) + len(self._returned)
 
     @property
     def n_cells_used(self) -> int:
@@ -169,8 +172,9 @@ class Scheduler:
         due = self._in_turn([s for s in decoding if not s.is_ahead(now)])
         n_resting = len(decoding) - len(due)
         batch.rows = [Row(s, 1, samples=True) for s in due]
-        room = min(self._n_slice(len(due)), self.n_batch - len(due))
         prefilling = [s for s in self.running if s.is_prefilling]
+        n_reading = len(prefilling) + min(self._n_waiting, max(0, self.n_seq - len(self.running) + n_resting))
+        room = min(self._n_slice(len(due), n_reading), self.n_batch - len(due))
         for s in sorted(prefilling, key=lambda s: self.served.of(s.tenant)):
             room -= self._slice(batch, s, room)
         while admit and room > 0 and (admitted := self._admit(batch, n_resting)) is not None:

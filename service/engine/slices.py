@@ -1,12 +1,13 @@
-"""How many prompt tokens a step reads, so that it takes no longer than running streams may wait. Pure."""
+"""How many prompt tokens a step reads, so that running streams keep their rhythm and first tokens come early. Pure."""
 
 from __future__ import annotations
 
 STEP_S = 0.2  # long enough that a CPU reads 40 tokens beside running streams, short enough that these seem to flow
+# Where more prompts are to be read than streams run, more wait for the slice than for the step's end: it may be longer,
+# up to so many times. Then those who run have a pause, and those who wait have their first token twice as early.
+MOST_TIMES = 3.0
+LEAST = 32  # tokens: reading fewer wastes the step, whose weights are fetched for 8 rows as for 32
 WEIGHT = 0.3  # of the newest step: three slow ones in a row count, one that a neighbour disturbed does not
-LEAST = 16  # tokens: reading fewer wastes the step, whose weights are read from memory for 1 row as for 16
-# With nobody to disturb, a step may be longer; not much: who comes in the middle of it waits for its end.
-ALONE = 2.0
 
 
 class Slices:
@@ -18,17 +19,17 @@ class Slices:
         self.target_s, self.n_batch, self.row_s = target_s, n_batch, row_s
 
     def __repr__(self) -> str:
-        return f"<Slices {self.size(1)} tokens, {self.row_s * 1e3:.2f} ms each, for {self.target_s * 1e3:.0f} ms>"
+        return f"<Slices {self.size(1, 1)} tokens, {self.row_s * 1e3:.2f} ms each, for {self.target_s * 1e3:.0f} ms>"
 
-    def size(self, n_decoding: int) -> int:
-        """Tokens to read beside so many running streams."""
-        target_s = self.target_s if n_decoding else self.target_s * ALONE
-        n = round(target_s / self.row_s) - n_decoding if self.row_s else 4 * LEAST
+    def size(self, n_decoding: int, n_reading: int) -> int:
+        """Tokens to read, of so many prompts, beside so many running streams."""
+        times = min(max(n_reading / n_decoding, 1.0), MOST_TIMES) if n_decoding else MOST_TIMES
+        n = round(times * self.target_s / self.row_s) - n_decoding if self.row_s else 2 * LEAST
         return min(max(n, LEAST), self.n_batch)
 
     def observe(self, n_decoding: int, n_read: int, step_s: float) -> None:
         """A step took so long. Those that read little tell of what a step costs, not of what a token does."""
-        if n_read < LEAST:
+        if n_read < LEAST // 2:
             return
         row_s = step_s / (n_decoding + n_read)
         self.row_s = row_s if not self.row_s else self.row_s + WEIGHT * (row_s - self.row_s)

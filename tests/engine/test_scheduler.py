@@ -51,7 +51,7 @@ def scheduler(
         n_ids=n_ids,
         cells=Cells(n_cells),
         prefixes=Prefixes(Memory.CUTTABLE) if shares else None,
-        n_slice=lambda n_decoding: n_slice if n_decoding else n_batch,
+        n_slice=lambda n_decoding, _: n_slice if n_decoding else n_batch,
     )
 
 
@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
             n_ids=self.n_ids,
             cells=Cells(n_cells),
             prefixes=None if memory is None else Prefixes(memory, self.cache.has_window),
-            n_slice=lambda n_decoding: n_slice if n_decoding else n_batch,
+            n_slice=lambda n_decoding, _: n_slice if n_decoding else n_batch,
         )
         self.live, self.n_made, self.now = [], 0, 1.0
         self.answers: Counter[str] = Counter()
