@@ -99,6 +99,7 @@ def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
             loaded.model,
             loaded.context,
             slices=loaded.slices,
+            most_kept_cells=loaded.most_kept_cells,
             shares=options.prefix_scope != "off",
             threads=threads,
             started=lambda ids: door.send(Started(ids)),

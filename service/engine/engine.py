@@ -27,6 +27,7 @@ class Engine:
         *,
         slices: Slices | None = None,
         shares: bool = True,
+        most_kept_cells: int | None = None,
         threads: Threads | None = None,
         started: Callable[[list[str]], None] = lambda ids: None,
         refused: Callable[[Refused], None] = lambda refused: None,
@@ -34,6 +35,7 @@ class Engine:
     ) -> None:
         """slices: sizes what is read beside running streams; None: for steps of 0.2 s.
         shares: whether a prompt's beginning that is known already is shared.
+        most_kept_cells: of ended sequences; None: what is free.
         threads: chooses their number before each step; None leaves it as the context has it.
         started: told of those that a step computes for the first time, before it does.
         refused: told of those that can't go on and are dropped without an end.
@@ -49,6 +51,7 @@ class Engine:
             cells=Cells(context.n_ctx, in_order=context.in_order),
             prefixes=Prefixes(context.memory, context.has_window) if shares and context.can_share else None,
             n_slice=self._slices.size,
+            most_kept_cells=most_kept_cells,
         )
         self._sequences: dict[str, Sequence] = {}
         self._samplers: dict[str, Sampler | Argmax] = {}

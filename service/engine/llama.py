@@ -312,6 +312,20 @@ class Context:
         self.decode([(0, 0, [self._warm_up_token] * n_tokens, True)])
         self.clear()
 
+    def burden(self, n_tokens: int) -> int:
+        """Give every sequence id but 0 a copy of the same n_tokens; returns how many cells that took. For a measurement
+        of what cells cost that are passed over; `clear` ends it."""
+        self.decode([(0, 0, [self._warm_up_token] * n_tokens, False)])
+        size: int = lib.llama_state_seq_get_size(self._context, 0)
+        state = np.empty(size, np.uint8)
+        lib.llama_state_seq_get_data(self._context, _bytes(state), size, 0)
+        self._remove(0)
+        n_most = min(self.n_ids, self.n_ctx // n_tokens)
+        copied: list[int] = [
+            lib.llama_state_seq_set_data(self._context, _bytes(state), size, i) for i in range(1, n_most)
+        ]
+        return n_tokens * sum(n > 0 for n in copied)
+
     def argmax(self, index: int, forbidden: Sequence[int] = ()) -> int:
         """The likeliest token but the forbidden ones after batch index `index`, which must have asked for logits."""
         logits = self._logits_after(index)

@@ -13,11 +13,14 @@ from . import llama
 from .budget import choose_n_ctx, free_memory, kv_bytes_per_token, usable_cores
 from .inbox import Inbox
 from .llama import Context, LlamaError, Model
+from .prefix import Memory
 from .protocol import Ready
 from .slices import STEP_S, Slices
 
 PREFIX_SCOPES = ("tenant", "all", "off")
 WARM_UP_TOKENS = 32
+TAX = 0.2  # of a step, for cells that nobody in it looks at; 3,000 take 0 to 0.08 of one on a CPU, 0.45 unpatched
+LEAST_KEPT = 4096  # cells: some shared prompts are worth more than that, and what is measured in a moment is not exact
 N_KEPT = 64  # each has a row of logits, too: 0.6 MB of a 152k vocabulary
 N_KEPT_STATES = 16  # a state of Mamba-2.8B is 20 MB
 
@@ -49,6 +52,7 @@ class Loaded:
     inbox: Inbox
     ready: Ready
     slices: Slices
+    most_kept_cells: int  # more would slow every step
 
 
 class Journal:
@@ -118,6 +122,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         reasons = "; ".join(journal.errors[-3:])
         raise LlamaError(f"{e}: {reasons}" if reasons else str(e)) from e
     slices = warm_up(context, options.step_s)
+    most_kept_cells = measure_kept(context)
     inbox = Inbox(model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train), is_shared=options.prefix_scope == "all")
     ready = Ready(
         model=model.name,
@@ -140,7 +145,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
     )
-    return Loaded(model, context, inbox, ready, slices)
+    return Loaded(model, context, inbox, ready, slices, most_kept_cells)
 
 
 def most_kept(model: Model) -> int:
@@ -159,6 +164,27 @@ def warm_up(context: Context, step_s: float) -> Slices:
         slices.row_s = (time.monotonic() - began) / n
     context.warm_up(1)
     return slices
+
+
+def measure_kept(context: Context) -> int:
+    """How many cells may be kept: attention passes over each in every step, which must not take TAX longer for them."""
+    if not context.can_share or context.memory is not Memory.CUTTABLE:
+        return context.n_ctx
+
+    def token_s() -> float:
+        times = []
+        for _ in range(3):  # the least of three: what disturbs it only adds
+            began = time.monotonic()
+            context.decode([(0, 0, [0], True)])
+            times.append(time.monotonic() - began)
+            context.forget(0)
+        return min(times)
+
+    free_s = token_s()
+    n_cells = context.burden(WARM_UP_TOKENS)
+    cell_s = max(0.0, token_s() - free_s) / n_cells if n_cells else 0.0
+    context.clear()
+    return min(context.n_ctx, max(LEAST_KEPT, int(TAX * free_s / cell_s))) if cell_s else context.n_ctx
 
 
 def describe(ready: Ready) -> str:

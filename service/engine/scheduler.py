@@ -93,15 +93,17 @@ class Scheduler:
         n_ids: int | None = None,
         prefixes: Prefixes | None = None,
         n_slice: Callable[[int, int], int] = lambda n_decoding, n_reading: 128,
+        most_kept_cells: int | None = None,
     ) -> None:
         """n_ids: sequence ids, of those that run, rest or are kept; n_seq, if not given.
         prefixes: None shares nothing.
+        most_kept_cells: of ended sequences alone; None: all that nobody else needs.
         n_slice: prompt tokens that one step reads beside so many decoding sequences, of so many prompts.
         """
         self.n_seq, self.n_batch, self.cells, self.prefixes = n_seq, n_batch, cells, prefixes
         self.running: list[Sequence] = []  # oldest first
         self.served = Served()
-        self._n_slice = n_slice
+        self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
         self._waiting: list[Sequence] = []  # by arrival
         self._returned: list[Sequence] = []  # preempted, to be let in before all others
         self._free_ids = list(range((n_ids or n_seq) - 1, -1, -1))
@@ -146,7 +148,10 @@ class Scheduler:
         if self.prefixes is None or sequence.n_past == 0:
             return [self._free(seq_id)]
         kept = Kept(seq_id, sequence.tokens[: sequence.n_past], sequence.scope)
-        return [self._free(k.seq_id) for k in self.prefixes.keep(kept)]
+        actions: list[Action] = [self._free(k.seq_id) for k in self.prefixes.keep(kept)]
+        while self._most_kept_cells is not None and self.cells.n_live - self.n_cells_used > self._most_kept_cells:
+            actions += self._evict()
+        return actions
 
     def advance(self, row: Row) -> None:
         """A row was computed."""
