@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from .grammar import GrammarError
+from .links import Candidates
 from .llama import Context, LlamaError, Model, NoRoom
 from .protocol import Finish, Refused, Step
 from .sampler import Argmax, Sampler
@@ -38,6 +39,7 @@ class Engine:
         self._model, self._context, self._clock = model, context, clock
         self.scheduler = Scheduler(n_seq=context.n_seq, n_batch=context.n_batch, n_cells=context.n_ctx, n_slice=n_slice)
         self._sequences: dict[str, Sequence] = {}
+        self._candidates = Candidates(model.n_vocab)
         self._samplers: dict[str, Sampler | Argmax] = {}
         self._positions: dict[str, int] = {}  # queue positions as last reported
         self._ended: list[Finish] = []  # between two steps
@@ -132,7 +134,7 @@ class Engine:
 
     def _sample(self, sequence: Sequence, index: int, now: float, step: Step) -> None:
         try:
-            token = self._samplers[sequence.id].draw(self._context, index)
+            token = self._samplers[sequence.id].draw(self._context.logits(index), self._candidates)
         except GrammarError as e:
             self._refused(Refused(sequence.id, "invalid_request", f"grammar: {e}", "grammar"))
             self._drop(sequence)
