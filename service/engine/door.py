@@ -99,6 +99,7 @@ def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
             loaded.model,
             loaded.context,
             threads=threads,
+            n_threads=loaded.ready.n_threads,
             started=lambda ids: door.send(Started(ids)),
             refused=door.send,
         )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .grammar import GrammarError
-from .links import Candidates
+from .drawing import Drawing, Drawn, Run
 from .llama import Context, LlamaError, Model, NoRoom
 from .protocol import Finish, Refused, Step
 from .sampler import Argmax, Sampler
@@ -25,6 +24,7 @@ class Engine:
         *,
         n_slice: int = 128,
         threads: Threads | None = None,
+        n_threads: int = 1,
         started: Callable[[list[str]], None] = lambda ids: None,
         refused: Callable[[Refused], None] = lambda refused: None,
         clock: Callable[[], float] = time.monotonic,
@@ -32,14 +32,15 @@ class Engine:
         """n_slice: see Scheduler. 128: with 64 many arrivals at once cost 5 % more, with 512 all pause for 1.5 s.
 
         threads: chooses their number before each step; None leaves it as the context has it.
+        n_threads: how many may draw tokens between two decodes.
         started: told of those that a step computes for the first time, before it does.
         refused: told of those that can't go on and are dropped without an end.
         """
         self._threads, self._started, self._refused = threads, started, refused
         self._model, self._context, self._clock = model, context, clock
+        self._drawing = Drawing(model.n_vocab, n_threads)
         self.scheduler = Scheduler(n_seq=context.n_seq, n_batch=context.n_batch, n_cells=context.n_ctx, n_slice=n_slice)
         self._sequences: dict[str, Sequence] = {}
-        self._candidates = Candidates(model.n_vocab)
         self._samplers: dict[str, Sampler | Argmax] = {}
         self._positions: dict[str, int] = {}  # queue positions as last reported
         self._ended: list[Finish] = []  # between two steps
@@ -111,8 +112,10 @@ class Engine:
                 for s in (row.sequence,)
             ]
         )
+        sampling = [(row.sequence, index) for row, index in zip(rows, last, strict=True) if row.samples]
+        drawn = self._drawing.draw(self._context, [Run(self._samplers[s.id], index) for s, index in sampling])
         now = self._clock()
-        for row, index in zip(rows, last, strict=True):
+        for row in rows:
             sequence = row.sequence
             sequence.started_at = sequence.started_at or began
             step.n_batch += row.n
@@ -121,8 +124,8 @@ class Engine:
                 n_done = min(sequence.n_past + row.n, sequence.n_prompt)
                 step.prefill.append((sequence.id, n_done, sequence.n_prompt))
             sequence.n_past += row.n
-            if row.samples:
-                self._sample(sequence, index, now, step)
+        for (sequence, _), what in zip(sampling, drawn, strict=True):
+            self._take(sequence, what, now, step)
 
     def _give_way(self) -> None:
         """Put the youngest back to wait, and let nobody in beside it at once. Raises LlamaError for the only one."""
@@ -132,19 +135,19 @@ class Engine:
         self._context.forget(youngest[0])
         self._admit = False
 
-    def _sample(self, sequence: Sequence, index: int, now: float, step: Step) -> None:
-        try:
-            token = self._samplers[sequence.id].draw(self._context.logits(index), self._candidates)
-        except GrammarError as e:
-            self._refused(Refused(sequence.id, "invalid_request", f"grammar: {e}", "grammar"))
+    def _take(self, sequence: Sequence, drawn: Drawn, now: float, step: Step) -> None:
+        """Go on with what was drawn for a sequence."""
+        for token in drawn.tokens:
+            text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
+            if text:
+                step.deltas.append((sequence.id, sequence.take_held(), text))
+            if sequence.finish_reason:
+                self._drop(sequence)
+                step.finished.append(sequence.finish())
+                return
+        if drawn.error:
+            self._refused(Refused(sequence.id, "invalid_request", f"grammar: {drawn.error}", "grammar"))
             self._drop(sequence)
-            return
-        text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
-        if text:
-            step.deltas.append((sequence.id, sequence.take_held(), text))
-        if sequence.finish_reason:
-            self._drop(sequence)
-            step.finished.append(sequence.finish())
 
     def _drop(self, sequence: Sequence) -> None:
         """Free everything that a sequence held."""
