@@ -34,9 +34,9 @@ def importing(files: list[str], module: str) -> list[str]:
     return [n for n in files if any(m == module or m.startswith(module + ".") for m in imports(n))]
 
 
-def test_only_two_files_import_llama_cpp() -> None:
-    """llama_cpp is behind one wall: service/engine/llama.py, and sampler.py for what it samples with."""
-    assert importing(FILES, "llama_cpp") == ["engine/llama.py", "engine/sampler.py"]
+def test_only_three_files_import_llama_cpp() -> None:
+    """llama_cpp is behind one wall: service/engine/llama.py, and links.py and sampler.py for what is sampled with."""
+    assert importing(FILES, "llama_cpp") == ["engine/links.py", "engine/llama.py", "engine/sampler.py"]
 
 
 def test_only_one_file_imports_redis() -> None:
@@ -89,7 +89,7 @@ def test_what_decides_knows_no_http(name: str) -> None:
 
 def test_grammar_and_sampling_are_pure() -> None:
     """What is asked of llama.cpp is decided without it."""
-    for name in ("engine/grammar.py", "engine/sampling.py"):
+    for name in ("engine/grammar.py", "engine/likeliest.py", "engine/sampling.py"):
         assert importing([name], "service.engine.llama") == []
 
 

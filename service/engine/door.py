@@ -102,6 +102,7 @@ def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
             most_kept_cells=loaded.most_kept_cells,
             shares=options.prefix_scope != "off",
             threads=threads,
+            n_threads=loaded.ready.n_threads,
             started=lambda ids: door.send(Started(ids)),
             refused=door.send,
         )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from .cells import Cells
-from .grammar import GrammarError
+from .drawing import Drawing, Drawn, Run
 from .llama import Context, LlamaError, Model, NoRoom
 from .prefix import Prefixes
 from .protocol import Finish, Refused, Step
@@ -29,6 +29,7 @@ class Engine:
         shares: bool = True,
         most_kept_cells: int | None = None,
         threads: Threads | None = None,
+        n_threads: int = 1,
         started: Callable[[list[str]], None] = lambda ids: None,
         refused: Callable[[Refused], None] = lambda refused: None,
         clock: Callable[[], float] = time.monotonic,
@@ -37,6 +38,7 @@ class Engine:
         shares: whether a prompt's beginning that is known already is shared.
         most_kept_cells: of ended sequences; None: what is free.
         threads: chooses their number before each step; None leaves it as the context has it.
+        n_threads: how many may draw tokens between two decodes.
         started: told of those that a step computes for the first time, before it does.
         refused: told of those that can't go on and are dropped without an end.
         """
@@ -53,6 +55,7 @@ class Engine:
             n_slice=self._slices.size,
             most_kept_cells=most_kept_cells,
         )
+        self._drawing = Drawing(model.n_vocab, n_threads)
         self._sequences: dict[str, Sequence] = {}
         self._samplers: dict[str, Sampler | Argmax] = {}
         self._positions: dict[str, int] = {}  # queue positions as last reported
@@ -134,8 +137,10 @@ class Engine:
                 for s in (row.sequence,)
             ]
         )
+        sampling = [(row.sequence, index) for row, index in zip(rows, last, strict=True) if row.samples]
+        drawn = self._drawing.draw(self._context, [Run(self._samplers[s.id], index) for s, index in sampling])
         now = self._clock()
-        for row, index in zip(rows, last, strict=True):
+        for row in rows:
             sequence = row.sequence
             sequence.started_at = sequence.started_at or began
             step.n_batch += row.n
@@ -144,8 +149,8 @@ class Engine:
                 n_done = min(sequence.n_past + row.n, sequence.n_prompt)
                 step.prefill.append((sequence.id, n_done, sequence.n_prompt))
             self.scheduler.advance(row)
-            if row.samples:
-                self._sample(sequence, index, now, step)
+        for (sequence, _), what in zip(sampling, drawn, strict=True):
+            self._take(sequence, what, now, step)
 
     def _give_way(self) -> int:
         """Let kept prefixes or the youngest go, and nobody in beside it at once; returns how many were put back to
@@ -157,19 +162,19 @@ class Engine:
         self._admit = youngest is None
         return 0 if youngest is None else 1
 
-    def _sample(self, sequence: Sequence, index: int, now: float, step: Step) -> None:
-        try:
-            token = self._samplers[sequence.id].draw(self._context, index)
-        except GrammarError as e:
-            self._refused(Refused(sequence.id, "invalid_request", f"grammar: {e}", "grammar"))
+    def _take(self, sequence: Sequence, drawn: Drawn, now: float, step: Step) -> None:
+        """Go on with what was drawn for a sequence."""
+        for token in drawn.tokens:
+            text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
+            if text:
+                step.deltas.append((sequence.id, sequence.take_held(), text))
+            if sequence.finish_reason:
+                self._drop(sequence)
+                step.finished.append(sequence.finish())
+                return
+        if drawn.error:
+            self._refused(Refused(sequence.id, "invalid_request", f"grammar: {drawn.error}", "grammar"))
             self._drop(sequence)
-            return
-        text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
-        if text:
-            step.deltas.append((sequence.id, sequence.take_held(), text))
-        if sequence.finish_reason:
-            self._drop(sequence)
-            step.finished.append(sequence.finish())
 
     def _drop(self, sequence: Sequence) -> None:
         """Free everything that a sequence held, but for what is kept of its cells."""

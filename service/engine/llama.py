@@ -1,4 +1,4 @@
-"""llama.cpp through its low-level binding: only this file and sampler.py import llama_cpp, and keep every pointer.
+"""llama.cpp through its low-level binding: only this file, links.py and sampler.py import it, and keep every pointer.
 
 A wrong argument in C aborts the process, so each class checks what facts about the C side demand before it calls.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # libgomp reads these once, when the library is loaded: its threads spin at every barrier otherwise, and stall
 # for whole time slices when a neighbour (the front, nginx) wants a core. Set by the caller's environment, they win.
@@ -41,7 +42,6 @@ KV_TYPES = {  # what llama.cpp's own programs accept for the KV cache
 }
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
-TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
 class LlamaError(Exception):
@@ -240,9 +240,6 @@ class Context:
         self._seq_ids = np.zeros(self.n_batch, np.int32)
         self._logits = np.zeros(self.n_batch, np.int8)
         self._n_computed = 0  # tokens of the last batch, once it has been decoded
-        self._blank = np.zeros(model.n_vocab, TOKEN_DATA)
-        self._blank["id"] = np.arange(model.n_vocab)
-        self._candidates = self._blank.copy()
         self._batch = self._make_batch()
         self.memory = self._probe()
 
@@ -326,34 +323,23 @@ class Context:
         ]
         return n_tokens * sum(n > 0 for n in copied)
 
-    def argmax(self, index: int, forbidden: Sequence[int] = ()) -> int:
-        """The likeliest token but the forbidden ones after batch index `index`, which must have asked for logits."""
-        logits = self._logits_after(index)
-        for token in forbidden:
-            logits[token] = -np.inf
-        return int(logits.argmax())
+    def logits(self, index: int) -> NDArray[np.float32]:
+        """Those of all tokens after batch index `index`, which must have asked for them, until the next decode.
 
-    def sample(self, chain: Any, index: int) -> int:
-        """What a chain that selects draws after batch index `index`, which must have asked for logits; it is told."""
+        Waits until they are computed and in order; not for another thread than the context's, but what it returns is.
+        """
         self._check_logits(index)
-        return int(lib.llama_sampler_sample(chain, self._context, index))
+        address = ctypes.addressof(lib.llama_get_logits_ith(self._context, index).contents)
+        # 2 us; numpy takes 13 us to make an array of a pointer.
+        return np.frombuffer(memoryview((ctypes.c_float * self._n_vocab).from_address(address)), np.float32)
 
-    def candidates(self, index: int) -> Any:
-        """All tokens with their logits after batch index `index`, in order: a llama_token_data_array for samplers to
-        work on, which holds until the next call."""
-        logits = self._logits_after(index)
-        self._candidates[:] = self._blank
-        self._candidates["logit"] = logits
-        data = ctypes.cast(self._candidates.ctypes.data, ctypes.POINTER(lib.llama_token_data))
-        return lib.llama_token_data_array(data, self._n_vocab, -1, False)
+    def argmax(self, index: int) -> int:
+        """The likeliest token after batch index `index`, which must have asked for logits."""
+        return int(self.logits(index).argmax())
 
     def _check_logits(self, index: int) -> None:
         if not 0 <= index < self._n_computed or not self._logits[index]:  # C would abort
             raise LlamaError(f"no logits at batch index {index}")
-
-    def _logits_after(self, index: int) -> Any:
-        self._check_logits(index)
-        return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._context, index), (self._n_vocab,))
 
     def share(self, source: int, seq_id: int, n: int) -> None:
         """A sequence without cells takes part in the first n of another's: in all of it where there is only a state,

@@ -1,4 +1,4 @@
-"""llama.cpp's samplers: a chain of them for each sequence, and the grammar beside it. llama.py's rules hold here too.
+"""A sequence's sampler: what it draws next from the logits, and how it goes on elsewhere as if it had never stopped.
 
 What a sampler knows follows from the seed and the tokens so far: `go_on` with them makes a new one go on as another
 would have, except for mirostat and adaptive-p (sampling.is_rebuildable).
@@ -9,17 +9,22 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from time import thread_time
-from typing import Any, TypeGuard
+from typing import Any
 
 import llama_cpp as lib
+import numpy as np
+from numpy.typing import NDArray
 
 from .grammar import GrammarError, check
-from .llama import Context, LlamaError, Model
+from .likeliest import can_be_found, likeliest
+from .links import Candidates, Chain, alone
+from .llama import LlamaError, Model
 from .protocol import Sampling
-from .sampling import RANDOM, SELECTING, Link, chain, is_greedy, seed_at, window
+from .sampling import RANDOM, SELECTING, Link, chain, is_greedy, n_best, n_edits, seed_at, window
 from .stack import run_deep
 
 # An ambiguous grammar (x ::= "a" x "b" | "a" x "c" | "a") has llama.cpp follow ever more ways with each token, while
@@ -32,7 +37,11 @@ _NUL = re.compile(rb"\xc0[@\x80\xc0]|\xe0[@\x80\xc0]{2}|\xf0[@\x80\xc0]{3}")
 
 
 class Sampler:
-    """A C sampler chain, built from sampling.chain's links, and a grammar that has the last word."""
+    """C samplers, built from sampling.chain's links, and a grammar that has the last word.
+
+    The links that change the logits of few tokens are a chain of their own: after them it shows whether the likeliest
+    tokens alone will do for the rest, which is then as if it had seen all (see _offer).
+    """
 
     def __init__(
         self, model: Model, links: Sequence[Link], *, seed: int = 0, window: int = 0, grammar: str = ""
@@ -48,76 +57,106 @@ class Sampler:
         self._position = 0  # of the next token behind the prompt
         self._tail = b""  # the last bytes, whose character may go on
         self._grammar = _grammar(model, grammar) if grammar else None
-        n_fixed = _n_fixed(links, varies=bool(grammar))
-        self._n_fixed, self._renewed = n_fixed, links[n_fixed:]
-        params = lib.llama_sampler_chain_default_params()
-        params.no_perf = True
-        self._chain = lib.llama_sampler_chain_init(params)
-        for link in links[:n_fixed]:
-            self._add(link, seed)
+        edits, rest = links[: n_edits(links)], links[n_edits(links) :]
+        self._n_best = n_best(links)
+        self._biased = {token for name, arguments in edits if name == "bias" for token, _ in arguments[0]}
+        self._recent: deque[int] = deque(maxlen=window)
+        n_fixed = _n_fixed(rest, varies=bool(grammar))
+        self._is_renewed = n_fixed < len(rest)
+        self._edits = Chain(model, edits, seed=seed, n_fixed=len(edits)) if edits else None
+        self._chain = Chain(model, rest, seed=seed, n_fixed=n_fixed)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a draw is a matter of 0.1 ms even with a large vocabulary: none that another thread is worth."""
+        n = self._n_best + len(self._biased) + self._window
+        return self._grammar is None and self._n_best > 0 and can_be_found(self._model.n_vocab, n)
 
     def go_on(self, prompt: Sequence[int], made: Sequence[int]) -> None:
         """Know these tokens, which it did not draw itself: call it once, before the first draw."""
         last = [*prompt[-self._window :], *made][-self._window :] if self._window else []
         for token in last:
-            lib.llama_sampler_accept(self._chain, token)
+            self._accept(token)
         if self._grammar:
             for token in made:
                 self._follow(token)
         self._position = len(made)
-        if not self._renewed:
-            self._skip(len(made))
+        if not self._is_renewed:
+            self._chain.skip(len(made))
 
-    def draw(self, context: Context, index: int) -> int:
-        """The next token after batch index `index`. Raises GrammarError where the grammar can't be followed further."""
-        self._renew()
+    def draw(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
+        """The next token. `candidates`: memory that no other thread uses meanwhile.
+
+        Raises GrammarError where the grammar can't be followed further.
+        """
+        if self._is_renewed:
+            self._chain.renew(seed_at(self._seed, self._position))
         self._position += 1
-        return self._draw_fitting(context, index) if self._grammar else context.sample(self._chain, index)
+        if self._grammar:
+            return self._draw_fitting(logits, candidates)
+        token, _ = self._choose(logits, candidates)
+        self._accept(token)
+        return token
 
     def close(self) -> None:
-        """Free the chain and its links; a second call does nothing."""
-        if self._chain:
-            lib.llama_sampler_free(self._chain)
+        """Free the chains and the grammar; a second call does nothing."""
+        self._chain.close()
+        if self._edits:
+            self._edits.close()
+        if self._grammar:
             lib.llama_sampler_free(self._grammar)
-            self._chain = self._grammar = None
+            self._grammar = None
 
-    def _add(self, link: Link, seed: int) -> None:
-        name, arguments = link
-        made = _LINKS[name](self._model, *arguments, *([seed] if name in RANDOM else []))
-        if not made:  # NULL is a falsy pointer object, not None
-            raise LlamaError(f"the sampler {name} could not be made")
-        lib.llama_sampler_chain_add(self._chain, made)
+    def _accept(self, token: int) -> None:
+        self._recent.append(token)
+        if self._edits:
+            self._edits.accept(token)
+        self._chain.accept(token)
 
-    def _renew(self) -> None:
-        """Make the links that draw, and those behind them, anew for the present position: 13 us each."""
-        if not self._renewed:
-            return
-        while (n := lib.llama_sampler_chain_n(self._chain)) > self._n_fixed:
-            lib.llama_sampler_free(lib.llama_sampler_chain_remove(self._chain, n - 1))
-        for link in self._renewed:
-            self._add(link, seed_at(self._seed, self._position))
+    def _choose(self, logits: NDArray[np.float32], candidates: Candidates) -> tuple[int, float]:
+        """The chain's choice of all tokens, and its logit."""
+        if not self._offer_likeliest(logits, candidates):
+            self._offer(logits, candidates)
+        self._chain.apply(candidates)
+        return candidates.chosen
 
-    def _skip(self, n: int) -> None:
-        """Take n draws from the chain's one generator, as n tokens did that were drawn elsewhere: 5 us each."""
-        last = lib.llama_sampler_chain_get(self._chain, lib.llama_sampler_chain_n(self._chain) - 1)
-        for _ in range(n):
-            lib.llama_sampler_apply(last, ctypes.byref(_candidate(0)))
+    def _offer(self, logits: NDArray[np.float32], candidates: Candidates, ids: NDArray[Any] | None = None) -> None:
+        candidates.fill(logits, ids)
+        if self._edits:
+            self._edits.apply(candidates)
 
-    def _draw_fitting(self, context: Context, index: int) -> int:
+    def _offer_likeliest(self, logits: NDArray[np.float32], candidates: Candidates) -> bool:
+        """Offer as few tokens as will do; False when it must be all.
+
+        The rest of the chain sees the k likeliest tokens after the edits. Of those that no edit touches, only one with
+        fewer than k + n likelier ones before the edits can be among them, when n are touched. In which order C puts
+        equal ones depends on all that it sees: then it must see all.
+        """
+        if not self._n_best:
+            return False
+        touched = self._biased.union(self._recent) if self._edits else self._biased
+        ids = likeliest(logits, self._n_best + len(touched))
+        if ids is None:
+            return False
+        self._offer(logits, candidates, np.union1d(ids, list(touched)) if touched else ids)
+        return candidates.have_first(self._n_best)
+
+    def _draw_fitting(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
         """As common_sampler_sample: to ask the grammar about one token is cheap, about all of them is not."""
         began = thread_time()
-        token = self._select(context.candidates(index))
-        if not self._fits(token):
-            candidates = context.candidates(index)
-            lib.llama_sampler_apply(self._grammar, ctypes.byref(candidates))
-            token = self._select(candidates)
-            if not self._fits(token):
+        token = self._choose(logits, candidates)
+        if not self._fits(*token):
+            self._offer(logits, candidates)
+            lib.llama_sampler_apply(self._grammar, candidates.reference)
+            self._chain.apply(candidates)
+            token = candidates.chosen
+            if not self._fits(*token):
                 return self._end()
-        lib.llama_sampler_accept(self._chain, token)
-        self._follow(token)
+        self._accept(token[0])
+        self._follow(token[0])
         if thread_time() - began > MAX_GRAMMAR_S:
             raise GrammarError("it can be read in too many ways")
-        return token
+        return token[0]
 
     def _end(self) -> int:
         """The end token where the grammar, but not the bias, allows it."""
@@ -126,37 +165,35 @@ class Sampler:
                 return token
         raise GrammarError("no token fits here")
 
-    def _select(self, candidates: Any) -> int | None:
-        """The chain's choice; None when it has none but what is ruled out."""
-        lib.llama_sampler_apply(self._chain, ctypes.byref(candidates))
-        chosen = candidates.data[candidates.selected]
-        return int(chosen.id) if chosen.logit > -math.inf else None
-
     def _follow(self, token: int) -> None:
         """Lead the grammar on; a token that does not fit would abort."""
         lib.llama_sampler_accept(self._grammar, token)
         self._tail = (self._tail + self._model.piece(token))[-3:]
 
-    def _fits(self, token: int | None) -> TypeGuard[int]:
-        if token is None or _NUL.search(self._tail + self._model.piece(token)):
+    def _fits(self, token: int, logit: float = 0.0) -> bool:
+        if logit == -math.inf or _NUL.search(self._tail + self._model.piece(token)):
             return False
-        alone = _candidate(token)
-        lib.llama_sampler_apply(self._grammar, ctypes.byref(alone))
-        return bool(alone.data[0].logit > -math.inf)
+        one = alone(token)
+        lib.llama_sampler_apply(self._grammar, ctypes.byref(one))
+        return bool(one.data[0].logit > -math.inf)
 
 
 class Argmax:
-    """Plain greedy in a Sampler's place: 14 us where a chain, which builds an array of all candidates, takes 0.3 ms."""
+    """Plain greedy in a Sampler's place: 20 us where a chain over all candidates takes 0.3 ms."""
+
+    is_quick = True
 
     def __init__(self, forbidden: Sequence[int] = ()) -> None:
-        self._forbidden = forbidden
+        self._forbidden = list(forbidden)
 
     def go_on(self, prompt: Sequence[int], made: Sequence[int]) -> None:
         """It knows nothing of other tokens."""
 
-    def draw(self, context: Context, index: int) -> int:
-        """The likeliest token after batch index `index`, but for the forbidden ones."""
-        return context.argmax(index, self._forbidden)
+    def draw(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
+        """The likeliest token, but for the forbidden ones."""
+        if self._forbidden:
+            logits[self._forbidden] = -np.inf
+        return int(logits.argmax())
 
     def close(self) -> None:
         """There is nothing to free."""
@@ -185,12 +222,6 @@ def _n_fixed(links: Sequence[Link], *, varies: bool) -> int:
     return random.index(True) if varies and any(random) else len(links)
 
 
-def _candidate(token: int) -> Any:
-    """A llama_token_data_array of one."""
-    one = lib.llama_token_data(id=token, logit=1.0, p=0.0)
-    return lib.llama_token_data_array(ctypes.pointer(one), 1, -1, False)
-
-
 def _grammar(model: Model, text: str) -> Any:
     """The sampler that masks what does not fit, at the rule `root`."""
     check(text)
@@ -202,36 +233,3 @@ def _grammar(model: Model, text: str) -> Any:
     if not made:
         raise GrammarError("llama.cpp does not understand this grammar.")
     return made
-
-
-def _bias(model: Model, biases: Sequence[tuple[int, float | None]]) -> Any:
-    array = (lib.llama_logit_bias * len(biases))(*[(t, -math.inf if b is None else b) for t, b in biases])
-    return lib.llama_sampler_init_logit_bias(model.n_vocab, len(biases), array)
-
-
-def _dry(
-    model: Model, multiplier: float, base: float, allowed_length: int, last_n: int, breakers: Sequence[str]
-) -> Any:
-    texts = (ctypes.c_char_p * len(breakers))(*[text.encode() for text in breakers])
-    return lib.llama_sampler_init_dry(model.vocab, multiplier, base, allowed_length, last_n, texts, len(breakers))
-
-
-# min_keep is 0, as in llama-server's requests that do not name it. 100: mirostat's m in common/sampling.cpp.
-_LINKS: dict[str, Callable[..., Any]] = {
-    "bias": _bias,
-    "penalties": lambda model, *a: lib.llama_sampler_init_penalties(model.n_vocab, *a),
-    "dry": _dry,
-    "top_n_sigma": lambda _, n: lib.llama_sampler_init_top_n_sigma(n),
-    "top_k": lambda _, k: lib.llama_sampler_init_top_k(k),
-    "typical_p": lambda _, p: lib.llama_sampler_init_typical(p, 0),
-    "top_p": lambda _, p: lib.llama_sampler_init_top_p(p, 0),
-    "min_p": lambda _, p: lib.llama_sampler_init_min_p(p, 0),
-    "xtc": lambda _, p, threshold, seed: lib.llama_sampler_init_xtc(p, threshold, 0, seed),
-    "temperature": lambda _, t: lib.llama_sampler_init_temp(t),
-    "dynamic_temperature": lambda _, *a: lib.llama_sampler_init_temp_ext(*a),
-    "draw": lambda _, seed: lib.llama_sampler_init_dist(seed),
-    "greedy": lambda _: lib.llama_sampler_init_greedy(),
-    "mirostat": lambda model, *a: lib.llama_sampler_init_mirostat(model.n_vocab, *a, 100),
-    "mirostat_v2": lambda _, *a: lib.llama_sampler_init_mirostat_v2(*a),
-    "adaptive_p": lambda _, *a: lib.llama_sampler_init_adaptive_p(*a),
-}

@@ -15,6 +15,7 @@ POSSIBLE = ("min_p", (1e-30,))
 Link = tuple[str, tuple[Any, ...]]
 RANDOM = frozenset({"xtc", "draw"})  # links that are given a seed when they are made
 SELECTING = frozenset({"greedy", "draw", "mirostat", "mirostat_v2", "adaptive_p"})
+EDITING = frozenset({"bias", "penalties", "dry"})  # links that change logits, but only those of tokens they know
 
 
 def is_greedy(sampling: Sampling) -> bool:
@@ -69,6 +70,19 @@ def chain(sampling: Sampling, forbidden: Sequence[int]) -> list[Link]:
     # Both may take away the likeliest token, too.
     trims = _trims(s) if s.typical_p < 1 or _excludes(s) else []
     return [*links, *trims, ("greedy", ())]
+
+
+def n_edits(links: Sequence[Link]) -> int:
+    """How many links, at the head of a chain, change logits of the biased tokens and those in the window only."""
+    return next((i for i, (name, _) in enumerate(links) if name not in EDITING), len(links))
+
+
+def n_best(links: Sequence[Link]) -> int:
+    """Of how many of the likeliest tokens, after the edits, the rest of a chain makes its choice; 0: it sees all."""
+    name, arguments = links[n_edits(links)]
+    if name == "greedy":
+        return 1
+    return int(arguments[0]) if name == "top_k" else 0
 
 
 def _trims(s: Sampling) -> list[Link]:

@@ -9,13 +9,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.engine.engine import Engine
 from service.engine.llama import Context, LlamaError, Model, NoRoom
 from service.engine.prefix import Memory
 from service.engine.protocol import Finish, Refused, Sampling, Step
 from service.engine.sampler import Argmax, Sampler, make
+from service.engine.sampling import chain
 from service.engine.sequence import Sequence as Seq
 from service.engine.slices import Slices
 from service.engine.text import Text
@@ -552,17 +555,28 @@ def test_two_that_fill_the_context(model: Model, make_context: MakeContext) -> N
     assert sum(s.n_preempted for s in driver.steps) >= 1
 
 
+class Noting(Sampler):
+    """A sampler that keeps what it drew, the end token too."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.drawn: list[int] = []
+
+    def draw(self, *args: Any) -> int:
+        self.drawn.append(super().draw(*args))
+        return self.drawn[-1]
+
+
 def test_end_tokens(bpe: Model, make_context: MakeContext) -> None:
     """Each of the model's end tokens ends an answer with stop, and is no part of it."""
     hot = replace(WARM, temperature=3.0)
     requests = [Request(str(i), "x", replace(hot, seed=i), max_tokens=900) for i in range(8)]
     driver = Driver(bpe, make_context(bpe, n_ctx=8192, n_seq=8))
-    ends: set[int] = set()
-    sample = driver.context.sample
-    driver.context.sample = lambda *a: ends.add(token := sample(*a)) or token  # type: ignore[func-returns-value,method-assign]
-    driver.submit(*requests)
+    samplers = [Noting(bpe, chain(r.sampling, []), seed=r.sampling.seed) for r in requests]
+    for r, sampler in zip(requests, samplers, strict=True):
+        driver.engine.submit(r.sequence(bpe), sampler)
     answers = driver.run()
-    assert bpe.end_tokens <= ends
+    assert bpe.end_tokens <= {token for sampler in samplers for token in sampler.drawn}
     stopped = [a for a in answers.values() if a.reason == "stop"]
     assert len(stopped) >= 6
     assert not any(bpe.end_tokens & set(a.tokens) for a in answers.values())
@@ -706,8 +720,8 @@ class Cells:
             last.append(n - 1)
         return last
 
-    def argmax(self, index: int, forbidden: Sequence[int]) -> int:
-        return 65
+    def logits(self, index: int) -> NDArray[np.float32]:
+        return np.array([token == 65 for token in range(256)], np.float32)
 
     def clear(self) -> None:
         self.cells.clear()
@@ -726,6 +740,7 @@ class Vocabulary:
     """A stand-in for the model beside Cells."""
 
     end_tokens = frozenset[int]()
+    n_vocab = 256
 
     def tokenize(self, text: str, **_: bool) -> list[int]:
         return list(text.encode())

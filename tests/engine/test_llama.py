@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from service.engine import llama
 from service.engine.cells import Cells
 from service.engine.llama import Context, LlamaError, Model, NoRoom
-from service.engine.sampler import Sampler
 
 from . import tiny
 from .conftest import MakeContext
@@ -326,15 +325,12 @@ def test_no_room(bpe: Model, make_context: MakeContext) -> None:
 def test_logits_that_were_not_asked_for(bpe: Model, make_context: MakeContext, index: int) -> None:
     """Sampling where no logits are is an error: C would abort the process."""
     context = make_context(bpe)
-    sampler = Sampler(bpe, [("greedy", ())])
     with pytest.raises(LlamaError, match="no logits"):
-        sampler.draw(context, index)  # before any decode
+        context.logits(index)  # before any decode
     assert context.decode([(0, 0, [1, 2, 3], True), (1, 0, [4], False)]) == [2, 3]
     with pytest.raises(LlamaError, match="no logits"):
-        sampler.draw(context, index)
-    with pytest.raises(LlamaError, match="no logits"):
-        context.argmax(index)
-    sampler.draw(context, 2)
+        context.logits(index)
+    context.logits(2)
 
 
 def test_logits_of_the_batch_before(bpe: Model, make_context: MakeContext) -> None:

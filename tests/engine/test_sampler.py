@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.engine.grammar import GrammarError
+from service.engine.links import Candidates, Chain
 from service.engine.llama import Context, LlamaError, Model
 from service.engine.protocol import Sampling
 from service.engine.sampler import Argmax, Sampler, make
@@ -34,7 +37,7 @@ def draw(context: Context, model: Model, index: int, n: int, sampling: Sampling,
     links = chain(sampling, sorted(model.end_tokens) if kw.get("ignore_eos") else [])
     sampler = Sampler(model, links, seed=sampling.seed, window=window(sampling), grammar=sampling.grammar)
     sampler.go_on(kw.get("accepted", []), [])
-    drawn = [sampler.draw(context, index) for _ in range(n)]
+    drawn = [sampler.draw(context.logits(index), Candidates(model.n_vocab)) for _ in range(n)]
     sampler.close()
     return drawn
 
@@ -64,11 +67,12 @@ def test_argmax_takes_none_that_is_forbidden(bpe: Model, make_context: MakeConte
     """Argmax in a Sampler's place takes the likeliest token that is allowed, as a chain with a bias does."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
-    first = Argmax().draw(context, index)
+    candidates = Candidates(bpe.n_vocab)
+    first = Argmax().draw(context.logits(index), candidates)
     chained = Sampler(bpe, [("bias", ([(first, None)],)), ("greedy", ())])
-    expected = chained.draw(context, index)
+    expected = chained.draw(context.logits(index), candidates)
     chained.close()
-    assert first != expected == Argmax([first]).draw(context, index)
+    assert first != expected == Argmax([first]).draw(context.logits(index), candidates)
 
 
 def test_a_seed_repeats_and_another_differs(bpe: Model, make_context: MakeContext) -> None:
@@ -185,7 +189,7 @@ N = 40
 def answer(context: Context, model: Model, sampling: Sampling, *, renewed: frozenset[int] = frozenset()) -> list[int]:
     """N tokens (with a grammar up to its end), the sampler made anew where so many have been made."""
     prompt = model.tokenize("the fox and the fox and", add_special=True, parse_special=True)
-    ignore_eos = not sampling.grammar
+    ignore_eos, candidates = not sampling.grammar, Candidates(model.n_vocab)
     sampler, made = make(model, sampling, ignore_eos=ignore_eos), list[int]()
     sampler.go_on(prompt, [])
     (index,) = context.decode([(0, 0, prompt, True)])
@@ -194,7 +198,7 @@ def answer(context: Context, model: Model, sampling: Sampling, *, renewed: froze
             sampler.close()
             sampler = make(model, sampling, ignore_eos=ignore_eos)
             sampler.go_on(prompt, made)
-        made.append(sampler.draw(context, index))
+        made.append(sampler.draw(context.logits(index), candidates))
         (index,) = context.decode([(0, len(prompt) + len(made) - 1, made[-1:], True)])
     sampler.close()
     context.forget(0)
@@ -268,9 +272,9 @@ def test_greedy_within_a_grammar(bpe: Model, make_context: MakeContext) -> None:
     greedy = replace(PLAIN, temperature=0.0)
     assert draw(context, bpe, index, 1, replace(greedy, grammar="root ::= [^\\x00]+")) == [first]
     digits = {bpe.tokenize(d, add_special=False, parse_special=False)[0] for d in "0123456789"}
-    others = set(range(bpe.n_vocab)) - digits
     (digit,) = draw(context, bpe, index, 1, replace(greedy, grammar="root ::= [0-9]"))
-    assert digit == context.argmax(index, sorted(others))
+    logits = context.logits(index)
+    assert digit == max(digits, key=lambda token: logits[token])
 
 
 def test_control_tokens_spell_nothing(bpe: Model, make_context: MakeContext) -> None:
@@ -291,8 +295,9 @@ def test_where_no_token_fits(bpe: Model, make_context: MakeContext) -> None:
         context.forget(0)
     endless = make(bpe, with_grammar('root ::= "a"'), ignore_eos=True)
     index = logits_of(context, bpe, "the fox")
-    assert endless.draw(context, index) == a
-    assert endless.draw(context, index) in bpe.end_tokens
+    logits, candidates = context.logits(index), Candidates(bpe.n_vocab)
+    assert endless.draw(logits, candidates) == a
+    assert endless.draw(logits, candidates) in bpe.end_tokens
 
 
 def test_a_zero_spelled_too_long(write: Callable[..., Path], make_context: MakeContext) -> None:
@@ -317,3 +322,135 @@ def test_what_llama_cpp_refuses(bpe: Model, grammar: str) -> None:
     """Its NULL is an error, too; nothing crashes."""
     with pytest.raises(GrammarError):
         make(bpe, with_grammar(grammar))
+
+
+# --- a choice of the likeliest tokens alone
+
+N_WIDE = 40
+
+
+@pytest.fixture(scope="module")
+def wide(write: Callable[..., Path]) -> Model:
+    """A vocabulary of some thousand tokens: in one of hundreds it does not pay to look for the likeliest."""
+    return Model(write("wide", words=["".join(word) for word in itertools.product("abcdefghijkl", repeat=3)]))
+
+
+class Whole(Sampler):
+    """A sampler that always sees every token."""
+
+    def _offer_likeliest(self, logits: NDArray[np.float32], candidates: Candidates) -> bool:
+        return False
+
+
+class Counting(Candidates):
+    """Candidates that count how often they are all tokens, and how often few."""
+
+    n_all = n_few = 0
+
+    def fill(self, logits: NDArray[np.float32], ids: NDArray[Any] | None = None) -> None:
+        self.n_all, self.n_few = self.n_all + (ids is None), self.n_few + (ids is not None)
+        super().fill(logits, ids)
+
+
+def rows_of(kind: str, n_vocab: int, k: int = 5) -> list[NDArray[np.float32]]:
+    """N_WIDE rows of logits."""
+    rng = np.random.default_rng(7)
+    rows = (rng.standard_normal((N_WIDE, n_vocab)) * 2).astype(np.float32)
+    if kind == "steps":  # equal ones everywhere
+        rows = np.round(rows)
+    if kind == "halves":  # equal ones among the likeliest now and then
+        rows = np.round(rows * 32) / np.float32(32)
+    if kind == "zero":
+        rows[:] = 0
+    if kind == "the k-th twice":
+        for row in rows:
+            order = np.argsort(row)
+            row[order[-k - 3 : -k + 1]] = row[order[-k]]
+    if kind == "ruled out":
+        rows[:, rng.permutation(n_vocab)[: n_vocab - 3]] = -np.inf
+    if kind == "nan":
+        rows[:, 17] = np.nan
+    if kind == "rising":
+        rows.sort(axis=1)
+    if kind == "the last":
+        rows[:, -k:] += 20
+    return list(rows)
+
+
+NARROW: dict[str, Sampling] = {
+    "top_k": replace(PLAIN, top_k=5, temperature=1.0),
+    "defaults": Sampling(seed=2, top_k=5),
+    "top_k 1": replace(PLAIN, top_k=1),
+    "bias": replace(PLAIN, top_k=5, logit_bias=((70, 9.0), (71, None), (3, 5.5), (2000, -3.0))),
+    "bias, greedy": replace(PLAIN, temperature=0.0, logit_bias=((70, 5.0), (71, None))),
+    "penalties": replace(PLAIN, top_k=5, repeat_penalty=1.3, frequency_penalty=0.7, repeat_last_n=6),
+    "rewards": replace(PLAIN, top_k=5, repeat_penalty=0.7, presence_penalty=-1.9, repeat_last_n=6),
+    "rewards, greedy": replace(PLAIN, temperature=0.0, presence_penalty=-1.0, repeat_last_n=9),
+    "dry": replace(PLAIN, top_k=5, dry_multiplier=3.0, dry_allowed_length=0, dry_penalty_last_n=6),
+    "everything": replace(
+        PLAIN,
+        top_k=6,
+        top_p=0.9,
+        min_p=0.02,
+        typical_p=0.95,
+        frequency_penalty=0.3,
+        repeat_last_n=5,
+        xtc_probability=0.5,
+        xtc_threshold=0.05,
+        dynatemp_range=0.4,
+        logit_bias=((9, 4.0),),
+    ),
+    "adaptive_p": replace(PLAIN, top_k=5, adaptive_target=0.3),
+    "grammar": replace(PLAIN, top_k=5, grammar="root ::= [a-l ]+"),
+}
+LOGITS = ["apart", "steps", "halves", "zero", "the k-th twice", "ruled out", "nan", "rising", "the last"]
+
+
+@pytest.mark.parametrize("kind", NARROW)
+@pytest.mark.parametrize("logits", LOGITS)
+def test_the_likeliest_are_as_good_as_all(wide: Model, kind: str, logits: str) -> None:
+    """What is drawn is what the same samplers draw from all tokens, whatever the logits: equal, ruled out or NaN."""
+    s = NARROW[kind]
+    if logits in ("nan", "ruled out") and kind in ("everything", "grammar"):
+        pytest.skip("typical_p of NaN is one choice or another; where nothing fits there is none")
+    made = []
+    for sampler_class, candidates in ((Sampler, Counting(wide.n_vocab)), (Whole, Counting(wide.n_vocab))):
+        sampler = sampler_class(wide, chain(s, [3]), seed=s.seed, window=window(s), grammar=s.grammar)
+        sampler.go_on([70, 71, 90, 90], [])
+        made.append([sampler.draw(row, candidates) for row in rows_of(logits, wide.n_vocab)])
+        sampler.close()
+        if logits == "apart" and kind != "grammar":
+            assert (candidates.n_few, candidates.n_all) == ((N_WIDE, 0) if sampler_class is Sampler else (0, N_WIDE))
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, s in NARROW.items() if not s.grammar and not s.xtc_probability])
+def test_two_chains_are_one(wide: Model, kind: str) -> None:
+    """The links before and behind the choice of candidates do together what one chain of llama.cpp's does."""
+    s, candidates = NARROW[kind], Candidates(wide.n_vocab)
+    links, made = chain(s, [3]), []
+    whole = Chain(wide, links, seed=s.seed, n_fixed=len(links))
+    sampler = Sampler(wide, links, seed=s.seed, window=window(s))
+    for row in rows_of("halves", wide.n_vocab):
+        candidates.fill(row)
+        whole.apply(candidates)
+        made.append(candidates.chosen[0])
+        whole.accept(made[-1])
+    assert [sampler.draw(row, candidates) for row in rows_of("halves", wide.n_vocab)] == made
+
+
+def test_is_quick(wide: Model, bpe: Model) -> None:
+    """Where the likeliest alone will do, for a vocabulary large enough; never beside a grammar."""
+    assert Argmax().is_quick
+    for s, expected in (
+        (NARROW["top_k"], True),
+        (NARROW["penalties"], True),
+        (replace(NARROW["penalties"], repeat_last_n=64), False),
+        (NARROW["grammar"], False),
+        (PLAIN, False),
+        (replace(PLAIN, top_k=5, top_n_sigma=1.0), False),
+        (replace(PLAIN, top_k=5, mirostat=2), False),
+    ):
+        sampler = make(wide, s)
+        assert not isinstance(sampler, Argmax) and sampler.is_quick == expected
+    assert not make(bpe, NARROW["top_k"]).is_quick

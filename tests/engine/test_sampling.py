@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.protocol import Sampling
-from service.engine.sampling import SELECTING, chain, is_greedy, is_rebuildable, seed_at, window
+from service.engine.sampling import (
+    EDITING,
+    SELECTING,
+    chain,
+    is_greedy,
+    is_rebuildable,
+    n_best,
+    n_edits,
+    seed_at,
+    window,
+)
 
 PLAIN = Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0)
 samplings = st.builds(
@@ -154,3 +164,23 @@ def test_each_position_has_a_seed_of_its_own() -> None:
     seeds = {seed_at(seed, position) for seed in (0, 1, 2, 2**32 - 2) for position in range(1000)}
     assert len(seeds) > 3990 and max(seeds) < 2**32 - 1
     assert sum(s < 2**31 for s in seeds) / len(seeds) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "edits", "best"),
+    [
+        (Sampling(seed=1), 1, 40),
+        (Sampling(seed=1, repeat_penalty=1.1, dry_multiplier=1.0), 3, 40),
+        (Sampling(seed=1, temperature=0.0), 1, 1),
+        (Sampling(seed=1, temperature=0.0, repeat_penalty=1.1), 2, 1),
+        (Sampling(seed=1, top_n_sigma=1.0), 1, 0),  # it sees how all are spread
+        (replace(PLAIN, temperature=0.0, typical_p=0.5), 1, 0),
+        (replace(PLAIN, mirostat=2, top_k=40), 1, 0),
+        (PLAIN, 1, 0),
+    ],
+)
+def test_how_many_of_the_likeliest_will_do(sampling: Sampling, edits: int, best: int) -> None:
+    """As many as a top_k right behind the edits leaves, one where greedy follows, else all: 0."""
+    links = chain(sampling, [2])
+    assert (n_edits(links), n_best(links)) == (edits, best)
+    assert n_edits(links) == sum(name in EDITING for name, _ in links)

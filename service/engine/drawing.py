@@ -1,0 +1,92 @@
+"""What follows from the logits of one decode: the next tokens of each sequence, drawn on several threads where it pays.
+
+Each sequence's own sampler draws in order, from its own logits: which thread did it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .grammar import GrammarError
+from .links import Candidates
+from .llama import Context
+from .sampler import Argmax, Sampler
+
+# Below, building the array of all candidates and looking through it takes less than to wake a thread (about 50 us).
+MIN_N_VOCAB = 16384
+
+
+class Run(NamedTuple):
+    """Rows of one sequence in one decode: the one after which its next token is drawn, then one for each draft.
+
+    `first` is the batch index of that one; the others follow it. A draft was decoded as if it were the next token.
+    """
+
+    sampler: Sampler | Argmax
+    first: int
+    drafts: Sequence[int] = ()
+
+
+class Drawn(NamedTuple):
+    """The next tokens: drafts that were drawn indeed, and the first that is no draft. An error ends them."""
+
+    tokens: list[int]
+    error: GrammarError | None = None
+
+
+class Drawing:
+    """Draws on the calling thread and up to n_threads - 1 of its own. For the thread that owns the context."""
+
+    def __init__(self, n_vocab: int, n_threads: int) -> None:
+        self._n_vocab = n_vocab
+        self._candidates = [Candidates(n_vocab)]  # one for each thread, made when it is needed: 3.6 MB for 152k
+        self._n_threads = n_threads
+        self._pool = ThreadPoolExecutor(max(1, n_threads - 1), thread_name_prefix="draw")  # starts none until it must
+
+    def draw(self, context: Context, runs: Sequence[Run]) -> list[Drawn]:
+        """What each run draws from the logits of the last decode. Raises LlamaError where there are none."""
+        # All of them first: llama.cpp puts its outputs in order when it is asked for one.
+        logits = [[context.logits(run.first + i) for i in range(len(run.drafts) + 1)] for run in runs]
+        drawn = [Drawn([])] * len(runs)
+
+        def take(indices: Iterator[int], candidates: Candidates) -> None:
+            for i in indices:
+                drawn[i] = _draw(runs[i], logits[i], candidates)
+
+        slow = [i for i, run in enumerate(runs) if not run.sampler.is_quick and self._n_vocab >= MIN_N_VOCAB]
+        n_threads = min(self._n_threads, len(slow))
+        if n_threads < 2:
+            take(iter(range(len(runs))), self._candidates[0])
+            return drawn
+        shared = iter(slow)  # each thread takes the next when it is free: the GIL makes next() atomic
+        self._candidates += [Candidates(self._n_vocab) for _ in range(n_threads - len(self._candidates))]
+        others = [self._pool.submit(take, shared, own) for own in self._candidates[1:n_threads]]
+        try:
+            take(shared, self._candidates[0])
+            take((i for i in range(len(runs)) if i not in slow), self._candidates[0])
+        finally:
+            for other in others:
+                other.result()
+        return drawn
+
+    def close(self) -> None:
+        """End its threads; a second call does nothing."""
+        self._pool.shutdown()
+
+
+def _draw(run: Run, logits: Sequence[NDArray[np.float32]], candidates: Candidates) -> Drawn:
+    """Token by token, for as long as a draft turns out right: what was decoded after a wrong one follows nothing."""
+    tokens: list[int] = []
+    try:
+        for i, row in enumerate(logits):
+            tokens.append(run.sampler.draw(row, candidates))
+            if i < len(run.drafts) and tokens[-1] != run.drafts[i]:
+                break
+    except GrammarError as e:
+        return Drawn(tokens, e)
+    return Drawn(tokens)
