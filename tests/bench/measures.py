@@ -92,8 +92,11 @@ async def beside_long_prompts(url: str, salt: str) -> Figures:
     checked(Run([answer for own in answers for answer in own], 0.0))
     began, ended = long.answers[0].began, long.answers[-1].times[-1]
     gaps = [gap for own in answers for answer in own for gap in gaps_between(answer.times, began, ended)]
-    name = f"{N_RUNNING} streams while {N_LONG_WORDS:,}-word prompts arrive"
-    return {f"{name}: ITL p99, s": quantile(gaps, 0.99), f"{name}: these prompts' TTFT p50, s": median(long.ttfts_s)}
+    prompt = f"{N_LONG_WORDS:,}-word prompt"
+    return {
+        f"{N_RUNNING} streams while {prompt}s arrive: ITL p99, s": quantile(gaps, 0.99),
+        f"{prompt} beside {N_RUNNING} streams: TTFT p50, s": median(long.ttfts_s),
+    }
 
 
 def gaps_between(times: list[float], began: float, ended: float) -> list[float]:

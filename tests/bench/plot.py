@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from statistics import median
+from textwrap import wrap
 
 import orjson
 
@@ -17,6 +18,7 @@ LABEL = 400  # where the bars begin
 BAR, GAP, ROW_GAP = 11, 2, 12
 LONGEST = WIDTH - LABEL - 150  # what is left beside it is for the values
 TOP = 44
+N_COLUMNS = 120  # characters that fit into the width
 CLASSES = {RILL: "rill", PEER: "peer"}
 
 # The background is drawn too: a page may be dark where the reader's machine is light.
@@ -37,7 +39,7 @@ def svg(figures: Figures) -> str:
     for row in figures.rows.values():
         body += pair(row, y)
         y += 2 * (BAR + GAP) + ROW_GAP
-    about = [f"{name}: {value}" for name, value in figures.about.items()]
+    about = [line for name, value in figures.about.items() for line in wrap(f"{name}: {value}", N_COLUMNS)]
     body += [text(MARGIN, y + 14 + 16 * i, line, "faint") for i, line in enumerate(about)]
     height = y + 14 + 16 * len(about)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
