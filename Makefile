@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := deploy/lock
 
-.PHONY: serve test chaos lint lock starter
+.PHONY: serve test chaos bench soak lint lock starter
 
 serve: .venv/.run
 	@$(BIN)/python -m service
@@ -15,6 +15,14 @@ test: .venv/.dev
 # The engine killed and stopped, connections cut, replicas and Redis lost, a thousand times: over half an hour, and tables.
 chaos: .venv/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+# Rill and a llama-server in turn on one model, and a table: BENCH='--model FILE.gguf --peer DIRECTORY', or BENCH=--help.
+bench: .venv/.dev
+	$(BIN)/python -m tests.bench $(BENCH)
+
+# 50,000 requests with readers that leave in the middle: does the front or the engine grow? Most of an hour, and a table.
+soak: .venv/.dev
+	$(BIN)/python -m tests.bench.soak $(SOAK)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

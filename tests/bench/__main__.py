@@ -1,0 +1,155 @@
+"""`make bench`: Rill and a llama-server in turn on the same model, and a table of what each was measured to do.
+
+make bench BENCH='--model MODEL.gguf --peer DIRECTORY --rounds 3 --json FILE --svg FILE'
+
+DIRECTORY holds llama-server and llama-batched-bench, built from the llama.cpp that the engine is built from. Without
+--peer Rill is measured alone. Each round starts each server anew. The peer is tried with OpenMP's own way to wait and
+with GOMP_SPINCOUNT=1000, llama-batched-bench too, and the better of both counts. A round with all rows takes about a
+quarter of an hour with a 0.5B model on two cores; no run takes longer than a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import orjson
+
+from service.engine.budget import usable_cores
+from tests.bench import measures, plot, servers
+from tests.bench.figures import ENGINE, PEER, RILL, Figures
+from tests.bench.load import Ask, Failed
+
+ROWS = ("greedy", "seeded", "engine", "shared", "long", "pace")
+SPINS = (servers.DEFAULT, "1000")
+UNIFIED = "--kv-unified"  # llama-server gives each slot its part of the context, in which no long prompt has room
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=lambda name: Path(name).resolve(), required=True, help="a GGUF file")
+    parser.add_argument("--peer", type=Path, help="directory of llama-server and llama-batched-bench")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", default=",".join(ROWS), help="which of them: %(default)s")
+    parser.add_argument("--streams", default="1,8,32", help="numbers of streams at once: %(default)s")
+    parser.add_argument("--n-seq", type=int, default=32, help="of both servers")
+    parser.add_argument("--n-ctx", type=int, default=16384, help="tokens of all streams together, of both servers")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one more setting of Rill's")
+    parser.add_argument("--spins", default=",".join(SPINS), help="GOMP_SPINCOUNTs to try the peer with: %(default)s")
+    parser.add_argument("--readers", type=int, default=48, help="at reading speed; more than --n-seq")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--svg", type=Path, help="file for the plot of them")
+    args = parser.parse_args()
+    args.rows, args.spins = args.rows.split(","), args.spins.split(",")
+    args.streams = [int(n) for n in args.streams.split(",")]
+    if unknown := set(args.rows) - set(ROWS):
+        parser.error(f"no such rows: {', '.join(sorted(unknown))}")
+    if "engine" in args.rows and args.peer is None:
+        args.rows.remove("engine")
+    return args
+
+
+def chosen(args: argparse.Namespace, engine_s: dict[int, float]) -> Iterator[measures.Measure]:
+    """What is measured of both servers with one start of them."""
+    for n in args.streams:
+        if "greedy" in args.rows:
+            yield measures.tokens_per_s(n)
+        if "seeded" in args.rows:
+            yield measures.tokens_per_s(n, temperature=0.8)
+        if "engine" in args.rows:
+            yield measures.share_of_engine(n, engine_s[n])
+    if "shared" in args.rows:
+        yield measures.shared_prefix
+
+
+def of_rill_alone(args: argparse.Namespace) -> Iterator[measures.Measure]:
+    if "pace" in args.rows:
+        for pace in (measures.READING, None):
+            yield measures.readers_served(args.readers, n_tokens=64, pace=pace)
+
+
+def long(args: argparse.Namespace) -> list[measures.Measure]:
+    return [measures.beside_long_prompts] if "long" in args.rows else []
+
+
+async def figures_of(
+    server: AbstractAsyncContextManager[str], what: list[measures.Measure], salt: str
+) -> dict[str, float]:
+    """All that is measured with one start of a server."""
+    found: dict[str, float] = {}
+    if what:
+        async with server as url:
+            await measures.warm_up(url, salt)
+            for i, measure in enumerate(what):
+                found |= await measure(url, f"{salt} {i}")
+                print(".", end="", file=sys.stderr, flush=True)
+    return found
+
+
+async def engine_s(args: argparse.Namespace) -> dict[int, float]:
+    """Seconds of the engine alone, by number of streams: the better of its ways to wait."""
+    ask, levels = Ask(), {n: measures.n_waves(n) for n in args.streams}
+    tries = [
+        await servers.bare_engine(args.peer, args.model, ask.n_words, ask.n_tokens, levels, spin) for spin in args.spins
+    ]
+    return {n: min(one[n] for one in tries) for n in levels}
+
+
+async def round_of(args: argparse.Namespace, figures: Figures, salt: str) -> None:
+    bare_s = await engine_s(args) if "engine" in args.rows else {}
+    settings = dict(setting.split("=", 1) for setting in args.set)
+    what = [*chosen(args, bare_s), *long(args), *of_rill_alone(args)]
+    ours = servers.rill(args.model, args.n_seq, args.n_ctx, settings)
+    figures.enter(RILL, await figures_of(ours, what, salt))
+    for n, seconds in bare_s.items():
+        figures.enter(ENGINE, {measures.greedy(n): n * Ask().n_tokens / seconds})
+    if args.peer is None:
+        return
+    tries = []
+    for spin in args.spins:
+        peer = servers.peer(args.peer, args.model, args.n_seq, args.n_ctx, spin)
+        roomy = servers.peer(args.peer, args.model, args.n_seq, args.n_ctx, spin, UNIFIED)
+        found = await figures_of(peer, list(chosen(args, bare_s)), salt)
+        tries.append(found | await figures_of(roomy, long(args), salt))
+    figures.enter(PEER, *tries)
+
+
+def about(args: argparse.Namespace) -> dict[str, str]:
+    """Machine, model and command; files and directories by their names alone, which is what others can know them by."""
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return {
+        "machine": f"{cpu.partition(': ')[2]}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f} before",
+        "model": f"{args.model.name}, {args.model.stat().st_size / 1e6:.0f} MB",
+        "command": f"make bench BENCH='{' '.join(words)}'",
+    }
+
+
+async def main() -> None:
+    args = arguments()
+    figures = Figures(about(args))
+    failed = ""
+    for round in range(args.rounds):
+        try:
+            await round_of(args, figures, f"round {round} of {os.getpid()}")
+        except (Failed, servers.NotStarted, TimeoutError) as e:
+            failed = f"bench: round {round + 1}: {str(e) or 'it took too long'}"
+            break
+    print(f"\n{figures.table()}")
+    if failed:
+        sys.exit(failed)
+    if args.json:
+        args.json.write_bytes(orjson.dumps(figures.json(), option=orjson.OPT_INDENT_2))
+    if args.svg:
+        args.svg.write_text(plot.svg(figures))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

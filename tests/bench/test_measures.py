@@ -1,0 +1,73 @@
+"""What is counted as a pause, and who as served."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.bench import measures
+from tests.bench.load import Answer
+from tests.conftest import Serve
+
+
+def answer(*times: float, n_tokens: int | None = None, error: str = "") -> Answer:
+    return Answer(began=0.0, times=list(times), n_tokens=len(times) if n_tokens is None else n_tokens, error=error)
+
+
+def test_gaps_that_overlap() -> None:
+    """A gap counts if any of it lies in the time looked at: a pause that began before it, or ends after, is its own."""
+    assert measures.gaps_between([0.0, 1.0, 3.0, 4.0, 9.0, 10.0], 2.0, 5.0) == [2.0, 1.0, 5.0]
+    assert measures.gaps_between([], 2.0, 5.0) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "served"),
+    [
+        (answer(1.0, 1.1, 1.2, 1.3), True),
+        (answer(1.0, 1.0, 1.0, 1.0), True),  # all at once: nobody has to wait
+        (answer(2.5, 2.6), False),  # too late
+        (answer(1.0, 1.1, 1.9, 1.9), False),  # a pause that a reader notices
+        (answer(1.0, 1.9, n_tokens=2), False),
+        (answer(1.0, 1.9, n_tokens=9), True),  # deltas of several tokens: there was enough to read meanwhile
+        (answer(1.0, 1.1, error="cut"), False),
+        (answer(error="429"), False),
+    ],
+)
+def test_who_is_served(what: Answer, served: bool) -> None:
+    """A reader of ten tokens a second got the first within two seconds and never waited for a next one."""
+    assert measures.is_served(what, 10.0) is served
+
+
+async def test_every_measure_has_its_figures(serve: Serve) -> None:
+    """Against a service whose engine is a script each measure comes to its end, with names of its own."""
+    service = await serve(n_seq=16)
+    await measures.warm_up(service.url, "warm")
+    found: dict[str, float] = {}
+    for i, measure in enumerate(
+        [
+            measures.tokens_per_s(2),
+            measures.tokens_per_s(2, temperature=0.8),
+            measures.share_of_engine(2, engine_s=0.5),
+            measures.shared_prefix,
+            measures.readers_served(3, n_tokens=8, pace=10.0),
+            measures.readers_served(3, n_tokens=8, pace=None),
+        ]
+    ):
+        figures = await measure(service.url, str(i))
+        assert not set(figures) & set(found)
+        found |= figures
+    assert len(found) == 8
+    assert min(found.values()) > 0
+    assert {found[name] for name in found if name.startswith("of 3 readers")} == {3.0}
+
+
+async def test_long_prompts_beside_running_streams(serve: Serve) -> None:
+    """The running streams are kept running while the long prompts come, and end with the measure."""
+    service = await serve(n_seq=16)
+    service.engine.pause_s = 0.001
+    figures = await measures.beside_long_prompts(service.url, "long")
+    assert sorted(name.rpartition(": ")[2] for name in figures) == ["ITL p99, s", "TTFT p50, s"]
+    async with asyncio.timeout(10):
+        while await service.metric("llm_streams"):  # noqa: ASYNC110  # the service tells by its metrics alone
+            await asyncio.sleep(0.01)

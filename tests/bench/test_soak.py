@@ -1,0 +1,46 @@
+"""The soak tells growth from noise, and its visits are what they say."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.bench import soak
+from tests.bench.soak import MIB, Look, growth
+from tests.running import running
+
+
+def test_what_does_not_grow() -> None:
+    """Memory that goes up and down about one value has not grown."""
+    found = growth([(i, 100 * MIB + (i % 2) * MIB) for i in range(100)])
+    assert found.first == pytest.approx(found.last, abs=MIB / 10)
+    assert abs(found.per_thousand) < MIB
+
+
+def test_what_grows() -> None:
+    """A KiB each request is a thousand KiB for a thousand, and the last quarter has more than the first by its way."""
+    found = growth([(i, 100 * MIB + 1024 * i) for i in range(0, 4000, 40)])
+    assert found.per_thousand == pytest.approx(1024 * 1000)
+    assert found.last - found.first == pytest.approx(1024 * 3000)
+    assert found.row("front", 100 * MIB, 104 * MIB).startswith(
+        "| front | 100.0 | 104.0 | 100.5 | 103.4 | 2.9 | +1000.0"
+    )
+
+
+def test_the_warm_up_does_not_count() -> None:
+    """What a process takes in the first quarter is not its growth."""
+    looks = [Look(i, front=MIB * min(i, 10), engine=MIB) for i in range(40)]
+    assert all(row.endswith("| +0.0 KiB |") for row in soak.rows(looks))
+
+
+async def test_a_short_soak() -> None:
+    """Sixty visits to the real service: every kind of end is there, nothing goes wrong, and nothing is left behind."""
+    async with running(**soak.SETTINGS) as service:
+        looks, visits = await soak.soak(service, 60, 60.0, random.Random(1))
+        assert [look.n for look in looks] == list(range(1, 61))
+        assert visits.outcomes.total() == 60
+        assert {"done", "left", "resumed", "cancelled"} <= set(visits.outcomes)
+        assert not visits.wrong
+        assert await soak.left_over(service) == "0 streams, 0 readers"
+        assert "wrong: nothing" in soak.tables(looks, visits)
