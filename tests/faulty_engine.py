@@ -187,7 +187,7 @@ class Watch(Inbox):
 def load_with_trap(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     loaded = load.load(options, on_progress)
     trap = Trap(loaded.model, loaded.context)
-    return Loaded(loaded.model, trap, Watch(loaded.inbox, trap), loaded.ready)
+    return Loaded(loaded.model, trap, Watch(loaded.inbox, trap), loaded.ready, loaded.slices)
 
 
 def main() -> int:
