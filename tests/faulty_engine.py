@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ class Watch(Inbox):
 def load_with_trap(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     loaded = load.load(options, on_progress)
     trap = Trap(loaded.model, loaded.context)
-    return Loaded(loaded.model, trap, Watch(loaded.inbox, trap), loaded.ready)
+    return replace(loaded, context=trap, inbox=Watch(loaded.inbox, trap))
 
 
 def main() -> int:

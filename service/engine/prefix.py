@@ -137,7 +137,8 @@ class Prefixes:
                     return [kept]
                 if n == len(other.tokens):
                     superfluous.append(other)
-        elif any(k.scope == kept.scope and k.tokens == kept.tokens for k in self.kept):
+        elif same := [k for k in self.kept if k.scope == kept.scope and k.tokens == kept.tokens]:
+            self.touch(same[0])
             return [kept]
         self.kept = [k for k in self.kept if k not in superfluous] + [kept]
         return superfluous

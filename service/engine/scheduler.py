@@ -180,11 +180,13 @@ class Scheduler:
         prefilling = [s for s in self.running if s.is_prefilling]
         n_reading = len(prefilling) + min(self._n_waiting, max(0, self.n_seq - len(self.running) + n_resting))
         room = min(self._n_slice(len(due), n_reading), self.n_batch - len(due))
+        n_wanted = sum(s.n_pending for s in prefilling if s.leader is None)
+        while admit and (admitted := self._admit(batch, n_resting, room - n_wanted)) is not None:
+            batch.admitted.append(admitted)
+            prefilling.append(admitted)
+            n_wanted += 0 if admitted.leader else admitted.n_pending
         for s in sorted(prefilling, key=lambda s: self.served.of(s.tenant)):
             room -= self._slice(batch, s, room)
-        while admit and room > 0 and (admitted := self._admit(batch, n_resting)) is not None:
-            batch.admitted.append(admitted)
-            room -= self._slice(batch, admitted, room)
         if not batch.rows:  # nobody else wants the time
             batch.rows = [Row(s, 1, samples=True) for s in self._in_turn(decoding)]
         if self.cells.must_tidy(batch.n_tokens):
@@ -222,18 +224,27 @@ class Scheduler:
 
     # Who runs.
 
-    def _admit(self, batch: Batch, n_resting: int) -> Sequence | None:
-        """The next waiting sequence, running now; None when there is none or no room for it."""
+    def _admit(self, batch: Batch, n_resting: int, room: int) -> Sequence | None:
+        """The next waiting sequence, running now; None when there is none or no room for it.
+
+        room: tokens that the step could still read. Without any, those come in that cost it nothing, since they wait
+        for a leader (who is told where to stop), and those whose turn it is before the ones that are being read.
+        """
         if len(self.running) - n_resting >= self.n_seq:
             return None
         if not self._returned and not self._waiting:
             return None
         sequence = self._returned[0] if self._returned else self.served.first(self._waiting)
         match, boundary = self._match(sequence)
-        headroom = HEADROOM * len(self.running)
-        while (
-            not self._free_ids or self._n_promised() + self._n_needed(sequence, match) + headroom > self.cells.n_cells
-        ):
+        if room <= 0 and (match is None or match.ready):
+            being_read = [self.served.of(s.tenant) for s in self.running if s.is_prefilling and s.leader is None]
+            if self.served.of(sequence.tenant) >= min(being_read, default=0):
+                return None
+        n_cells = self.cells.n_cells - HEADROOM * len(self.running)
+        n_only_kept = self.cells.n_live - self.n_cells_used
+        if self._n_promised() - n_only_kept + self._n_needed(sequence, match) > n_cells:
+            return None  # however many of those that are kept went
+        while not self._free_ids or self._n_promised() + self._n_needed(sequence, match) > n_cells:
             if not (evicted := self._evict()):
                 return None
             batch.actions += evicted
@@ -303,13 +314,13 @@ class Scheduler:
     def _take(self, batch: Batch, sequence: Sequence, match: Match | None) -> None:
         """Share what there is, or wait for it."""
         sequence.leader, sequence.n_awaited = None, 0
+        if sequence.n_generated == 0:
+            sequence.n_cached = match.n if match and match.ready else 0
         if match is None:
             return
         if match.ready:
             batch.actions.append(self._share(match.source, sequence.seq_id, match.n))
             sequence.n_past = match.n
-            if sequence.n_generated == 0:
-                sequence.n_cached = match.n
         else:
             assert isinstance(match.source, Sequence)
             sequence.leader, sequence.n_awaited = match.source, match.n

@@ -26,9 +26,11 @@ class Served:
 
     def join(self, tenant: str, present: Iterable[str]) -> None:
         """A tenant asks for something beside those present."""
-        others = [self._n[t] for t in set(present) if t != tenant and t in self._n]
-        if tenant not in present:
-            self._n[tenant] = max(self.of(tenant), min(others, default=0))
+        others = set(present)
+        if tenant not in others:
+            # Nobody there: what others have had is not held against them when they come back.
+            least = min(map(self.of, others)) if others else max(self._n.values(), default=0)
+            self._n[tenant] = max(self.of(tenant), least)
 
     def charge(self, tenant: str, n: int) -> None:
         """n tokens are its."""

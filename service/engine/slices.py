@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 STEP_S = 0.2  # long enough that a CPU reads 40 tokens beside running streams, short enough that these seem to flow
-# Where more prompts are to be read than streams run, more wait for the slice than for the step's end: it may be longer,
-# up to so many times. Then those who run have a pause, and those who wait have their first token twice as early.
+# Where more prompts are to be read than streams run, more people wait for the slices than for the step's end: a step
+# may then be longer, up to so many times.
 MOST_TIMES = 3.0
 LEAST = 32  # tokens: reading fewer wastes the step, whose weights are fetched for 8 rows as for 32
 WEIGHT = 0.3  # of the newest step: three slow ones in a row count, one that a neighbour disturbed does not

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from service.engine.cells import Cells
 from service.engine.prefix import Memory, Prefixes
-from service.engine.scheduler import HEADROOM, Batch, Forget, Scheduler, Share
-from service.engine.sequence import Sequence
+from service.engine.scheduler import HEADROOM, Batch, Forget, Row, Scheduler, Share
+from service.engine.sequence import AHEAD_S, AHEAD_TOKENS, Sequence
 from service.engine.text import Text
 
 N_WINDOW = 5
@@ -43,14 +43,20 @@ def sequence(
 
 
 def scheduler(
-    *, n_seq: int, n_batch: int, n_cells: int, n_slice: int = 1000, n_ids: int | None = None, shares: bool = False
+    *,
+    n_seq: int,
+    n_batch: int,
+    n_cells: int,
+    n_slice: int = 1000,
+    n_ids: int | None = None,
+    memory: Memory | None = None,
 ) -> Scheduler:
     return Scheduler(
         n_seq=n_seq,
         n_batch=n_batch,
         n_ids=n_ids,
         cells=Cells(n_cells),
-        prefixes=Prefixes(Memory.CUTTABLE) if shares else None,
+        prefixes=Prefixes(memory, lambda seq_id, n: False) if memory else None,
         n_slice=lambda n_decoding, _: n_slice if n_decoding else n_batch,
     )
 
@@ -411,3 +417,322 @@ def test_repr() -> None:
         sch.add(sequence(id, 3))
     carry_out(sch)
     assert repr(sch) == "<Scheduler 2/2 running, 1 waiting, 6/64 cells>"
+
+
+# --- sharing
+
+
+STEM = list(range(100, 200))
+
+
+def like(id: str, n_own: int, max_tokens: int = 10, *, n_stem: int = 100, tenant: str = "") -> Sequence:
+    """A prompt that begins with the stem and goes on in its own way."""
+    return sequence(id, 0, max_tokens, tokens=STEM[:n_stem] + [1000 + ord(id[0])] * n_own, tenant=tenant)
+
+
+def sharer(memory: Memory = Memory.CUTTABLE, **options: Any) -> Scheduler:
+    settings: dict[str, Any] = {"n_seq": 8, "n_batch": 64, "n_cells": 1000, "n_ids": 16, "memory": memory}
+    return scheduler(**(settings | options))
+
+
+def test_a_follower_waits_and_computes_its_own_tail() -> None:
+    """While what they have in common is being read, nobody else reads it; then each goes on by itself."""
+    sch = sharer()
+    a, b, c = like("a", 1), like("b", 2), like("c", 3)
+    for s in (a, b, c):
+        sch.add(s)
+    assert rows(carry_out(sch)) == [("a", 64, False)]
+    assert rows(carry_out(sch)) == [("a", 37, True)]
+    assert (b.leader, b.n_awaited, b.n_past, c.leader) == (a, 100, 0, a)
+    batch = carry_out(sch)
+    assert rows(batch) == [("a", 1, True), ("b", 2, True), ("c", 3, True)]
+    assert batch.actions == [Share(a.seq_id, b.seq_id, 100), Share(a.seq_id, c.seq_id, 100)]
+    assert [s.n_cached for s in (a, b, c)] == [0, 100, 100]
+    assert sch.cells.n_live == 102 + 2 + 3
+
+
+def test_a_follower_of_one_that_is_cancelled_goes_on_where_it_was() -> None:
+    """What the leader had read is kept, and the follower reads the rest."""
+    sch = sharer()
+    a, b = like("a", 40), like("b", 2)
+    sch.add(a)
+    sch.add(b)
+    sch.schedule()
+    sch.advance(Row(a, 20, samples=False))
+    sch.schedule()
+    assert b.leader is a
+    assert sch.remove(a) == []
+    assert [(k.seq_id, k.tokens) for k in sch.kept] == [(0, STEM[:20])]
+    batch = carry_out(sch)
+    assert (batch.actions, rows(batch)) == ([Share(0, b.seq_id, 20)], [("b", 64, False)])
+    assert rows(carry_out(sch)) == [("b", 18, True)]
+    assert b.n_cached == 20
+
+
+def test_a_follower_of_one_that_has_ended_shares_what_it_left() -> None:
+    """A leader whose first token is its last one is as good as any."""
+    sch = sharer(n_batch=200)
+    sch.add(like("a", 1, max_tokens=1))
+    sch.add(like("b", 2))
+    assert rows(carry_out(sch)) == [("a", 101, True)]
+    batch = carry_out(sch)
+    assert (batch.actions, rows(batch)) == ([Share(0, 1, 100)], [("b", 2, True)])
+
+
+def test_a_follower_and_its_leader_give_way_together() -> None:
+    """The follower, being the younger, is put back first; later it follows the same one again."""
+    sch = sharer()
+    running(sch, "o")
+    a, b = like("a", 1), like("b", 2)
+    sch.add(a)
+    sch.add(b)
+    carry_out(sch)
+    carry_out(sch)
+    assert b.leader is a and sch.kept == []
+    assert [sch.give_way()[1] for _ in range(3)] == [b, a, None]
+    assert sch.waiting == [a, b]
+    assert b.n_awaited == 0
+    assert rows(carry_out(sch)) == [("o", 1, True), ("a", 63, False)]
+    assert rows(carry_out(sch)) == [("o", 1, True), ("a", 39, True)]
+    assert rows(carry_out(sch)) == [("o", 1, True), ("a", 1, True), ("b", 2, True)]
+
+
+def test_what_was_shared_before_it_gave_way_does_not_count() -> None:
+    """A prompt that has to be read after all, since what it shared is gone, was not cached."""
+    sch = sharer(n_batch=200, n_slice=10)
+    sch.add(like("k", 1, max_tokens=1))
+    carry_out(sch)
+    running(sch, "o")
+    sch.add(b := like("b", 20))
+    carry_out(sch)
+    assert (b.n_cached, b.n_past) == (100, 110)
+    assert sch.give_way()[1] is None and sch.give_way()[1] is b  # kept ones first
+    carry_out(sch)
+    assert (b.n_cached, b.n_past) == (0, 10)
+
+
+def test_a_shared_prompt_needs_few_cells() -> None:
+    """What is shared, or will be, is not counted again: five prompts of 102 tokens fit 200 cells, for as long as each
+    new one leaves its headroom."""
+    sch = sharer(n_cells=200, n_batch=200)
+    for id in "abcdefgh":
+        sch.add(like(id, 2))
+    carry_out(sch)
+    assert [s.id for s in sch.running] == list("abcdef")
+    assert sch._n_promised() == 102 + 5 * 2 + 1
+
+
+def test_what_is_kept_goes_before_anybody_gives_way() -> None:
+    """Running sequences take the cells of kept ones, and only then each other's."""
+    sch = sharer(n_cells=60)
+    sch.add(like("k", 0, max_tokens=1, n_stem=20))
+    carry_out(sch)
+    assert repr(sch.cells) == "<Cells 20 live, 0 dead of 60>"
+    for id in "ab":
+        sch.add(sequence(id, 0, 40, tokens=[ord(id)] * 10))
+    while not (batch := carry_out(sch)).actions:
+        assert len(sch.kept) == 1
+    assert (batch.actions, batch.preempted, sch.kept) == ([Forget(0, dead=False)], [], [])
+    assert sch.cells.n_live == 40 + 2
+    while not (batch := carry_out(sch)).preempted:
+        assert len(sch.running) == 2
+    assert sch.cells.n_live > 60 // 2
+
+
+def test_what_is_kept_makes_room_for_who_waits() -> None:
+    """For cells and for an id: the least recently used goes, and no more than is needed."""
+    sch = sharer(n_cells=100, n_ids=3, n_seq=3)
+    for id in "kl":
+        sch.add(sequence(id, 0, 1, tokens=[ord(id)] * 30))
+        carry_out(sch)
+    sch.add(sequence("a", 50))
+    assert sch.schedule().actions == [Forget(0, dead=False)]
+    sch.add(sequence("b", 0, tokens=[2]))
+    assert sch.schedule(admit=False).actions == []
+    sch = sharer(n_cells=1000, n_ids=2, n_seq=2)
+    for id in "kl":
+        sch.add(sequence(id, 0, 1, tokens=[ord(id)] * 30))
+        carry_out(sch)
+    sch.add(sequence("a", 10))
+    assert sch.schedule().actions == [Forget(0, dead=False)]
+
+
+def test_nothing_is_given_up_in_vain() -> None:
+    """Who could not come in even if nothing were kept costs nobody a kept prefix."""
+    sch = sharer(n_cells=100)
+    sch.add(like("k", 0, max_tokens=1, n_stem=20))
+    carry_out(sch)
+    sch.add(sequence("a", 40))
+    carry_out(sch)
+    sch.add(b := sequence("b", 0, tokens=[2] * 60))
+    assert carry_out(sch).actions == []
+    assert sch.waiting == [b]
+
+
+@pytest.mark.parametrize("memory", [Memory.WINDOWED, Memory.STATE])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_leader_stops_at_the_boundary(memory: Memory, together: bool) -> None:
+    """Where it can't be cut later it is read up to there only, and leaves a copy for those that follow, now or when
+    both have ended."""
+    sch = sharer(memory, n_batch=200 if together else 60)
+    sch.add(like("a", 30, 2))
+    if not together:
+        assert rows(carry_out(sch)) == [("a", 60, False)]
+    sch.add(like("b", 5, 1))
+    sch.add(like("c", 6, 1))
+    assert rows(carry_out(sch)) == [("a", 100 if together else 40, False)]
+    batch = carry_out(sch)
+    assert batch.actions[0] == Share(0, sch.kept[0].seq_id, 100)
+    assert rows(batch) == [("a", 30, True), ("b", 5, True), ("c", 6, True)]
+    assert sch.kept[0].tokens == STEM
+    carry_out(sch)
+    assert not sch.running
+    sch.add(d := like("d", 7))
+    assert rows(carry_out(sch)) == [("d", 7, True)]
+    assert d.n_cached == 100
+
+
+@pytest.mark.parametrize("memory", [Memory.WINDOWED, Memory.STATE])
+def test_without_an_id_for_a_copy_followers_share_with_the_leader(memory: Memory) -> None:
+    """It stands at the boundary for one step, which is enough."""
+    sch = sharer(memory, n_ids=2, n_seq=2)
+    a, b = like("a", 30), like("b", 5)
+    sch.add(a)
+    sch.add(b)
+    carry_out(sch)
+    assert rows(carry_out(sch)) == [("a", 36, False)]
+    batch = carry_out(sch)
+    assert batch.actions == [Share(a.seq_id, b.seq_id, 100)]
+    assert rows(batch) == [("a", 30, True), ("b", 5, True)]
+    assert sch.kept == []
+
+
+@pytest.mark.parametrize("memory", [Memory.WINDOWED, Memory.STATE])
+def test_from_the_second_time_on_a_prefix_is_kept_at_its_end(memory: Memory) -> None:
+    """The first prompt did not know where the next would differ, the second one does, and the third is spared it."""
+    sch = sharer(memory, n_batch=200)
+    n_read = []
+    for id in "abc":
+        sch.add(like(id, 5, 1))
+        n_read.append(0)
+        while sch.running or sch.waiting:
+            n_read[-1] += carry_out(sch).n_tokens
+    assert n_read == [105, 105, 5]
+
+
+def test_nobody_shares_with_another_tenant() -> None:
+    """Each tenant reads for itself what another has read, or reads just now."""
+    sch = sharer(n_batch=300)
+    for tenant in ("a", "b"):
+        sch.add(like(tenant, 5, tenant=tenant))
+    assert rows(carry_out(sch)) == [("a", 105, True), ("b", 105, True)]
+
+
+# --- fairness
+
+
+def order(scheduler: Scheduler, now: float = 0.0) -> list[str]:
+    """Who is let in, one after the other, until all have ended."""
+    admitted = []
+    while scheduler.running or scheduler.waiting:
+        admitted += [s.id for s in carry_out(scheduler, now).admitted]
+    return admitted
+
+
+def test_a_tenant_with_one_request_is_next() -> None:
+    """Twenty requests of another tenant that came before it do not keep it waiting, and its own next one waits for
+    one of theirs."""
+    sch = scheduler(n_seq=1, n_batch=100, n_cells=1000)
+    for i in range(20):
+        sch.add(sequence(f"a{i}", 5, tenant="a"))
+    carry_out(sch)
+    for i in range(2):
+        sch.add(sequence(f"b{i}", 5, tenant="b"))
+    carry_out(sch)
+    assert [s.id for s in sch.waiting[:4]] == ["b0", "a1", "b1", "a2"]
+    assert order(sch)[:4] == ["b0", "a1", "b1", "a2"]
+
+
+def test_prompts_of_the_least_served_tenant_are_read_first() -> None:
+    """A short prompt does not wait until another tenant's long one has been read; of one tenant's it does."""
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=2000, n_slice=8)
+    sch.add(sequence("a0", 5, 100, tenant="a"))
+    carry_out(sch)
+    sch.add(sequence("a1", 1000, tenant="a"))
+    assert rows(carry_out(sch)) == [("a0", 1, True), ("a1", 8, False)]
+    sch.add(sequence("b0", 13, tenant="b"))
+    sch.served.charge("a", 14)
+    assert rows(carry_out(sch)) == [("a0", 1, True), ("b0", 8, False)]
+    sch.add(sequence("a2", 5, tenant="a"))
+    assert rows(carry_out(sch)) == [("a0", 1, True), ("b0", 5, True), ("a1", 3, False)]
+    assert rows(carry_out(sch)) == [("a0", 1, True), ("b0", 1, True), ("a1", 8, False)]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_being_away_saves_nothing_up(is_there: bool) -> None:
+    """A tenant that asked for nothing while another was served takes turns with it from then on; no more."""
+    sch = scheduler(n_seq=1, n_batch=100, n_cells=1000)
+    for i in range(5):
+        sch.add(sequence(f"a{i}", 5, tenant="a"))
+    while len(sch.waiting) > is_there or (sch.running and not is_there):
+        carry_out(sch)
+    for i in range(3):
+        sch.add(sequence(f"b{i}", 5, tenant="b"))
+    for i in range(5, 8):
+        sch.add(sequence(f"a{i}", 5, tenant="a"))
+    turns = "".join(id[0] for id in order(sch))
+    assert "bbb" not in turns and "aaa" not in turns
+
+
+def test_who_gave_way_comes_before_any_tenant() -> None:
+    """Its tenant has been charged for it already, and it has a reader in the middle of its text."""
+    sch = scheduler(n_seq=2, n_batch=100, n_cells=1000)
+    for id in ("a0", "a1"):
+        sch.add(sequence(id, 5, tenant="a"))
+    carry_out(sch)
+    sch.add(sequence("b0", 5, tenant="b"))
+    had = sch.served.of("a")
+    _, youngest = sch.give_way()
+    assert youngest is not None and youngest.id == "a1"
+    assert [s.id for s in sch.waiting] == ["a1", "b0"]
+    assert [s.id for s in sch.schedule().admitted] == ["a1"]
+    assert sch.served.of("a") == had
+
+
+# --- readers that are slower than the engine
+
+
+def test_who_is_far_ahead_of_its_reader_lets_others_in() -> None:
+    """It leaves the step, and its place, to one that waits, and takes part again as soon as its reader wants more."""
+    sch = scheduler(n_seq=1, n_batch=100, n_cells=1000, n_ids=2)
+    sch.add(paced := sequence("p", 5, 30, pace=1.0))
+    sch.add(sequence("w", 5, 30))
+    n_first = AHEAD_TOKENS + round(AHEAD_S)
+    for _ in range(n_first):
+        assert [id for id, *_ in rows(carry_out(sch, 10.0))] == ["p"]
+    assert rows(carry_out(sch, 10.0)) == [("w", 5, True)]
+    for _ in range(5):
+        assert rows(carry_out(sch, 10.0)) == [("w", 1, True)]
+    assert rows(carry_out(sch, 10.5)) == [("p", 1, True)]  # one place: it has rested longer than the other
+    assert rows(carry_out(sch, 10.5)) == [("w", 1, True)]
+    assert paced.n_generated == n_first + 1
+
+
+def test_who_is_ahead_alone_runs_on() -> None:
+    """With nobody else to compute for, a pace slows nothing down."""
+    sch = scheduler(n_seq=2, n_batch=100, n_cells=1000)
+    for id in "pq":
+        sch.add(sequence(id, 5, 30, pace=1.0))
+    for _ in range(30):
+        assert [id for id, *_ in rows(carry_out(sch, 10.0))] == ["p", "q"]
+    assert not sch.running
+
+
+def test_without_an_id_nobody_takes_the_place_of_one_who_rests() -> None:
+    """It keeps its cells and its id; who waits goes on waiting, and it goes on."""
+    sch = scheduler(n_seq=1, n_batch=100, n_cells=1000)
+    sch.add(sequence("p", 5, 30, pace=1.0))
+    sch.add(sequence("w", 5, 30))
+    for _ in range(30):
+        assert [id for id, *_ in rows(carry_out(sch, 10.0))] == ["p"]
+    assert rows(carry_out(sch, 10.0)) == [("w", 5, True)]

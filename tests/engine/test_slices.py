@@ -1,0 +1,79 @@
+"""slices.py: a step with running streams takes as long as it may, on any machine, after a few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from service.engine.slices import LEAST, MOST_TIMES, Slices
+
+# Seconds that a step with so many rows takes.
+COMPUTE_BOUND = {"a CPU": 0.004, "a slower CPU": 0.012}
+MEMORY_BOUND = {"a GPU": (0.03, 0.0001), "a small GPU": (0.06, 0.001)}
+MACHINES: dict[str, Callable[[int], float]] = {
+    **{name: lambda n, row_s=row_s: row_s * n for name, row_s in COMPUTE_BOUND.items()},  # type: ignore[misc]
+    **{name: lambda n, of=of: of[0] + of[1] * n for name, of in MEMORY_BOUND.items()},  # type: ignore[misc]
+}
+
+
+def after(slices: Slices, step_s: Callable[[int], float], n_decoding: int, n_steps: int) -> float:
+    """How long the last of these steps took."""
+    took = 0.0
+    for _ in range(n_steps):
+        n = slices.size(n_decoding, 1)
+        took = step_s(n_decoding + n)
+        slices.observe(n_decoding, n, took)
+    return took
+
+
+@pytest.mark.parametrize("n_decoding", [1, 8, 20])
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_step_comes_to_take_what_it_may(name: str, n_decoding: int) -> None:
+    """Within 40 steps of prompts it is within a tenth of the target, unless that is the least or the most to read."""
+    slices = Slices(target_s=0.2, n_batch=100_000)
+    took = after(slices, MACHINES[name], n_decoding, 40)
+    assert took == pytest.approx(0.2, rel=0.1) or (took > 0.2 and slices.size(n_decoding, 1) == LEAST)
+
+
+def test_a_neighbour_is_noticed_and_forgotten() -> None:
+    """One step that took five times as long changes the next slices by more than half, and no more after ten."""
+    slices = Slices(target_s=0.2, n_batch=512)
+    after(slices, MACHINES["a CPU"], 4, 10)
+    before = slices.size(4, 1)
+    slices.observe(4, before, 1.0)
+    assert LEAST < slices.size(4, 1) < before / 2
+    after(slices, MACHINES["a CPU"], 4, 10)
+    assert slices.size(4, 1) == pytest.approx(before, abs=2)
+
+
+def test_who_waits_for_a_first_token_counts_too() -> None:
+    """The more prompts there are for each running stream the longer the step, up to MOST_TIMES; so it is alone."""
+    slices = Slices(target_s=0.2, n_batch=512, row_s=0.004)
+    sizes = [
+        slices.size(n_decoding, n_reading) for n_decoding, n_reading in ((8, 1), (8, 8), (8, 16), (8, 100), (0, 1))
+    ]
+    assert sizes == [42, 42, 100 - 8, round(50 * MOST_TIMES) - 8, round(50 * MOST_TIMES)]
+
+
+def test_bounds() -> None:
+    """Never fewer than LEAST, however many run, never more than fit the batch; the first slice is a small one."""
+    assert Slices(target_s=0.2, n_batch=512, row_s=1.0).size(3, 1) == LEAST
+    assert Slices(target_s=0.2, n_batch=512, row_s=0.004).size(1000, 1) == LEAST
+    assert Slices(target_s=0.2, n_batch=512, row_s=1e-9).size(3, 1) == 512
+    assert Slices(target_s=0.2, n_batch=8).size(3, 1) == 8
+    assert Slices(target_s=0.2, n_batch=512).size(3, 1) == 2 * LEAST
+
+
+def test_steps_that_read_little_tell_nothing() -> None:
+    """What a step costs whatever is in it is not what a token costs."""
+    slices = Slices(target_s=0.2, n_batch=512, row_s=0.004)
+    slices.observe(1, LEAST // 2 - 1, 10.0)
+    slices.observe(30, 0, 10.0)
+    assert slices.row_s == 0.004
+
+
+def test_repr() -> None:
+    """The window shows what a slice is beside one stream, and why."""
+    slices = Slices(target_s=0.2, n_batch=512, row_s=0.004)
+    assert repr(slices) == "<Slices 49 tokens, 4.00 ms each, for 200 ms>"
