@@ -89,7 +89,13 @@ def test_what_decides_knows_no_http(name: str) -> None:
 
 def test_grammar_and_sampling_are_pure() -> None:
     """What is asked of llama.cpp is decided without it."""
-    for name in ("engine/grammar.py", "engine/likeliest.py", "engine/sampling.py"):
+    for name in (
+        "engine/grammar.py",
+        "engine/likeliest.py",
+        "engine/lookup.py",
+        "engine/sampling.py",
+        "engine/speculation.py",
+    ):
         assert importing([name], "service.engine.llama") == []
 
 

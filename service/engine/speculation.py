@@ -1,0 +1,117 @@
+"""How many guessed tokens are worth decoding beside the one that is known: speeds and chances decide. Pure.
+
+A decode of n rows costs less than n decodes, and how much less goes in steps: with a 0.5B model and one thread 1, 2, 3,
+4, 5 and 8 rows cost 1, 1.7, 2.4, 1.4, 2.2 and 2.8 times as much as one, for llama.cpp multiplies four rows at once.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
+
+from .lookup import Guess, Lookup
+
+MAX_DRAFTS = 15  # of one sequence in one decode; with its known token 16 rows
+# What the first guesses are worth. One alone that thinks so tries them, 32 at once need 0.9 to gain by any.
+FIRST_CHANCE = {3: 0.5, 2: 0.3}
+SHARE = 1 / 8  # of the last observation in a chance: about the last eight guesses count
+MIN_GAIN = 1.03  # of all streams' speeds; less may be noise
+N_AT_ONCE = 4  # rows that are multiplied at once
+MIN_CHANCE = 0.02  # of a draft, when all before it must be right: rows cost more than that everywhere
+MIN_SECONDS = 0.002  # of a decode: to guess and to plan takes 0.05 ms for one stream, 0.3 ms for 32
+
+
+class Costs:
+    """Seconds of a decode by its rows, as measured: what all share (how busy the machine is) and what is theirs."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0  # of a decode with a ratio of 1
+        self._ratios: dict[int, float] = {}
+        self._known: list[int] = []
+
+    def observe(self, n_rows: int, seconds: float) -> None:
+        """A decode of so many rows, all of them with logits, took so long."""
+        if not self._known:
+            self._seconds = seconds
+        if n_rows not in self._ratios:
+            self._ratios[n_rows] = seconds / self._seconds
+            self._known = sorted(self._ratios)
+            return
+        # A pause of the whole machine is no news of llama.cpp; a lasting change is there after ten more decodes.
+        expected = self.of(n_rows)
+        seconds = min(max(seconds, expected / 2), expected * 2)
+        self._seconds += (seconds / self._ratios[n_rows] - self._seconds) / 4
+        self._ratios[n_rows] += (seconds / self._seconds - self._ratios[n_rows]) / 16
+
+    def of(self, n_rows: int) -> float:
+        """Seconds that so many rows may take: between two that are known, in proportion; beyond, as it went on last."""
+        known = self._known
+        if n_rows in self._ratios:
+            return self._seconds * self._ratios[n_rows]
+        if len(known) < 2:  # as if each row cost the same: nothing pays then
+            return self._seconds * n_rows / (known[0] if known else 1)
+        at = min(max(bisect_left(known, n_rows), 1), len(known) - 1)
+        left, right = known[at - 1], known[at]
+        slope = (self._ratios[right] - self._ratios[left]) / (right - left)
+        # Never less than half of its neighbour's: two measurements may lie, and nothing is free.
+        return self._seconds * max(self._ratios[left] + slope * (n_rows - left), self._ratios[left] / 2)
+
+
+class Guesses:
+    """One sequence's guesses, and how often those like them came true, whether they were decoded or not."""
+
+    def __init__(self, ends: Collection[int] = ()) -> None:
+        self._lookup = Lookup(ends)
+        self._chances = dict(FIRST_CHANCE)
+        self._last, self._n = Guess([], 0), 0  # the last guess, and how many tokens it follows
+
+    def look(self, tokens: Sequence[int], n: int = MAX_DRAFTS) -> tuple[list[int], float]:
+        """Up to n tokens that may come next, and the chance of each, when those before it come."""
+        self._learn(tokens)
+        self._last, self._n = self._lookup.guess(tokens, n), len(tokens)
+        return self._last.tokens, self._chances.get(self._last.length, 0.0)
+
+    def _learn(self, tokens: Sequence[int]) -> None:
+        for guessed, came in zip(self._last.tokens, tokens[self._n :], strict=False):
+            length = self._last.length
+            self._chances[length] += ((guessed == came) - self._chances[length]) * SHARE
+            if guessed != came:
+                break
+
+
+def plan(costs: Costs, chances: Sequence[float], n_guessed: Sequence[int], n_more: int) -> list[int]:
+    """How many drafts of each sequence to decode beside its known token: its first guesses, and any token beyond them.
+
+    chances, n_guessed: of each sequence that decodes; n_more: rows at most for all drafts together.
+    The best is the highest product of all streams' speeds: to double one's pays if it slows no other down to half.
+    Drafts beyond the guesses are for nothing but their rows: where three rows cost more than four, the fourth is free.
+    All rows need logits, as those had that the costs were measured with.
+    """
+    n = len(chances)
+    if not n or costs.of(n) < MIN_SECONDS:
+        return [0] * n
+    steps = sorted(_steps(chances, n_guessed), reverse=True)[:n_more]
+    gain, best, n_drafts = 0.0, n * math.log(MIN_GAIN), 0
+    for k in range(1, min(len(steps) + N_AT_ONCE - 1, n_more) + 1):
+        gain += steps[k - 1][0] if k <= len(steps) else 0.0
+        gained = gain - n * math.log(costs.of(n + k) / costs.of(n))
+        if gained > best + 1e-9:
+            best, n_drafts = gained, k
+    counts = [0] * n
+    for _, i in steps[:n_drafts]:
+        counts[i] += 1
+    counts[-1] += max(n_drafts - len(steps), 0)  # the youngest: it is the farthest from its last token
+    return counts
+
+
+def _steps(chances: Sequence[float], n_guessed: Sequence[int]) -> Iterator[tuple[float, int]]:
+    """What each further guess of each sequence adds to the logarithm of its speed: less and less."""
+    for i, (chance, n) in enumerate(zip(chances, n_guessed, strict=True)):
+        expected = before = 1.0
+        for _ in range(n):
+            before *= chance
+            if before < MIN_CHANCE:
+                break
+            yield math.log1p(before / expected), i
+            expected += before
