@@ -229,11 +229,11 @@ class Stream:
         self.log.append(event)
         self.weights.append(weight)
         self.n_bytes += len(event)
-        if not self.durable:
-            self.n_visible = len(self.log)
         if self.grown is not None:
             self.grown(self)
-        self._wake()
+        if not self.durable:
+            self.n_visible = len(self.log)
+            self._wake()
 
     # What the store says.
 
@@ -257,6 +257,7 @@ class Stream:
         self.tokens += tokens
         self._append(event, len(tokens))
         self.n_visible = len(self.log)
+        self._wake()
 
     def copy_end(
         self, events: list[bytes], outcome: str, summary: Summary, error: RillError | None, text: str, now: float
