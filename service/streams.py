@@ -54,6 +54,13 @@ class Stream:
     Times are the caller's, monotonic, in seconds.
     """
 
+    __slots__ = (
+        "_checksum", "_closed", "_gap", "_n_held", "_retry", "_wire_id", "accepted", "arrived_at", "closed_at",
+        "dialect", "durable", "error", "first_at", "grace_s", "grown", "id", "last_at", "log", "n_before_end",
+        "n_bytes", "n_lives", "n_prompt", "n_sent", "n_visible", "outcome", "phase", "readers", "route", "started_at",
+        "submit", "summary", "tenant", "ticket", "tokens", "travelled", "waits_since", "weights",
+    )  # fmt: skip
+
     def __init__(
         self,
         *,
