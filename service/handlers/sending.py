@@ -43,6 +43,7 @@ async def send(
         reader.wire = Wire.of(request, response)
         while chunk := await reader.next():
             await response.write(chunk)
+            del chunk  # the next one may be long in coming
     await response.write_eof()
     return response
 
