@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -34,6 +35,7 @@ def main() -> int:
     if unknown := settings.unknown():
         logging.getLogger("service").warning("unknown settings", extra={"names": unknown})
     allow_many_connections()
+    collect_seldom()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(values, supervisor))
 
@@ -42,6 +44,12 @@ def allow_many_connections() -> None:
     """As many open files as we may have: a shell's 1,024 would be the end at a thousand streams."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def collect_seldom() -> None:
+    """Look for cycles seldom. A step's frame becomes lists that die with it, which the default (700, 10, 10) takes for
+    growth: every few steps it looks through all streams' logs, which takes 37 ms at 1,000 of them, 220 ms at 10,000."""
+    gc.set_threshold(50_000, 20, 20)
 
 
 async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProcess]) -> int:

@@ -19,6 +19,7 @@ class Metrics:
         self._requests = RequestSeries(r)
         self._engine = EngineSeries(r, version)
         self._log = LogSeries(r)
+        self.gap = self._requests.gap  # once a token: no call of ours in between
         self.not_durable = self._log.not_durable
         self.running = Gauge("llm_running", "Streams that the engine has begun with, not yet closed.", registry=r)
         self.waiting = Gauge("llm_waiting", "Streams admitted that the engine has not begun with.", registry=r)
@@ -58,9 +59,6 @@ class Metrics:
     def refused(self, route: str, outcome: str) -> None:
         """A request for a generation ended before it had a stream."""
         self._requests.refused(route, outcome)
-
-    def gap(self, gap_s: float) -> None:
-        self._requests.gap(gap_s)
 
     def step(self, step: Step) -> None:
         self._engine.step(step)

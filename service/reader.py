@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from service import sse
 from service.errors import LogGap
@@ -39,14 +40,26 @@ class Pace:
         self._due = start + max(1, n_tokens) * self._interval_s
 
 
+class Wire(Protocol):
+    """A connection that takes bytes at once while it is free."""
+
+    def is_free(self) -> bool: ...
+    def write(self, chunk: bytes, /) -> None: ...
+
+
 class Reader:
-    """`await next()` and write what it returns, until it returns b"": the stream's end."""
+    """`await next()` and write what it returns, until it returns b"": the stream's end.
+
+    Given a `wire`, a reader that has caught up writes each new event to it while next() waits on: waking a task is half
+    of what an event costs. Whatever else there is to do or to wait for wakes it, a connection that is full among them.
+    """
 
     __slots__ = (
         "_after",
         "_beat",
         "_clock",
         "_idle_since",
+        "_idle_wire",
         "_is_over",
         "_pace",
         "_place",
@@ -54,6 +67,7 @@ class Reader:
         "_writing_since",
         "stall",
         "stream",
+        "wire",
     )
 
     def __init__(
@@ -68,6 +82,7 @@ class Reader:
     ) -> None:
         self.stream = stream
         self.stall = stall  # called when a write has taken too long
+        self.wire: Wire | None = None  # behind all that was written of what next() returned
         self._place = place  # index of the next event to send
         self._after = after  # id of the event before `place` that the reader has, if the log was without it
         self._is_over = False
@@ -75,6 +90,7 @@ class Reader:
         self._clock = clock
         self._waiter: asyncio.Future[None] | None = None
         self._idle_since = clock()
+        self._idle_wire: Wire | None = None  # while next() waits for no more than the next event
         self._writing_since: float | None = None
         self._beat = place > 0  # one that resumes gets a first byte, and with it its headers, at once
 
@@ -106,6 +122,8 @@ class Reader:
                 return chunk
             if wait_s is None and not self.stream.open and self._place >= len(self.stream.log):
                 return b""
+            if self._pace is None and self._after is None:
+                self._idle_wire = self.wire
             await self._wait(wait_s)
         return b""
 
@@ -138,20 +156,39 @@ class Reader:
             end = self._end_of_write(place)
         else:
             end = n_visible
-        self._place = end
-        self.stream.n_sent = max(self.stream.n_sent, end)
+        self._advance(end)
         return (log[place] if end == place + 1 else b"".join(log[place:end])), None
 
     def wake(self) -> None:
         """The log has grown, or the phase has changed."""
+        wire, place = self._idle_wire, self._place
+        if wire is None or self.stream.n_visible != place + 1 or not wire.is_free():
+            self._rouse()
+            return
+        try:
+            wire.write(self.stream.log[place])
+        except Exception:  # next() returns the event to who meets the same error: no other stream has a part in it
+            self._rouse()
+        else:
+            self._advance(place + 1)
+            self._idle_since = self._clock()
+
+    def _rouse(self) -> None:
+        """Have who waits look at it all again."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def _advance(self, end: int) -> None:
+        """The events before number `end` are sent."""
+        self._place = end
+        if end > self.stream.n_sent:
+            self.stream.n_sent = end
+
     def hurry(self) -> None:
         """Give up the pace: send what there is."""
         self._pace = None
-        self.wake()
+        self._rouse()
 
     def tick(self, now: float, *, heartbeat_s: float, write_timeout_s: float) -> None:
         """Beat if nothing was sent for heartbeat_s; give up a write that has taken write_timeout_s."""
@@ -161,7 +198,7 @@ class Reader:
                 self.stall()
         elif now - self._idle_since >= heartbeat_s:
             self._beat = True
-            self.wake()
+            self._rouse()
 
     def _end_of_write(self, place: int) -> int:
         """The end of the events from `place` on that go out together: no paced one, and about MAX_WRITE_BYTES."""
@@ -180,11 +217,11 @@ class Reader:
     async def _wait(self, timeout_s: float | None) -> None:
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        timer = None if timeout_s is None else loop.call_later(timeout_s, self.wake)
+        timer = None if timeout_s is None else loop.call_later(timeout_s, self._rouse)
         try:
             await self._waiter
         finally:
-            self._waiter = None
+            self._waiter = self._idle_wire = None
             if timer is not None:
                 timer.cancel()
 

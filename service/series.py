@@ -75,6 +75,7 @@ class RequestSeries:
             GAP_S,
         )
         r.register(self._gaps)
+        self.gap = self._gaps.observe  # between two deltas of a stream
         self._queue = Histogram(
             "llm_queue_duration_seconds",
             "From a prompt's acceptance by the engine to its first prefill slice. Once per stream that got so far, "
@@ -116,10 +117,6 @@ class RequestSeries:
         """A request for a generation ended before it had a stream."""
         if route in ROUTES:
             self._requests.labels(route, outcome if outcome in OUTCOMES else "failed").inc()
-
-    def gap(self, gap_s: float) -> None:
-        """Between two deltas of a stream."""
-        self._gaps.observe(gap_s)
 
     def closed(self, stream: Stream) -> None:
         """A stream's single close: the one place where it is counted."""

@@ -54,6 +54,13 @@ class Stream:
     Times are the caller's, monotonic, in seconds.
     """
 
+    __slots__ = (
+        "_checksum", "_closed", "_gap", "_n_held", "_retry", "_wire_id", "accepted", "arrived_at", "closed_at",
+        "dialect", "durable", "error", "first_at", "grace_s", "grown", "id", "last_at", "log", "n_before_end",
+        "n_bytes", "n_lives", "n_prompt", "n_sent", "n_visible", "outcome", "phase", "readers", "route", "started_at",
+        "submit", "summary", "tenant", "ticket", "tokens", "travelled", "waits_since", "weights",
+    )  # fmt: skip
+
     def __init__(
         self,
         *,
@@ -229,11 +236,11 @@ class Stream:
         self.log.append(event)
         self.weights.append(weight)
         self.n_bytes += len(event)
-        if not self.durable:
-            self.n_visible = len(self.log)
         if self.grown is not None:
             self.grown(self)
-        self._wake()
+        if not self.durable:
+            self.n_visible = len(self.log)
+            self._wake()
 
     # What the store says.
 
@@ -257,6 +264,7 @@ class Stream:
         self.tokens += tokens
         self._append(event, len(tokens))
         self.n_visible = len(self.log)
+        self._wake()
 
     def copy_end(
         self, events: list[bytes], outcome: str, summary: Summary, error: RillError | None, text: str, now: float

@@ -1,4 +1,4 @@
-"""The whole front as a process, with a scripted engine behind it: python tests/front.py BEHAVIOUR [args of it]."""
+"""The whole front as a process, with a scripted engine behind it: python tests/front.py [SCRIPT.py] [args of it]."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import uvloop
 
 from service import log, settings
-from service.__main__ import serve
+from service.__main__ import allow_many_connections, collect_seldom, serve
 from service.app import Rill
 from service.settings import Settings
 from service.supervisor import Supervisor
 
-SCRIPT = str(Path(__file__).parent / "scripted_engine.py")
+SCRIPT = str(Path(__file__).parent / "scripted_engine.py")  # unless another is named
 
 
 def engine(values: Settings, sink: Rill) -> Supervisor:
     async def prepare() -> list[str]:
-        return [sys.executable, SCRIPT, *sys.argv[1:]]
+        return [sys.executable, *([] if sys.argv[1].endswith(".py") else [SCRIPT]), *sys.argv[1:]]
 
     return Supervisor(prepare=prepare, sink=sink, timeout_s=values.engine_timeout_s)
 
@@ -29,5 +29,7 @@ def engine(values: Settings, sink: Rill) -> Supervisor:
 if __name__ == "__main__":
     values = settings.read()
     log.set_up(values.log_level)
+    allow_many_connections()
+    collect_seldom()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.exit(runner.run(serve(values, engine)))

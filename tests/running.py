@@ -71,12 +71,12 @@ class Service:
 
 
 @asynccontextmanager
-async def running(**settings: str) -> AsyncIterator[Service]:
-    """`python -m service` on a free port of this machine, ended after use."""
+async def running(*command: str, **settings: str) -> AsyncIterator[Service]:
+    """`python -m service`, or `python` with another command, on a free port of this machine, ended after use."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
     environment |= {"RILL_PORT": "0"} | {f"RILL_{name.upper()}": value for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service"),
+        *(sys.executable, *(command or ("-m", "service"))),
         env=environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -157,6 +157,125 @@ async def test_cancelling_a_wait_leaves_the_reader_usable() -> None:
     assert one.log[-1] == await mine.next()
 
 
+class FakeWire:
+    """Notes what it is given, and is free for as long as the test says."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.has_room = True
+
+    def is_free(self) -> bool:
+        return self.has_room
+
+    def write(self, chunk: bytes, /) -> None:
+        self.written.append(chunk)
+
+
+class Attached:
+    """A reader with a wire, and the task that a handler would be: what next() returned is in `returned`."""
+
+    def __init__(self, of: Stream, clock: Clock, *, pace: float | None = None) -> None:
+        self.wire, self.returned = FakeWire(), list[bytes]()
+        self.reader = reader(of, clock, pace=pace)
+        self.reader.wire = self.wire
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while chunk := await self.reader.next():
+            self.returned.append(chunk)
+
+
+async def test_a_reader_that_has_caught_up_writes_without_its_task() -> None:
+    """Each new event is on its wire when the stream has logged it, and once; what came before it goes the other way."""
+    one, clock = answering("a"), Clock()
+    mine = Attached(one, clock)
+    await asyncio.sleep(0)
+    for word in "bcd":
+        one.delta([1], word, 102.0)
+    assert mine.wire.written == one.log[3:6]
+    await asyncio.sleep(0)
+    assert mine.returned == [b"".join(one.log[:3])]
+    assert one.n_sent == len(one.log)
+
+
+async def test_a_full_wire_is_left_to_the_task() -> None:
+    """What does not fit goes out by next(), in order, and with it what comes before the task has had its turn."""
+    one = answering("a")
+    mine = Attached(one, Clock())
+    await asyncio.sleep(0)
+    mine.wire.has_room = False
+    one.delta([1], "b", 102.0)
+    mine.wire.has_room = True
+    one.delta([1], "c", 102.0)
+    assert mine.wire.written == []
+    await asyncio.sleep(0)
+    assert mine.returned[1:] == [b"".join(one.log[3:])]
+
+
+async def test_a_task_that_writes_is_not_overtaken() -> None:
+    """Nothing goes over the wire while what next() returned is still being written."""
+    one = answering("a")
+    mine = reader(one, Clock())
+    mine.wire = wire = FakeWire()
+    first = await mine.next()
+    one.delta([1], "b", 102.0)
+    assert wire.written == []
+    assert first + await mine.next() == b"".join(one.log)
+
+
+async def test_the_end_is_left_to_the_task() -> None:
+    """next() returns b"" behind a last event that went over the wire: the response has an end of its own."""
+    one = answering("a")
+    mine = Attached(one, Clock())
+    await asyncio.sleep(0)
+    one.finish(finish(ID), 103.0)
+    await mine.task
+    assert b"".join([*mine.returned, *mine.wire.written]) == b"".join(one.log)
+
+
+async def test_an_event_over_the_wire_puts_the_heartbeat_off() -> None:
+    """Silence counts from it on."""
+    one, clock = answering("a"), Clock()
+    mine = Attached(one, clock)
+    await asyncio.sleep(0)
+    clock.advance(10)
+    one.delta([1], "b", 102.0)
+    clock.advance(14.9)
+    mine.reader.tick(clock(), heartbeat_s=15, write_timeout_s=30)
+    await asyncio.sleep(0)
+    assert sse.HEARTBEAT not in mine.returned
+    clock.advance(0.1)
+    mine.reader.tick(clock(), heartbeat_s=15, write_timeout_s=30)
+    await asyncio.sleep(0)
+    assert mine.returned[-1] == sse.HEARTBEAT
+
+
+async def test_a_paced_reader_writes_nothing_over_the_wire() -> None:
+    """Its events are due by the clock, not when they come."""
+    one, clock = answering("a"), Clock()
+    mine = Attached(one, clock, pace=20)
+    await asyncio.sleep(0)
+    one.delta([1], "b", 102.0)
+    assert mine.wire.written == []
+    mine.task.cancel()
+
+
+async def test_a_wire_that_breaks_is_its_own_readers_trouble() -> None:
+    """The stream goes on, and the event is next()'s to return, to who meets the same error."""
+    one = answering("a")
+    mine, other = Attached(one, Clock()), Attached(one, Clock())
+    await asyncio.sleep(0)
+
+    def broken(chunk: bytes, /) -> None:
+        raise RuntimeError("broken")
+
+    mine.wire.write = broken  # type: ignore[method-assign]
+    one.delta([1], "b", 102.0)
+    assert other.wire.written == one.log[3:]
+    await asyncio.sleep(0)
+    assert mine.returned[1:] == one.log[3:]
+
+
 def taken(mine: Reader, clock: Clock, *, for_s: float, every_s: float = 0.01) -> list[float]:
     """When a paced reader lets its events go, looked at every_s."""
     times = []

@@ -84,6 +84,15 @@ class OpenAIRoutes:
     async def _complete(
         self, request: web.Request, kind: Kind, schema: type[ChatRequest] | type[TextRequest]
     ) -> web.StreamResponse:
+        stream, pace = await self._start(request, kind, schema)
+        if isinstance(stream.dialect, Whole):
+            return await self._whole(stream)
+        return await send(request, self._streams, stream, pace=pace)
+
+    async def _start(
+        self, request: web.Request, kind: Kind, schema: type[ChatRequest] | type[TextRequest]
+    ) -> tuple[Stream, float | None]:
+        """The stream and its reader's pace: what was asked for is not kept for as long as it lasts."""
         tenant = self._access.tenant(request)
         pace = pace_of(request)
         body = parse_json(await read_body(request, self._max_body_bytes))
@@ -108,9 +117,7 @@ class OpenAIRoutes:
             resumable=key is not None or is_resumable(request),
             pace=pace if asked.stream else None,
         )
-        if asked.stream:
-            return await send(request, self._streams, stream, pace=pace)
-        return await self._whole(stream)
+        return stream, pace
 
     async def _whole(self, stream: Stream) -> web.Response:
         """The answer in one piece, when it is there."""

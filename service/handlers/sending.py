@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from service.handlers.exchange import EXCHANGE
+from service.handlers.wire import Wire
 from service.registry import Streams
 from service.streams import Stream
 
@@ -39,8 +40,10 @@ async def send(
         await reader.admitted()
         response = web.StreamResponse(headers={**HEADERS, "X-Stream-Id": stream.id})
         await response.prepare(request)
+        reader.wire = Wire.of(request, response)
         while chunk := await reader.next():
             await response.write(chunk)
+            del chunk  # the next one may be long in coming
     await response.write_eof()
     return response
 

@@ -48,22 +48,19 @@ class StreamRoutes:
         if last := last_event_id(request, fields):
             return await self._resume(request, last, fields)
         tenant = self._access.tenant(request)
-        asked = validate(StreamRequest, fields, strict=False)
-        stream = await self._start(request, asked, tenant, resumable=True)
-        return await send(request, self._streams, stream, pace=asked.pace)
+        stream, pace = await self._start(request, validate(StreamRequest, fields, strict=False), tenant, resumable=True)
+        return await send(request, self._streams, stream, pace=pace)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """The same by a JSON body. It ends when its client leaves, unless that said that it may come back."""
         tenant = self._access.tenant(request)
-        asked = await self._body(request)
-        asked.pace = pace_of(request) or asked.pace
-        stream = await self._start(request, asked, tenant, resumable=bool(asked.key) or is_resumable(request))
-        return await send(request, self._streams, stream, pace=asked.pace)
+        stream, pace = await self._start(request, await self._body(request), tenant, resumable=is_resumable(request))
+        return await send(request, self._streams, stream, pace=pace)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Start a stream that is read elsewhere: 201 with its id and address. It waits resume_grace_s for a reader."""
         tenant = self._access.tenant(request)
-        stream = await self._start(request, await self._body(request), tenant, resumable=True)
+        stream, _ = await self._start(request, await self._body(request), tenant, resumable=True)
         with self._streams.attach(stream, stall=lambda: None) as reader:
             await reader.admitted()
         url = f"/v1/streams/{stream.id}"
@@ -112,9 +109,14 @@ class StreamRoutes:
         asked = validate(StreamRequest, parse_json(await read_body(request, self._max_body_bytes)))
         if asked.key is None:
             asked.key = idempotency_key(request)
+        asked.pace = pace_of(request) or asked.pace
         return asked
 
-    async def _start(self, request: web.Request, asked: StreamRequest, tenant: str, *, resumable: bool) -> Stream:
+    async def _start(
+        self, request: web.Request, asked: StreamRequest, tenant: str, *, resumable: bool
+    ) -> tuple[Stream, float | None]:
+        """The stream and its reader's pace: what was asked for is not kept for as long as it lasts. With a key it is
+        resumable in any case."""
         order = asked.to_order()
         self._access.check_model(order.model)
         stream = await start(
@@ -124,12 +126,12 @@ class StreamRoutes:
             sse.Native(),
             tenant=tenant,
             key=asked.key,
-            resumable=resumable,
+            resumable=resumable or bool(asked.key),
             pace=asked.pace,
         )
         if request[EXCHANGE].attached:
             self._attached("attached")
-        return stream
+        return stream, asked.pace
 
     async def _resume(
         self, request: web.Request, last: str, fields: dict[str, str | list[str]], within: str | None = None
