@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := deploy/lock
 
-.PHONY: serve test chaos bench soak lint lock starter
+.PHONY: serve test chaos bench soak loadtest lint lock starter
 
 serve: .venv/.run
 	@$(BIN)/python -m service
@@ -23,6 +23,10 @@ bench: .venv/.dev
 # 50,000 requests with readers that leave in the middle: does the front or the engine grow? Most of an hour, and a table.
 soak: .venv/.dev
 	$(BIN)/python -m tests.bench.soak $(SOAK)
+
+# Locust, with a page at http://localhost:8089: LOADTEST='--host http://127.0.0.1:8000', or LOADTEST=--help.
+loadtest: .loadtest/.installed
+	.loadtest/bin/locust -f deploy/loadtest/locustfile.py --web-host 127.0.0.1 $(LOADTEST)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -43,7 +47,8 @@ starter: .venv/.dev
 # The lock files are made on one machine and hold for all: --universal, with hashes, no registry named. The engine has
 # one of its own, so that a change of any other package does not compile it again.
 lock:
-	for set in "build $(LOCK)/build.in" "run pyproject.toml" "dev --extra dev -c $(LOCK)/run.txt pyproject.toml"; do \
+	for set in "build $(LOCK)/build.in" "run pyproject.toml" "dev --extra dev -c $(LOCK)/run.txt pyproject.toml" \
+	    "loadtest $(LOCK)/loadtest.in"; do \
 	    set -- $$set; name=$$1; shift; \
 	    uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	        --python-version 3.11 "$$@" -o $(LOCK)/$$name.txt || exit 1; \
@@ -64,4 +69,9 @@ lock:
 
 .venv/.dev: .venv/.run $(LOCK)/dev.txt
 	$(BIN)/python -m pip install -q --require-hashes -r $(LOCK)/dev.txt
+	@touch $@
+
+.loadtest/.installed: $(LOCK)/loadtest.txt
+	$(PYTHON) -m venv .loadtest
+	.loadtest/bin/python -m pip install -q --require-hashes -r $(LOCK)/loadtest.txt
 	@touch $@

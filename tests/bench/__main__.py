@@ -86,28 +86,35 @@ async def figures_of(
     found: dict[str, float] = {}
     if what:
         async with server as url:
-            await measures.warm_up(url, salt)
-            for i, measure in enumerate(what):
-                found |= await measure(url, f"{salt} {i}")
+            await measures.warm_up(url)
+            for measure in what:
+                found |= await measure(url, salt)
                 print(".", end="", file=sys.stderr, flush=True)
     return found
 
 
-async def engine_s(args: argparse.Namespace) -> dict[int, float]:
+async def engine_s(args: argparse.Namespace, n_prompt: int) -> dict[int, float]:
     """Seconds of the engine alone, by number of streams: the better of its ways to wait."""
-    ask, levels = Ask(), {n: measures.n_waves(n) for n in args.streams}
-    tries = [
-        await servers.bare_engine(args.peer, args.model, ask.n_words, ask.n_tokens, levels, spin) for spin in args.spins
-    ]
+    n_tokens, levels = Ask().n_tokens, {n: measures.n_waves(n) for n in args.streams}
+    tries = [await servers.bare_engine(args.peer, args.model, n_prompt, n_tokens, levels, spin) for spin in args.spins]
     return {n: min(one[n] for one in tries) for n in levels}
 
 
-async def round_of(args: argparse.Namespace, figures: Figures, salt: str) -> None:
-    bare_s = await engine_s(args) if "engine" in args.rows else {}
+async def prompt_tokens(args: argparse.Namespace) -> int:
+    """How many tokens of this model the words of a prompt are: what the engine alone has to read."""
+    async with rill(args) as url:
+        return await measures.warm_up(url)
+
+
+def rill(args: argparse.Namespace) -> AbstractAsyncContextManager[str]:
     settings = dict(setting.split("=", 1) for setting in args.set)
+    return servers.rill(args.model, args.n_seq, args.n_ctx, settings)
+
+
+async def round_of(args: argparse.Namespace, figures: Figures, n_prompt: int, salt: str) -> None:
+    bare_s = await engine_s(args, n_prompt) if "engine" in args.rows else {}
     what = [*chosen(args, bare_s), *long(args), *of_rill_alone(args)]
-    ours = servers.rill(args.model, args.n_seq, args.n_ctx, settings)
-    figures.enter(RILL, await figures_of(ours, what, salt))
+    figures.enter(RILL, await figures_of(rill(args), what, salt))
     for n, seconds in bare_s.items():
         figures.enter(ENGINE, {measures.greedy(n): n * Ask().n_tokens / seconds})
     if args.peer is None:
@@ -135,10 +142,11 @@ def about(args: argparse.Namespace) -> dict[str, str]:
 async def main() -> None:
     args = arguments()
     figures = Figures(about(args))
-    failed = ""
+    failed, n_prompt = "", await prompt_tokens(args)
+    figures.about["model"] += f"; {Ask().n_words} words are {n_prompt} tokens"
     for round in range(args.rounds):
         try:
-            await round_of(args, figures, f"round {round} of {os.getpid()}")
+            await round_of(args, figures, n_prompt, f"round {round} of {os.getpid()}")
         except (Failed, servers.NotStarted, TimeoutError) as e:
             failed = f"bench: round {round + 1}: {str(e) or 'it took too long'}"
             break

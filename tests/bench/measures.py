@@ -13,7 +13,7 @@ from statistics import mean, median
 from tests.bench.load import Answer, Ask, Run, checked, client, closed_loop, quantile, stream
 
 Figures = dict[str, float]
-Measure = Callable[[str, str], Awaitable[Figures]]  # of the server at a URL, with the salt of its prompts
+Measure = Callable[[str, str], Awaitable[Figures]]  # of the server at a URL, with the salt of the round's prompts
 
 RUN_S = 900.0  # a run that takes longer has failed
 
@@ -38,7 +38,8 @@ def tokens_per_s(n_streams: int, temperature: float = 0.0) -> Measure:
     async def measure(url: str, salt: str) -> Figures:
         n = n_streams * max(2, n_waves(n_streams))
         async with client(url) as session, asyncio.timeout(RUN_S):
-            run = checked(await closed_loop(session, Ask(temperature=temperature), n_streams, n, salt))
+            ask = Ask(temperature=temperature)
+            run = checked(await closed_loop(session, ask, n_streams, n, f"{salt} {n_streams} at {temperature}"))
         if temperature:
             return {f"tok/s, {streams(n_streams)}, seeded": run.tokens_per_s}
         return {
@@ -56,7 +57,8 @@ def share_of_engine(n_streams: int, engine_s: float) -> Measure:
         walls_s = []
         async with client(url) as session, asyncio.timeout(RUN_S):
             for wave in range(n_waves(n_streams)):
-                run = checked(await closed_loop(session, Ask(), n_streams, n_streams, f"{salt} {wave}"))
+                own = f"{salt} {n_streams} in wave {wave}"
+                run = checked(await closed_loop(session, Ask(), n_streams, n_streams, own))
                 walls_s.append(run.wall_s)
         return {f"share of the engine's own speed, {streams(n_streams)}": engine_s / mean(walls_s)}
 
@@ -66,7 +68,7 @@ def share_of_engine(n_streams: int, engine_s: float) -> Measure:
 async def shared_prefix(url: str, salt: str) -> Figures:
     """Sixteen that come at once and whose prompts begin alike."""
     async with client(url) as session, asyncio.timeout(RUN_S):
-        run = checked(await closed_loop(session, Ask(n_words=400, n_shared=380), 16, 16, salt))
+        run = checked(await closed_loop(session, Ask(n_words=400, n_shared=380), 16, 16, f"{salt} shared"))
     return {
         "16 at once, 380 of 400 words shared: wall, s": run.wall_s,
         "16 at once, 380 of 400 words shared: TTFT p95, s": quantile(run.ttfts_s, 0.95),
@@ -80,12 +82,12 @@ async def beside_long_prompts(url: str, salt: str) -> Figures:
 
         async def run(i: int) -> None:
             while not answers[i][-1].error:
-                await stream(session, RUNNING.body(f"{salt} {i}", len(answers[i])), answers[i][-1])
+                await stream(session, RUNNING.body(f"{salt} running {i}", len(answers[i])), answers[i][-1])
                 answers[i].append(Answer())
 
         running = [asyncio.create_task(run(i)) for i in range(N_RUNNING)]
         await asyncio.gather(*[answer.answering.wait() for (answer, *_) in answers])
-        long = checked(await closed_loop(session, Ask(N_LONG_WORDS, 16), 1, N_LONG, salt))
+        long = checked(await closed_loop(session, Ask(N_LONG_WORDS, 16), 1, N_LONG, f"{salt} long"))
         for task in running:
             task.cancel()
         await asyncio.wait(running)
@@ -110,7 +112,7 @@ def readers_served(n_readers: int, n_tokens: int, pace: float | None) -> Measure
     async def measure(url: str, salt: str) -> Figures:
         ask = Ask(n_words=8, n_tokens=n_tokens, pace=pace)
         async with client(url) as session, asyncio.timeout(RUN_S):
-            run = await closed_loop(session, ask, n_readers, n_readers, salt)
+            run = await closed_loop(session, ask, n_readers, n_readers, f"{salt} pace {pace}")
         how = "without pace" if pace is None else f"pace={pace:g}"
         name = f"of {n_readers} readers at {READING:g} tok/s, served in time ({how})"
         return {name: float(sum(is_served(answer, READING) for answer in run.answers))}
@@ -139,7 +141,8 @@ def streams(n: int) -> str:
     return f"{n} stream{'s' * (n > 1)}"
 
 
-async def warm_up(url: str, salt: str) -> None:
-    """One stream that is not counted: the first touches what is made once."""
+async def warm_up(url: str) -> int:
+    """Some streams that are not counted, for the first touches what is made once; how many tokens a prompt has."""
     async with client(url) as session, asyncio.timeout(RUN_S):
-        checked(await closed_loop(session, Ask(), 1, 1, f"{salt} warm"))
+        run = checked(await closed_loop(session, Ask(n_tokens=2), 1, 4, "warm"))
+    return round(mean(answer.n_prompt for answer in run.answers))

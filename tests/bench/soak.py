@@ -76,7 +76,9 @@ async def soak(service: Service, n: int, within_s: float, rng: random.Random) ->
                 return
             await visits.one()
             if i % every == 0:
-                with suppress(ValueError, OSError):  # the engine is just being restarted, which is told at the end
+                with suppress(
+                    LookupError, ValueError, OSError
+                ):  # the engine is just being restarted, which is told at the end
                     looks.append(Look(i, resident(service.pid), resident(service.engine_pid())))
 
     async with asyncio.TaskGroup() as group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -78,6 +79,21 @@ def test_what_batched_bench_says() -> None:
     """Its JSON lines, among others, as mean seconds by number of streams."""
     lines = [b"note", *(b'{"n_kv_max": 1, "pl": %d, "t": %d}' % pair for pair in ((1, 1), (1, 2), (8, 4)))]
     assert servers.seconds(b"\n".join(lines)) == {1: 1.5, 8: 4.0}
+
+
+async def test_a_last_line_may_be_missing(tmp_path: Path) -> None:
+    """llama-batched-bench sometimes ends before its last line is written: it is asked for one more than is needed."""
+    program = tmp_path / "llama-batched-bench"
+    program.write_text(
+        "#!/bin/sh\n"
+        'while [ "$1" != -npl ]; do shift; done\n'
+        'for n in $(echo "${2%,*}" | tr , " "); do echo "{\\"n_kv_max\\": 1, \\"pl\\": $n, \\"t\\": $n}"; done\n'
+    )
+    program.chmod(0o755)
+    assert await servers.bare_engine(tmp_path, Path("m.gguf"), 64, 64, {1: 2, 8: 1}, "1000") == {1: 1.0, 8: 8.0}
+    program.write_text("#!/bin/sh\necho no such model >&2\n")
+    with pytest.raises(servers.NotStarted, match="no such model"):
+        await servers.bare_engine(tmp_path, Path("m.gguf"), 64, 64, {1: 2, 8: 1}, "1000")
 
 
 def test_openmp_waits_as_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,23 +42,23 @@ def test_who_is_served(what: Answer, served: bool) -> None:
 async def test_every_measure_has_its_figures(serve: Serve) -> None:
     """Against a service whose engine is a script each measure comes to its end, with names of its own."""
     service = await serve(n_seq=16)
-    await measures.warm_up(service.url, "warm")
+    assert await measures.warm_up(service.url) == 3  # tokens, says the script
     found: dict[str, float] = {}
-    for i, measure in enumerate(
-        [
-            measures.tokens_per_s(2),
-            measures.tokens_per_s(2, temperature=0.8),
-            measures.share_of_engine(2, engine_s=0.5),
-            measures.shared_prefix,
-            measures.readers_served(3, n_tokens=8, pace=10.0),
-            measures.readers_served(3, n_tokens=8, pace=None),
-        ]
+    for measure in (
+        measures.tokens_per_s(2),
+        measures.tokens_per_s(2, temperature=0.8),
+        measures.share_of_engine(2, engine_s=0.5),
+        measures.shared_prefix,
+        measures.readers_served(3, n_tokens=8, pace=10.0),
+        measures.readers_served(3, n_tokens=8, pace=None),
     ):
-        figures = await measure(service.url, str(i))
+        figures = await measure(service.url, "salt")
         assert not set(figures) & set(found)
         found |= figures
     assert len(found) == 8
     assert min(found.values()) > 0
+    prompts = [submit.text for submit in service.engine.submitted]
+    assert len(prompts) == len(set(prompts))  # no cache of one measure helps another
     assert {found[name] for name in found if name.startswith("of 3 readers")} == {3.0}
 
 

@@ -65,16 +65,17 @@ def test_nginx_bounds_a_body_as_the_service_does() -> None:
 
 
 def test_only_nginx_is_for_everyone() -> None:
-    """nginx alone is published to the network; Prometheus and Grafana to this machine; nothing is named or numbered so
-    that it could not be scaled."""
+    """nginx alone is published to the network; Prometheus, Grafana and Locust to this machine; nothing is named or
+    numbered so that it could not be scaled."""
     ports = {name: service.get("ports", []) for name, service in COMPOSE["services"].items()}
     assert ports["nginx"] == ["${RILL_PUBLISH:-8080}:8080"]
     assert ports["service"] == []
-    assert all(":-127.0.0.1:" in p for name in ("prometheus", "grafana") for p in ports[name])
+    private = ("prometheus", "grafana", "loadtest")
+    assert all(ports[name] and ":-127.0.0.1:" in p for name in private for p in ports[name])
     assert not [name for name, service in COMPOSE["services"].items() if "container_name" in service]
 
 
-@pytest.mark.parametrize("name", ["nginx", "service", "redis"])
+@pytest.mark.parametrize("name", ["nginx", "service", "redis", "loadtest"])
 def test_containers_may_do_little(name: str) -> None:
     """Read-only, without capabilities or new privileges, under an init."""
     service = COMPOSE["services"][name]
@@ -84,8 +85,8 @@ def test_containers_may_do_little(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_observation_is_a_profile() -> None:
-    """Prometheus and Grafana start under the profile `observe` and only there."""
+def test_observation_and_load_are_profiles() -> None:
+    """Prometheus and Grafana start under the profile `observe` and only there, Locust under `loadtest`."""
     profiles = {name: service.get("profiles") for name, service in COMPOSE["services"].items()}
     assert profiles == {
         "nginx": None,
@@ -93,6 +94,7 @@ def test_observation_is_a_profile() -> None:
         "redis": None,
         "prometheus": ["observe"],
         "grafana": ["observe"],
+        "loadtest": ["loadtest"],
     }
 
 
@@ -128,7 +130,7 @@ def test_the_cuda_image_is_the_cpu_image_but_for_cuda() -> None:
     """Both targets are built and run by the same instructions; base, packages and the CUDA switch are all that differs.
     (The CUDA image can't be built where there is no registry to fetch its base from: this holds what can be held.)"""
     by_name = stages()
-    assert list(by_name) == ["build-cpu", "build-cuda", "cuda", "cpu"]  # the last is the default
+    assert list(by_name) == ["build-cpu", "build-cuda", "cuda", "loadtest", "cpu"]  # the last is the default
     for cpu, cuda in (("build-cpu", "build-cuda"), ("cpu", "cuda")):
         same = [
             line.replace(" CUDA=1", "").replace("build-cuda", "build-cpu").replace(" python3 && rm", " && rm")
@@ -144,12 +146,12 @@ def test_the_cuda_image_is_the_cpu_image_but_for_cuda() -> None:
 
 
 def test_images_run_without_root() -> None:
-    """Both images end as a user of their own, with SIGTERM to stop them and no build stage behind them."""
-    for name in ("cpu", "cuda"):
+    """Images end as a user of their own, the service's with SIGTERM to stop them, and no build stage behind them."""
+    for name, user in (("cpu", "rill"), ("cuda", "rill"), ("loadtest", "loadtest")):
         lines = stages()[name]
-        assert "USER rill" in lines
-        assert "STOPSIGNAL SIGTERM" in lines
+        assert f"USER {user}" in lines
         assert not [line for line in lines if "g++" in line]
+    assert all("STOPSIGNAL SIGTERM" in stages()[name] for name in ("cpu", "cuda"))
 
 
 def test_the_build_context_is_what_is_copied() -> None:
