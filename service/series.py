@@ -157,10 +157,20 @@ class EngineSeries:
         self._build = Gauge(
             "llm_build_info", "1; the versions of this build, in labels.", ["version", "llama_cpp"], registry=r
         )
-        self._kv_used = Gauge("llm_kv_cache_used_cells", "KV cells in use after the last step.", registry=r)
+        self._kv_used = Gauge("llm_kv_cache_used_cells", "KV cells of running streams after the last step.", registry=r)
         self._kv_cells = Gauge("llm_kv_cache_cells", "KV cells there are (n_ctx).", registry=r)
         self._kv_ratio = Gauge(
-            "llm_kv_cache_usage_ratio", "Share of the KV cells in use after the last step, 0 to 1.", registry=r
+            "llm_kv_cache_usage_ratio",
+            "Share of the KV cells that running streams hold after the last step, 0 to 1.",
+            registry=r,
+        )
+        self._kv_kept = Gauge(
+            "llm_kv_cache_kept_cells",
+            "KV cells of ended streams, kept for prompts that begin alike; they go when room is needed.",
+            registry=r,
+        )
+        self._kept = Gauge(
+            "llm_kept_prefixes", "Ended streams whose KV cells are kept for prompts that begin alike.", registry=r
         )
         self._batch = Histogram(
             "llm_batch_tokens",
@@ -203,10 +213,12 @@ class EngineSeries:
         """The engine died."""
         self._up.set(0)
         self.restarts.inc()
-        self._kv_used.set(0)
-        self._kv_ratio.set(0)
+        for gauge in (self._kv_used, self._kv_ratio, self._kv_kept, self._kept):
+            gauge.set(0)
 
     def step(self, step: Step) -> None:
+        self._kv_kept.set(step.kv_kept)
+        self._kept.set(step.n_kept)
         self._kv_used.set(step.kv_used)
         self._kv_ratio.set(step.kv_used / self._n_ctx if self._n_ctx else 0)
         if step.n_batch:

@@ -53,11 +53,12 @@ def test_several_services_in_one_process() -> None:
 
 
 def test_a_step_sets_the_gauges() -> None:
-    """Cells also as a share; the batch by kind; preemptions added up."""
+    """Cells also as a share, kept ones apart; the batch by kind; preemptions added up."""
     metrics = Metrics(version="1")
     metrics.ready(ready(n_ctx=1000))
-    metrics.step(Step(n_batch=20, n_prefill=17, kv_used=250, n_preempted=1))
+    metrics.step(Step(n_batch=20, n_prefill=17, kv_used=250, kv_kept=300, n_kept=2, n_preempted=1))
     assert (value(metrics, "llm_kv_cache_used_cells"), value(metrics, "llm_kv_cache_usage_ratio")) == (250, 0.25)
+    assert (value(metrics, "llm_kv_cache_kept_cells"), value(metrics, "llm_kept_prefixes")) == (300, 2)
     assert value(metrics, "llm_step_tokens_total", kind="prefill") == 17
     assert value(metrics, "llm_step_tokens_total", kind="decode") == 3
     assert value(metrics, "llm_preemptions_total") == 1
@@ -68,9 +69,10 @@ def test_a_death_leaves_no_stale_gauges() -> None:
     """A dead engine has no cells."""
     metrics = Metrics(version="1")
     metrics.ready(ready())
-    metrics.step(Step(kv_used=9))
+    metrics.step(Step(kv_used=9, kv_kept=8, n_kept=1))
     metrics.lost()
-    assert (value(metrics, "llm_kv_cache_usage_ratio"), value(metrics, "llm_kv_cache_used_cells")) == (0, 0)
+    for name in ("llm_kv_cache_usage_ratio", "llm_kv_cache_used_cells", "llm_kv_cache_kept_cells", "llm_kept_prefixes"):
+        assert value(metrics, name) == 0
 
 
 def test_another_model_replaces_the_labels() -> None:

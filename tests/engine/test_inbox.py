@@ -178,6 +178,14 @@ def test_stop_strings(inbox: Inbox, spm: Model) -> None:
         assert [sequence.text.push(b"a fox "), sequence.text.push(CHATML_END.encode())] == expected
 
 
+def test_whose_it_is_and_for_how_fast_a_reader(inbox: Inbox, bpe: Model) -> None:
+    """Tenant and pace are the request's; prompts are shared within a tenant, or by all where that is asked for."""
+    sequence, _ = opened(inbox, text="the", tenant="a", pace=2.5)
+    assert (sequence.tenant, sequence.scope, sequence.pace) == ("a", "a", 2.5)
+    sequence, _ = opened(Inbox(bpe, n_ctx_seq=100, is_shared=True), text="the", tenant="a")
+    assert (sequence.tenant, sequence.scope, sequence.pace) == ("a", "", None)
+
+
 def test_samplers_that_forget(inbox: Inbox) -> None:
     """What was begun with mirostat or adaptive-p can't go on here; not begun, or over, it can."""
     for sampling in (Sampling(seed=1, mirostat=1), Sampling(seed=1, mirostat=2), Sampling(seed=1, adaptive_target=0.5)):

@@ -111,7 +111,14 @@ def test_too_long_a_prompt(endless: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--n-seq", "0"], ["--n-seq", "257"], ["--kv-type", "f8"], ["--flash-attention", "maybe"]]
+    "arguments",
+    [
+        ["--n-seq", "0"],
+        ["--n-seq", "257"],
+        ["--kv-type", "f8"],
+        ["--flash-attention", "maybe"],
+        ["--prefix-scope", "some"],
+    ],
 )
 def test_arguments_out_of_range(arguments: list[str]) -> None:
     """What llama.cpp could not do is refused with the allowed values."""

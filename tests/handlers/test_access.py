@@ -76,6 +76,21 @@ async def test_a_key_of_one_tenant_is_not_anothers(serve: Serve) -> None:
     assert len(service.engine.submitted) == 2
 
 
+async def test_each_key_is_a_tenant_of_the_engine(serve: Serve) -> None:
+    """On every route the engine is told whose request it is, by a name that tells nothing of the key; without keys all
+    are one tenant."""
+    service = await serve(api_keys="one,two")
+    for method, path, options in GUARDED:
+        for api_key in ("one", "two"):
+            await status(service, method, path, headers={"Authorization": f"Bearer {api_key}"}, **options)
+    tenants = [submit.tenant for submit in service.engine.submitted]
+    assert len(set(tenants[::2])) == len(set(tenants[1::2])) == 1 and len(set(tenants)) == 2
+    assert len(tenants) >= 8 and not {"", "one", "two"} & set(tenants)
+    service = await serve()
+    await status(service, "GET", "/stream", params=PROMPT, headers={"Authorization": "Bearer one"})
+    assert [submit.tenant for submit in service.engine.submitted] == [""]
+
+
 @pytest.mark.parametrize(
     "headers",
     [

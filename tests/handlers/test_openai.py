@@ -150,6 +150,18 @@ HARMLESS: list[dict[str, Any]] = [
 ]
 
 
+async def test_the_engine_knows_the_pace_of_what_is_streamed(serve: Serve) -> None:
+    """An answer in one piece is in a hurry whatever it asked for."""
+    service = await serve()
+    for stream in (True, False):
+        for query, pace in ({}, 1e3), ({"pace": "2e3"}, 1e3), ({"pace": "2e3"}, None):
+            body = {**CHAT, "stream": stream, "pace": pace}
+            async with service.client.post("/v1/chat/completions", params=query, json=body) as response:
+                assert response.status == 200
+                await response.read()
+    assert [submit.pace for submit in service.engine.submitted] == [1e3, 2e3, 2e3, None, None, None]
+
+
 @pytest.mark.parametrize("fields", HARMLESS)
 async def test_a_parameter_that_asks_for_nothing_special_is_fine(serve: Serve, fields: dict[str, Any]) -> None:
     """Clients send defaults; they are not refused for it."""

@@ -482,6 +482,19 @@ async def test_pace_holds_back_only_its_own_reader(serve: Serve) -> None:
     slow.close()
 
 
+async def test_the_engine_knows_the_pace(serve: Serve) -> None:
+    """From the query or the body: what it makes ahead of that is in no hurry. It counts for whoever starts a stream."""
+    service = await serve()
+    await read(service, params={**PROMPT, "pace": "1e3"})
+    for query, body in ({}, {"pace": 2e3}), ({"pace": "3e3"}, {"pace": 4e3}), ({}, {}):
+        async with service.client.post("/stream", params=query, json={**PROMPT, **body}) as response:
+            await response.read()
+    async with service.client.post("/v1/streams", json={**PROMPT, "pace": 5e3}) as response:
+        assert response.status == 201
+    await read(service, f"/v1/streams/{service.engine.submitted[-1].id}", params={"pace": "6e3"})
+    assert [submit.pace for submit in service.engine.submitted] == [1e3, 2e3, 3e3, None, 5e3]
+
+
 @pytest.mark.parametrize("path", ["/stream", "/v1/streams/" + "0" * 32])
 async def test_head_never_generates(serve: Serve, path: str) -> None:
     """405, with what is allowed."""
