@@ -45,7 +45,7 @@ class Engine:
         self._threads, self._started, self._refused = threads, started, refused
         self._model, self._context, self._clock = model, context, clock
         context.clear()
-        self._slices = slices or Slices(target_s=STEP_S, n_batch=context.n_batch)
+        self._slices = slices or Slices(target_s=STEP_S, n_batch=context.n_batch, n_tile=context.n_tile)
         self.scheduler = Scheduler(
             n_seq=context.n_seq,
             n_batch=context.n_batch,

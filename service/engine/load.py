@@ -156,7 +156,7 @@ def most_kept(model: Model) -> int:
 
 def warm_up(context: Context, step_s: float) -> Slices:
     """Compute the shapes that the first requests will have, a prompt's slice and a token, and see how fast it goes."""
-    slices = Slices(target_s=step_s, n_batch=context.n_batch)
+    slices = Slices(target_s=step_s, n_batch=context.n_batch, n_tile=context.n_tile)
     n = min(WARM_UP_TOKENS, context.n_batch, context.n_ctx)
     for _ in range(2):  # the first one touches every page of the weights
         began = time.monotonic()

@@ -7,25 +7,31 @@ STEP_S = 0.2  # long enough that a CPU reads 40 tokens beside running streams, s
 # may then be longer, up to so many times.
 MOST_TIMES = 3.0
 LEAST = 32  # tokens: reading fewer wastes the step, whose weights are fetched for 8 rows as for 32
+# ggml's kernels for repacked weights multiply four rows at once and each one beyond those by itself: on a CPU 3 rows take
+# half as long again as 4.
+AT_ONCE = 4
 WEIGHT = 0.3  # of the newest step: three slow ones in a row count, one that a neighbour disturbed does not
 
 
 class Slices:
     """Sized by measured speed: on a CPU 40 tokens, on a GPU all that fit the batch, for the same 0.2 s."""
 
-    def __init__(self, *, target_s: float, n_batch: int, row_s: float = 0.0) -> None:
-        """target_s: how long a step with running streams may take. row_s: what one row of a batch takes; 0: nobody
-        knows yet, and the first slice is a small one."""
+    def __init__(self, *, target_s: float, n_batch: int, n_tile: int | None = None, row_s: float = 0.0) -> None:
+        """target_s: how long a step with running streams may take. n_tile: see scheduler.Batch.calls. row_s: what one
+        row of a batch takes; 0: nobody knows yet, and the first slice is a small one."""
         self.target_s, self.n_batch, self.row_s = target_s, n_batch, row_s
+        self.n_tile = n_tile or n_batch + 1
 
     def __repr__(self) -> str:
         return f"<Slices {self.size(1, 1)} tokens, {self.row_s * 1e3:.2f} ms each, for {self.target_s * 1e3:.0f} ms>"
 
     def size(self, n_decoding: int, n_reading: int) -> int:
-        """Tokens to read, of so many prompts, beside so many running streams."""
+        """Tokens to read, of so many prompts, beside so many running streams: with these they make whole fours."""
         times = min(max(n_reading / n_decoding, 1.0), MOST_TIMES) if n_decoding else MOST_TIMES
         n = round(times * self.target_s / self.row_s) - n_decoding if self.row_s else 2 * LEAST
-        return min(max(n, LEAST), self.n_batch)
+        n = min(max(n, LEAST), self.n_batch)
+        beside = 0 if n + n_decoding >= self.n_tile else n_decoding  # else in a decode of their own
+        return max(1, n - (n + beside) % AT_ONCE)
 
     def observe(self, n_decoding: int, n_read: int, step_s: float) -> None:
         """A step took so long. Those that read little tell of what a step costs, not of what a token does."""
