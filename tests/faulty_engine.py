@@ -33,7 +33,6 @@ from service.engine.sequence import Sequence as Generation
 
 N_SEQ, N_CTX, N_BATCH = 16, 2048, 256
 N_WORDS = 3  # tokens that the suspect has made when the fault strikes
-SPARE = N_SEQ - 1  # a sequence id that nobody has
 Tokens = Sequence[tuple[int, int, int]]  # (token, position, sequence)
 
 
@@ -42,6 +41,7 @@ class Fault:
 
     def __init__(self, model: Model, context: Context) -> None:
         self.model, self.context = model, context
+        self.spare = context.n_ids - 1  # a sequence id that nobody has: it would be given last
 
     def decode(self, rows: Tokens) -> int:
         """llama_decode of exactly this."""
@@ -58,13 +58,16 @@ class Fault:
         return lib.llama_sampler_init_grammar(self.model.vocab, rules.encode(), b"root")
 
     def sample(self, *links: Any, index: int | None = None) -> int:
-        """llama_sampler_sample with exactly these links, where the last step asked for logits."""
+        """llama_sampler_sample with exactly these links, where the last step asked for logits; if it did, else anew."""
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         for link in links:
             lib.llama_sampler_chain_add(chain, link)
         if index is None:
-            index = int(np.flatnonzero(self.context._logits[: self.context._n_computed])[-1])
-        return int(lib.llama_sampler_sample(chain, self.context._context, index))
+            asked = np.flatnonzero(self.context._logits[: self.context._n_computed])
+            index = int(asked[-1]) if asked.size else self.decode([(5, 0, self.spare)])  # 0: its row
+        token = int(lib.llama_sampler_sample(chain, self.context._context, index))
+        self.context._remove(self.spare)
+        return token
 
     # The rows. What is safe asserts what facts about it say.
 
@@ -81,7 +84,7 @@ class Fault:
         lib.llama_token_to_piece(self.model.vocab, self.model.n_vocab, buffer, len(buffer), 0, False)
 
     def batch_too_large(self) -> None:
-        self.decode([(5, i, SPARE) for i in range(N_BATCH + 1)])
+        self.decode([(5, i, self.spare) for i in range(N_BATCH + 1)])
 
     def no_logits(self) -> None:
         self.sample(lib.llama_sampler_init_greedy(), index=N_BATCH - 1)
@@ -102,7 +105,7 @@ class Fault:
                 self.decode([(5, i, seq_id) for i in range(64)])
                 lib.llama_memory_seq_rm(self.context._memory, seq_id, -1, -1)
 
-        threads = [threading.Thread(target=many, args=(seq_id,)) for seq_id in (SPARE, SPARE - 1)]
+        threads = [threading.Thread(target=many, args=(seq_id,)) for seq_id in (self.spare, self.spare - 1)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -118,14 +121,14 @@ class Fault:
         raise ZeroDivisionError
 
     def bad_token(self) -> None:
-        assert self.decode([(self.model.n_vocab, 0, SPARE)]) == -1
-        assert self.decode([(-1, 0, SPARE)]) == -1
+        assert self.decode([(self.model.n_vocab, 0, self.spare)]) == -1
+        assert self.decode([(-1, 0, self.spare)]) == -1
 
     def bad_sequence(self) -> None:
         assert self.decode([(5, 0, 300)]) == -1
 
     def position_gap(self) -> None:
-        assert self.decode([(5, 0, SPARE), (5, 7, SPARE)]) == -1
+        assert self.decode([(5, 0, self.spare), (5, 7, self.spare)]) == -1
 
     def empty_batch(self) -> None:
         assert self.decode([]) == -1
@@ -134,10 +137,10 @@ class Fault:
         status = 0
         try:
             for start in range(0, 2 * N_CTX, N_BATCH):
-                Context.decode(self.context, [(SPARE, start, [5] * N_BATCH, False)])
+                Context.decode(self.context, [(self.spare, start, [5] * N_BATCH, False)])
         except NoRoom:
             status = 1
-        self.context.forget(SPARE)
+        self.context._remove(self.spare)
         assert status == 1
 
     def nan_temperature(self) -> None:
