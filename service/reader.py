@@ -50,8 +50,8 @@ class Wire(Protocol):
 class Reader:
     """`await next()` and write what it returns, until it returns b"": the stream's end.
 
-    Given a `wire`, a reader that has caught up writes each new event to it while next() waits on: waking a task is half
-    of what an event costs. Whatever else there is to do or to wait for wakes it, a connection that is full among them.
+    Given a `wire`, a reader that has caught up writes new events to it while next() waits on: waking a task is half of
+    what an event costs. Whatever else there is to do or to wait for wakes it, a connection that is full among them.
     """
 
     __slots__ = (
@@ -60,6 +60,7 @@ class Reader:
         "_clock",
         "_idle_since",
         "_idle_wire",
+        "_is_due",
         "_is_over",
         "_pace",
         "_place",
@@ -91,6 +92,7 @@ class Reader:
         self._waiter: asyncio.Future[None] | None = None
         self._idle_since = clock()
         self._idle_wire: Wire | None = None  # while next() waits for no more than the next event
+        self._is_due = False  # to be written to
         self._writing_since: float | None = None
         self._beat = place > 0  # one that resumes gets a first byte, and with it its headers, at once
 
@@ -161,16 +163,26 @@ class Reader:
 
     def wake(self) -> None:
         """The log has grown, or the phase has changed."""
-        wire, place = self._idle_wire, self._place
-        if wire is None or self.stream.n_visible != place + 1 or not wire.is_free():
+        if self._idle_wire is None:
+            self._rouse()
+        elif not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._write_through)
+
+    def _write_through(self) -> None:
+        """One write of what the last turn of the loop has brought, or what else there is to do left to next()."""
+        self._is_due = False
+        wire, stream, place = self._idle_wire, self.stream, self._place
+        end = stream.n_visible
+        if wire is None or place == end or not stream.open or not wire.is_free():
             self._rouse()
             return
         try:
-            wire.write(self.stream.log[place])
-        except Exception:  # next() returns the event to who meets the same error: no other stream has a part in it
+            wire.write(stream.log[place] if end == place + 1 else b"".join(stream.log[place:end]))
+        except Exception:  # next() returns it to who meets the same error, and can tell the client
             self._rouse()
         else:
-            self._advance(place + 1)
+            self._advance(end)
             self._idle_since = self._clock()
 
     def _rouse(self) -> None:

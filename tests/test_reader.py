@@ -8,7 +8,7 @@ from service import sse
 from service.errors import EngineCrash
 from service.reader import MAX_WRITE_BYTES, Pace, Reader
 from service.streams import Stream
-from tests.fakes import Clock, finish
+from tests.fakes import Clock, finish, turns
 from tests.test_streams import ID, stream
 
 
@@ -186,14 +186,15 @@ class Attached:
 
 
 async def test_a_reader_that_has_caught_up_writes_without_its_task() -> None:
-    """Each new event is on its wire when the stream has logged it, and once; what came before it goes the other way."""
+    """What one turn of the loop brings is one write, and goes out once; what came before goes the other way."""
     one, clock = answering("a"), Clock()
     mine = Attached(one, clock)
     await asyncio.sleep(0)
-    for word in "bcd":
-        one.delta([1], word, 102.0)
-    assert mine.wire.written == one.log[3:6]
-    await asyncio.sleep(0)
+    for words in ("b", "cd"):
+        for word in words:
+            one.delta([1], word, 102.0)
+        await asyncio.sleep(0)
+    assert mine.wire.written == [one.log[3], b"".join(one.log[4:6])]
     assert mine.returned == [b"".join(one.log[:3])]
     assert one.n_sent == len(one.log)
 
@@ -205,10 +206,11 @@ async def test_a_full_wire_is_left_to_the_task() -> None:
     await asyncio.sleep(0)
     mine.wire.has_room = False
     one.delta([1], "b", 102.0)
+    await asyncio.sleep(0)  # found full; the task is roused, and has not run yet
     mine.wire.has_room = True
     one.delta([1], "c", 102.0)
+    await turns(lambda: len(mine.returned) == 2)
     assert mine.wire.written == []
-    await asyncio.sleep(0)
     assert mine.returned[1:] == [b"".join(one.log[3:])]
 
 
@@ -219,6 +221,7 @@ async def test_a_task_that_writes_is_not_overtaken() -> None:
     mine.wire = wire = FakeWire()
     first = await mine.next()
     one.delta([1], "b", 102.0)
+    await asyncio.sleep(0)
     assert wire.written == []
     assert first + await mine.next() == b"".join(one.log)
 
@@ -240,6 +243,7 @@ async def test_an_event_over_the_wire_puts_the_heartbeat_off() -> None:
     await asyncio.sleep(0)
     clock.advance(10)
     one.delta([1], "b", 102.0)
+    await asyncio.sleep(0)
     clock.advance(14.9)
     mine.reader.tick(clock(), heartbeat_s=15, write_timeout_s=30)
     await asyncio.sleep(0)
@@ -256,12 +260,13 @@ async def test_a_paced_reader_writes_nothing_over_the_wire() -> None:
     mine = Attached(one, clock, pace=20)
     await asyncio.sleep(0)
     one.delta([1], "b", 102.0)
+    await asyncio.sleep(0)
     assert mine.wire.written == []
     mine.task.cancel()
 
 
 async def test_a_wire_that_breaks_is_its_own_readers_trouble() -> None:
-    """The stream goes on, and the event is next()'s to return, to who meets the same error."""
+    """Others get the event, and it is next()'s to return, to who meets the same error."""
     one = answering("a")
     mine, other = Attached(one, Clock()), Attached(one, Clock())
     await asyncio.sleep(0)
@@ -271,8 +276,8 @@ async def test_a_wire_that_breaks_is_its_own_readers_trouble() -> None:
 
     mine.wire.write = broken  # type: ignore[method-assign]
     one.delta([1], "b", 102.0)
+    await turns(lambda: len(mine.returned) == 2)
     assert other.wire.written == one.log[3:]
-    await asyncio.sleep(0)
     assert mine.returned[1:] == one.log[3:]
 
 
