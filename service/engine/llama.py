@@ -12,16 +12,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-# libgomp reads these once, when the library is loaded: its threads spin at every barrier otherwise, and stall
-# for whole time slices when a neighbour (the front, nginx) wants a core. Set by the caller's environment, they win.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-
 import llama_cpp as lib
+import numpy as np
 from llama_cpp._ggml import libggml, libggml_base_path
+from numpy.typing import NDArray
 
 from .cells import Copy
 from .prefix import Memory
