@@ -94,6 +94,7 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
         "split_mode": values.split_mode,
         "main_gpu": values.main_gpu,
         "prefix_scope": values.prefix_scope,
+        "speculation": values.speculation,
         "step_ms": values.step_ms,
     }
 

@@ -189,6 +189,14 @@ class EngineSeries:
             ["kind"],
             registry=r,
         )
+        drafts = Counter(
+            "llm_draft_tokens",
+            "Guesses decoded beside sequences' next tokens, and whether they came. The rejected ones count those, too, "
+            "that only fill up a batch whose decode is faster so.",
+            ["outcome"],
+            registry=r,
+        )
+        self._accepted, self._rejected = drafts.labels("accepted"), drafts.labels("rejected")
         self._preempted = Counter("llm_preemptions", "Sequences put back to waiting for want of KV cells.", registry=r)
         self.continued = Counter(
             "llm_streams_continued",
@@ -225,6 +233,8 @@ class EngineSeries:
             self._batch.observe(step.n_batch)
             self._made.labels("prefill").inc(step.n_prefill)
             self._made.labels("decode").inc(step.n_batch - step.n_prefill)
+        self._accepted.inc(step.n_accepted)
+        self._rejected.inc(step.n_drafted - step.n_accepted)
         if step.n_preempted:
             self._preempted.inc(step.n_preempted)
 

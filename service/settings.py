@@ -60,6 +60,9 @@ class Settings(BaseSettings):
         default="tenant",
         description="Who shares the cells of prompts that begin alike: each API key's requests, all, or nobody.",
     )
+    speculation: Literal["auto", "off"] = Field(
+        default="auto", description="Decode guesses from the text so far beside each next token, where that pays."
+    )
     step_ms: float = Field(
         default=200.0, gt=0, description="How long running streams may wait for a slice of somebody's prompt."
     )

@@ -156,7 +156,7 @@ class Trap(Context):
         self._fault = Fault(model, self)
         self.suspects: list[tuple[Generation, str]] = []
 
-    def decode(self, rows: Iterable[tuple[int, int, Sequence[int], bool]]) -> list[int]:
+    def decode(self, rows: Iterable[tuple[int, int, Sequence[int], int]]) -> list[int]:
         rows = list(rows)
         present = {seq_id for seq_id, *_ in rows}
         for suspect in self.suspects[:]:

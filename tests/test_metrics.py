@@ -65,6 +65,16 @@ def test_a_step_sets_the_gauges() -> None:
     assert value(metrics, "llm_batch_tokens_sum") == 20
 
 
+def test_drafts_by_what_became_of_them() -> None:
+    """Those that came and those that did not, added up; both are there before the first."""
+    metrics = Metrics(version="1")
+    assert value(metrics, "llm_draft_tokens_total", outcome="rejected") == 0
+    for _ in range(2):
+        metrics.step(Step(n_batch=8, n_drafted=7, n_accepted=5))
+    assert value(metrics, "llm_draft_tokens_total", outcome="accepted") == 10
+    assert value(metrics, "llm_draft_tokens_total", outcome="rejected") == 4
+
+
 def test_a_death_leaves_no_stale_gauges() -> None:
     """A dead engine has no cells."""
     metrics = Metrics(version="1")

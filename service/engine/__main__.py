@@ -14,7 +14,7 @@ from pathlib import Path
 from .budget import BudgetError
 from .engine import Engine
 from .llama import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES, SPLIT_MODES, LlamaError
-from .load import PREFIX_SCOPES, Options, describe, load
+from .load import PREFIX_SCOPES, SPECULATION, Options, describe, load
 from .protocol import N_SEEDS, Refused, Sampling, Submit
 from .slices import STEP_S
 from .template import TemplateError
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         split_mode=args.split_mode,
         main_gpu=args.main_gpu,
         prefix_scope=args.prefix_scope,
+        speculation=args.speculation,
         step_s=args.step_ms / 1000,
     )
     if args.door is not None:
@@ -69,7 +70,7 @@ def _print(args: argparse.Namespace, options: Options) -> int:
     if isinstance(opened, Refused):
         print(f"engine: {opened.message}", file=sys.stderr)
         return 1
-    engine = Engine(loaded.model, loaded.context)
+    engine = Engine(loaded.model, loaded.context, drafts=loaded.drafts)
     engine.submit(*opened[:2])
     while not engine.is_idle:
         step = engine.step()
@@ -79,6 +80,7 @@ def _print(args: argparse.Namespace, options: Options) -> int:
             speed = (finish.n_generated - 1) / finish.decode_s if finish.decode_s else 0.0
             figures = f"{finish.n_prompt} tokens read, {finish.n_generated} made, {speed:.0f} a second"
             print(f"\nengine: {finish.reason}; {figures}", file=sys.stderr)
+    engine.close()
     return 0
 
 
@@ -102,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--split-mode", choices=SPLIT_MODES, default="layer")
     p.add_argument("--main-gpu", type=int, default=0)
     p.add_argument("--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="who shares prompts' beginnings")
+    p.add_argument("--speculation", choices=SPECULATION, default="auto", help="decode guesses beside each next token")
     p.add_argument("--step-ms", type=float, default=STEP_S * 1000, help="a step with a prompt's slice takes so long")
     return p
 

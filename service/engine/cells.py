@@ -67,19 +67,24 @@ class Cells:
             run.holders.add(seq_id)
         self._runs[seq_id] = shared
 
+    @property
+    def n_spare(self) -> int:
+        """Free cells for tokens that may be cut at once. In order as many as an eighth of the living are left free: who
+        fills the last few with dead ones makes all be copied every few steps."""
+        return self.n_cells - self.n_live - self.n_dead - (self.n_live // 8 if self.in_order else 0)
+
+    def cut(self, seq_id: int, n: int, *, at_end: bool) -> bool:
+        """A sequence keeps its first n cells, n > 0; the others are as good as new. True: as dead cells. Not so at_end,
+        where none was taken since: those that come next come behind all."""
+        freed = self._release(seq_id, n)
+        keep = self.in_order and not at_end
+        self.n_dead += freed if keep else 0
+        return keep
+
     def drop(self, seq_id: int, n: int = 0) -> bool:
         """A sequence keeps its first n cells only. True: what it alone held must be kept as dead cells, since others
         live; False: nothing is kept, and all dead cells are free."""
-        if runs := self._runs.get(seq_id):
-            at = self._cut(seq_id, n)
-            for run in runs[at:]:
-                run.holders.discard(seq_id)
-            freed = sum(run.n for run in runs[at:] if not run.holders)
-            del runs[at:]
-            if not runs:
-                del self._runs[seq_id]
-            self.n_live -= freed
-            self.n_dead += freed
+        self.n_dead += self._release(seq_id, n)
         keep = self.in_order and self.n_live > 0
         if not keep:
             self.n_dead = 0
@@ -102,6 +107,21 @@ class Cells:
             copies.append(Copy(seq_id, source, n_shared, sum(run.n for run in runs) - n_shared))
         self.n_dead = 0
         return copies
+
+    def _release(self, seq_id: int, n: int) -> int:
+        """Take what is behind its n-th cell from a sequence; returns how many cells nobody holds now."""
+        runs = self._runs.get(seq_id)
+        if not runs:
+            return 0
+        at = self._cut(seq_id, n)
+        for run in runs[at:]:
+            run.holders.discard(seq_id)
+        freed = sum(run.n for run in runs[at:] if not run.holders)
+        del runs[at:]
+        if not runs:
+            del self._runs[seq_id]
+        self.n_live -= freed
+        return freed
 
     def _cut(self, seq_id: int, n: int) -> int:
         """Make a run of this sequence end at its n-th cell; returns how many runs there are up to there."""

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 from .budget import BudgetError
 from .engine import Engine
@@ -101,12 +102,14 @@ def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
             slices=loaded.slices,
             most_kept_cells=loaded.most_kept_cells,
             shares=options.prefix_scope != "off",
+            drafts=loaded.drafts,
             threads=threads,
             n_threads=loaded.ready.n_threads,
             started=lambda ids: door.send(Started(ids)),
             refused=door.send,
         )
-        _run(engine, door, work)
+        with closing(engine):
+            _run(engine, door, work)
     except LlamaError as e:
         door.send(Fatal(str(e)))
     return 1

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 
 from .cells import Cells
+from .drafts import Drafts
 from .drawing import Drawing, Drawn, Run
 from .llama import Context, LlamaError, Model, NoRoom
-from .prefix import Prefixes
+from .prefix import Memory, Prefixes
 from .protocol import Finish, Refused, Step
 from .sampler import Argmax, Sampler
-from .scheduler import Action, Row, Scheduler, Share
+from .scheduler import Action, Cut, Row, Scheduler, Share
 from .sequence import Sequence
 from .slices import STEP_S, Slices
 from .threads import Threads
@@ -28,6 +29,7 @@ class Engine:
         slices: Slices | None = None,
         shares: bool = True,
         most_kept_cells: int | None = None,
+        drafts: Drafts | None = None,
         threads: Threads | None = None,
         n_threads: int = 1,
         started: Callable[[list[str]], None] = lambda ids: None,
@@ -37,6 +39,7 @@ class Engine:
         """slices: sizes what is read beside running streams; None: for steps of 0.2 s.
         shares: whether a prompt's beginning that is known already is shared.
         most_kept_cells: of ended sequences; None: what is free.
+        drafts: guesses what is decoded beside each next token; None, or a memory that can't be cut: nothing is.
         threads: chooses their number before each step; None leaves it as the context has it.
         n_threads: how many may draw tokens between two decodes.
         started: told of those that a step computes for the first time, before it does.
@@ -46,6 +49,7 @@ class Engine:
         self._model, self._context, self._clock = model, context, clock
         context.clear()
         self._slices = slices or Slices(target_s=STEP_S, n_batch=context.n_batch, n_tile=context.n_tile)
+        self._drafts = drafts if context.memory is Memory.CUTTABLE else None
         self.scheduler = Scheduler(
             n_seq=context.n_seq,
             n_batch=context.n_batch,
@@ -54,6 +58,8 @@ class Engine:
             prefixes=Prefixes(context.memory, context.has_window) if shares and context.can_share else None,
             n_slice=self._slices.size,
             most_kept_cells=most_kept_cells,
+            draft=self._drafts.draft if self._drafts else None,
+            most_rows=min(context.n_outputs_max, (context.n_tile or context.n_batch) - 1),
         )
         self._drawing = Drawing(model.n_vocab, n_threads)
         self._sequences: dict[str, Sequence] = {}
@@ -121,36 +127,87 @@ class Engine:
         self._slices.observe(step.n_batch - step.n_prefill, step.n_prefill, step.step_s)
         return step
 
+    def close(self) -> None:
+        """End its threads; a second call does nothing."""
+        self._drawing.close()
+
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Share):
                 self._context.share(action.source, action.seq_id, action.n)
+            elif isinstance(action, Cut):
+                self._context.cut(action.seq_id, action.n, dead=action.dead)
             else:
                 self._context.forget(action.seq_id, dead=action.dead)
 
     def _compute(self, rows: list[Row], began: float, step: Step) -> None:
         """One llama_decode and what follows from it. Raises NoRoom, and nothing has changed."""
-        last = self._context.decode(
-            [
-                (s.seq_id, s.n_past, s.tokens[s.n_past : s.n_past + row.n], row.samples)
-                for row in rows
-                for s in (row.sequence,)
-            ]
-        )
-        sampling = [(row.sequence, index) for row, index in zip(rows, last, strict=True) if row.samples]
-        drawn = self._drawing.draw(self._context, [Run(self._samplers[s.id], index) for s, index in sampling])
+        drawn = self._draw(rows, self._decode(rows))
         now = self._clock()
+        for row, what in zip(rows, drawn, strict=True):
+            self._count(row, began, step)
+            n_right = self._accept(row, what, now, step) if what else 0
+            self._carry_out(self.scheduler.advance(row, n_right, at_end=row is rows[-1]))
+        # All have their cells in the count by now: it says whether those of one that ends must be kept from use.
+        for row, what in zip(rows, drawn, strict=True):
+            if what:
+                self._end(row.sequence, what, step)
+
+    def _decode(self, rows: list[Row]) -> list[int]:
+        """The batch index of each row's first token with logits."""
+        work = []
         for row in rows:
-            sequence = row.sequence
-            sequence.started_at = sequence.started_at or began
-            step.n_batch += row.n
-            step.n_prefill += row.n if sequence.is_prefilling else 0
-            if sequence.n_past < sequence.n_prompt:
-                n_done = min(sequence.n_past + row.n, sequence.n_prompt)
-                step.prefill.append((sequence.id, n_done, sequence.n_prompt))
-            self.scheduler.advance(row)
-        for (sequence, _), what in zip(sampling, drawn, strict=True):
-            self._take(sequence, what, now, step)
+            s, n_logits = row.sequence, 1 + len(row.drafts) if row.samples else 0
+            work.append((s.seq_id, s.n_past, [*s.tokens[s.n_past : s.n_past + row.n], *row.drafts], n_logits))
+        if self._drafts is None or any(row.sequence.is_prefilling for row in rows):
+            return self._context.decode(work)
+        began = self._clock()
+        first = self._context.decode(work)
+        self._context.wait()
+        self._drafts.observe(sum(row.n_tokens for row in rows), self._clock() - began)
+        return first
+
+    def _draw(self, rows: list[Row], first: list[int]) -> list[Drawn | None]:
+        """What comes after each row; None: it ends before its prompt does."""
+        sampling = [(row, index) for row, index in zip(rows, first, strict=True) if row.samples]
+        runs = [Run(self._samplers[row.sequence.id], index, row.drafts) for row, index in sampling]
+        drawn = iter(self._drawing.draw(self._context, runs))
+        return [next(drawn) if row.samples else None for row in rows]
+
+    def _count(self, row: Row, began: float, step: Step) -> None:
+        sequence = row.sequence
+        sequence.started_at = sequence.started_at or began
+        step.n_batch += row.n_tokens
+        step.n_drafted += len(row.drafts)
+        step.n_prefill += row.n if sequence.is_prefilling else 0
+        if sequence.n_past < sequence.n_prompt:
+            n_done = min(sequence.n_past + row.n, sequence.n_prompt)
+            step.prefill.append((sequence.id, n_done, sequence.n_prompt))
+
+    def _accept(self, row: Row, drawn: Drawn, now: float, step: Step) -> int:
+        """Take what was drawn, up to an end; returns how many drafts were right."""
+        sequence, tokens, text = row.sequence, list[int](), ""
+        n_right = len(drawn.tokens) - (drawn.error is None)
+        for token in drawn.tokens:
+            more = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
+            if more:
+                tokens += sequence.take_held()
+                text += more
+            if sequence.finish_reason:
+                break
+        if text:
+            step.deltas.append((sequence.id, tokens, text))
+        step.n_accepted += n_right
+        return n_right
+
+    def _end(self, sequence: Sequence, drawn: Drawn, step: Step) -> None:
+        """Let it go if that was its last token, or none could be drawn."""
+        if sequence.finish_reason:
+            self._drop(sequence)
+            step.finished.append(sequence.finish())
+        elif drawn.error:
+            self._refused(Refused(sequence.id, "invalid_request", f"grammar: {drawn.error}", "grammar"))
+            self._drop(sequence)
 
     def _give_way(self) -> int:
         """Let kept prefixes or the youngest go, and nobody in beside it at once; returns how many were put back to
@@ -162,25 +219,13 @@ class Engine:
         self._admit = youngest is None
         return 0 if youngest is None else 1
 
-    def _take(self, sequence: Sequence, drawn: Drawn, now: float, step: Step) -> None:
-        """Go on with what was drawn for a sequence."""
-        for token in drawn.tokens:
-            text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
-            if text:
-                step.deltas.append((sequence.id, sequence.take_held(), text))
-            if sequence.finish_reason:
-                self._drop(sequence)
-                step.finished.append(sequence.finish())
-                return
-        if drawn.error:
-            self._refused(Refused(sequence.id, "invalid_request", f"grammar: {drawn.error}", "grammar"))
-            self._drop(sequence)
-
     def _drop(self, sequence: Sequence) -> None:
         """Free everything that a sequence held, but for what is kept of its cells."""
         self._carry_out(self.scheduler.remove(sequence))
         del self._sequences[sequence.id]
         self._samplers.pop(sequence.id).close()
+        if self._drafts:
+            self._drafts.forget(sequence)
 
     def _moved(self) -> list[tuple[str, int]]:
         """(id, position) of waiting sequences whose position changed since the last report."""

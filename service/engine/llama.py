@@ -12,19 +12,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-# libgomp reads these once, when the library is loaded: its threads spin at every barrier otherwise, and stall
-# for whole time slices when a neighbour (the front, nginx) wants a core. Set by the caller's environment, they win.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-
 import llama_cpp as lib
+import numpy as np
 from llama_cpp._ggml import libggml, libggml_base_path
+from numpy.typing import NDArray
 
 from .cells import Copy
 from .prefix import Memory
+from .speculation import MAX_DRAFTS
 from .stack import run_deep
 
 VERSION: str = lib.__version__
@@ -217,8 +212,10 @@ class Context:
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
         params.n_seq_max = self.n_ids + self.in_order
-        # One row of logits a sequence: 512 rows of a 152k vocabulary are 311 MB.
-        params.n_outputs_max = params.n_seq_max
+        # One row of logits a sequence, and some for drafts: 512 rows of a 152k vocabulary would be 311 MB. C aborts
+        # beyond.
+        self.n_outputs_max = max(params.n_seq_max, min(n_seq + MAX_DRAFTS, n_batch))
+        params.n_outputs_max = self.n_outputs_max
         params.n_threads = params.n_threads_batch = n_threads
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
@@ -259,22 +256,26 @@ class Context:
             setattr(batch, name, ctypes.cast(array.ctypes.data, kind))
         return batch
 
-    def decode(self, rows: Iterable[tuple[int, int, Sequence[int], bool]]) -> list[int]:
-        """Compute (seq_id, first position, tokens, logits wanted for the last) rows in one llama_decode.
+    def decode(self, rows: Iterable[tuple[int, int, Sequence[int], int]]) -> list[int]:
+        """Compute (seq_id, first position, tokens, how many of the last want logits) rows in one llama_decode.
 
-        Returns for each row the batch index of its last token. Raises NoRoom (nothing computed) or LlamaError.
+        Returns for each row the batch index of the first that does, or of its last token. Raises NoRoom (nothing
+        computed) or LlamaError.
         """
-        n, last = 0, []
-        for seq_id, position, tokens, wants_logits in rows:
+        n, n_outputs, first = 0, 0, []
+        for seq_id, position, tokens, n_logits in rows:
             end = n + len(tokens)
+            n_outputs += n_logits
+            if n_logits > len(tokens) or n_outputs > self.n_outputs_max:
+                raise LlamaError(f"logits of {n_logits} in {len(tokens)} tokens, {n_outputs} of {self.n_outputs_max}")
             if end > self.n_batch or not tokens or not 0 <= seq_id < self.n_ids:  # C would abort, or refuse all
                 raise LlamaError(f"a batch of {end} tokens, {self.n_batch} fit; sequence {seq_id} of {self.n_ids}")
             self._tokens[n:end] = tokens
             self._positions[n:end] = np.arange(position, position + len(tokens), dtype=np.int32)
             self._seq_ids[n:end] = seq_id
-            self._logits[n:end] = 0
-            self._logits[end - 1] = wants_logits
-            last.append(end - 1)
+            self._logits[n : end - n_logits] = 0
+            self._logits[end - n_logits : end] = 1
+            first.append(end - max(n_logits, 1))
             n = end
         self._batch.n_tokens, self._n_computed = n, 0
         status = lib.llama_decode(self._context, self._batch)
@@ -283,7 +284,11 @@ class Context:
         if status != 0:
             raise LlamaError(f"llama_decode returned {status}")
         self._n_computed = n
-        return last
+        return first
+
+    def wait(self) -> None:
+        """Until all is computed: a GPU goes on when llama_decode has returned."""
+        lib.llama_synchronize(self._context)
 
     def set_threads(self, n: int) -> None:
         """Compute with so many threads from now on. Where exactness is promised no result depends on it."""
@@ -304,9 +309,10 @@ class Context:
         shared of them."""
         return not self.in_order or self.memory is Memory.CUTTABLE
 
-    def warm_up(self, n_tokens: int) -> None:
+    def warm_up(self, n_tokens: int, n_logits: int = 1) -> None:
         """Decode so many tokens and forget them: the first request would else pay for touching the weights' pages."""
-        self.decode([(0, 0, [self._warm_up_token] * n_tokens, True)])
+        self.decode([(0, 0, [self._warm_up_token] * n_tokens, n_logits)])
+        self.wait()
         self.clear()
 
     def burden(self, n_tokens: int) -> int:
@@ -364,6 +370,13 @@ class Context:
         elif self.in_order:
             self._remove(self._dead)
         self._remove(seq_id)
+
+    def cut(self, seq_id: int, n: int, *, dead: bool = False) -> None:
+        """Free a sequence's cells from position n on, n > 0, where memory is CUTTABLE. dead: keep them from use."""
+        if dead:
+            lib.llama_memory_seq_cp(self._memory, seq_id, self._dead, n, -1)
+        if not lib.llama_memory_seq_rm(self._memory, seq_id, n, -1):
+            raise LlamaError(f"sequence {seq_id} could not be cut at {n}")
 
     def _remove(self, seq_id: int, end: int = -1) -> None:
         """Free its cells up to a position, or all."""

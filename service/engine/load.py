@@ -11,14 +11,22 @@ from pathlib import Path
 
 from . import llama
 from .budget import choose_n_ctx, free_memory, kv_bytes_per_token, usable_cores
+from .drafts import Drafts
 from .inbox import Inbox
 from .llama import Context, LlamaError, Model
 from .prefix import Memory
 from .protocol import Ready
 from .slices import STEP_S, Slices
+from .speculation import Costs
 
 PREFIX_SCOPES = ("tenant", "all", "off")
+SPECULATION = ("auto", "off")
 WARM_UP_TOKENS = 32
+# The rows whose decodes are timed, those first that others are guessed from. All take 0.6 s with a 0.5B model and two
+# cores, 8 ms with the starter. A large model is not held up for more than the first two, which read its weights twice:
+# what is not measured then is learnt while it runs.
+TIMED_ROWS = (1, 4, 8, 2, 3, 16)
+TIMED_S = 0.6
 TAX = 0.2  # of a step, for cells that nobody in it looks at; 3,000 take 0 to 0.08 of one on a CPU, 0.45 unpatched
 LEAST_KEPT = 4096  # cells: some shared prompts are worth more than that, and what is measured in a moment is not exact
 N_KEPT = 64  # each has a row of logits, too: 0.6 MB of a 152k vocabulary
@@ -40,6 +48,7 @@ class Options:
     split_mode: str = "layer"
     main_gpu: int = 0
     prefix_scope: str = "tenant"
+    speculation: str = "auto"
     step_s: float = STEP_S
 
 
@@ -53,6 +62,7 @@ class Loaded:
     ready: Ready
     slices: Slices
     most_kept_cells: int  # more would slow every step
+    drafts: Drafts | None  # None: nothing is guessed
 
 
 class Journal:
@@ -122,6 +132,8 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         reasons = "; ".join(journal.errors[-3:])
         raise LlamaError(f"{e}: {reasons}" if reasons else str(e)) from e
     slices = warm_up(context, options.step_s)
+    guesses = options.speculation != "off" and context.memory is Memory.CUTTABLE
+    drafts = Drafts(model.end_tokens, measure_rows(context)) if guesses else None
     most_kept_cells = measure_kept(context)
     inbox = Inbox(model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train), is_shared=options.prefix_scope == "all")
     ready = Ready(
@@ -145,7 +157,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
     )
-    return Loaded(model, context, inbox, ready, slices, most_kept_cells)
+    return Loaded(model, context, inbox, ready, slices, most_kept_cells, drafts)
 
 
 def most_kept(model: Model) -> int:
@@ -166,13 +178,29 @@ def warm_up(context: Context, step_s: float) -> Slices:
     return slices
 
 
+def measure_rows(context: Context, clock: Callable[[], float] = time.monotonic) -> Costs:
+    """What decodes of a few rows cost, all of them with logits: the least of two after one that makes their graph."""
+    costs, began = Costs(), clock()
+    most = min(context.n_outputs_max, context.n_batch, context.n_ctx, (context.n_tile or context.n_batch) - 1)
+    for n in TIMED_ROWS:
+        if n > most or (n not in TIMED_ROWS[:2] and clock() - began > TIMED_S):
+            continue
+        times: list[float] = []
+        while len(times) < 3 and (not times or clock() - began + times[-1] < TIMED_S):
+            start = clock()
+            context.warm_up(n, n)
+            times.append(clock() - start)
+        costs.observe(n, min(times[1:] or times))
+    return costs
+
+
 def measure_kept(context: Context) -> int:
     """How many cells may be kept: attention passes over each in every step, which must not take TAX longer for them."""
     if not context.can_share or context.memory is not Memory.CUTTABLE:
         return context.n_ctx
 
     def token_s() -> float:
-        times = []
+        times: list[float] = []
         for _ in range(3):  # the least of three: what disturbs it only adds
             began = time.monotonic()
             context.decode([(0, 0, [0], True)])

@@ -185,6 +185,8 @@ class Step:
     n_waiting: int = 0
     n_batch: int = 0  # tokens in this step's llama_decode
     n_prefill: int = 0  # ... of which prompt tokens
+    n_drafted: int = 0  # ... of which were only guessed to come next
+    n_accepted: int = 0  # ... and came
     kv_used: int = 0  # cells of running generations
     kv_kept: int = 0  # cells of ended ones, kept for prompts that begin alike
     n_kept: int = 0  # ended ones that are kept

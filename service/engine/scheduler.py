@@ -9,7 +9,7 @@ prefixes go, then the youngest sequence gives its cells back and waits, first in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .cells import Cells, Copy
 from .prefix import Kept, Match, Memory, Prefixes, Source
@@ -23,11 +23,19 @@ HEADROOM = 16
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`n` pending tokens of a sequence, from its n_past on; `samples`: the last of them is followed by a new one."""
+    """`n` pending tokens of a sequence, from its n_past on; `samples`: the last of them is followed by a new one.
+
+    drafts: tokens that may follow, decoded as if they did (drafts.py).
+    """
 
     sequence: Sequence
     n: int
     samples: bool
+    drafts: tuple[int, ...] = ()
+
+    @property
+    def n_tokens(self) -> int:
+        return self.n + len(self.drafts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,18 @@ class Share:
     n: int
 
 
-Action = Forget | Share
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A sequence id keeps its first n cells. dead: keep the others from use (cells.py)."""
+
+    seq_id: int
+    n: int
+    dead: bool
+
+
+Action = Forget | Share | Cut
+# What each of these sequences, which are all that a step computes, decodes beside its token: so many at most together.
+Draft = Callable[[list[Sequence], int], list[tuple[int, ...]]]
 
 
 @dataclass(slots=True)
@@ -63,7 +82,7 @@ class Batch:
     @property
     def n_tokens(self) -> int:
         """Tokens to decode, at most n_batch."""
-        return sum(row.n for row in self.rows)
+        return sum(row.n_tokens for row in self.rows)
 
     def calls(self, n_tile: int | None) -> list[list[Row]]:
         """The rows of each llama_decode: one for all, or fewer than n_tile decoding sequences at a time, then prompts.
@@ -94,16 +113,21 @@ class Scheduler:
         prefixes: Prefixes | None = None,
         n_slice: Callable[[int, int], int] = lambda n_decoding, n_reading: 128,
         most_kept_cells: int | None = None,
+        draft: Draft | None = None,
+        most_rows: int = 0,
     ) -> None:
         """n_ids: sequence ids, of those that run, rest or are kept; n_seq, if not given.
         prefixes: None shares nothing.
         most_kept_cells: of ended sequences alone; None: all that nobody else needs.
         n_slice: prompt tokens that one step reads beside so many decoding sequences, of so many prompts.
+        draft: None decodes what is known only.
+        most_rows: of a step with drafts.
         """
         self.n_seq, self.n_batch, self.cells, self.prefixes = n_seq, n_batch, cells, prefixes
         self.running: list[Sequence] = []  # oldest first
         self.served = Served()
         self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
+        self._draft, self._most_rows = draft, min(most_rows, n_batch)
         self._waiting: list[Sequence] = []  # by arrival
         self._returned: list[Sequence] = []  # preempted, to be let in before all others
         self._free_ids = list(range((n_ids or n_seq) - 1, -1, -1))
@@ -153,12 +177,18 @@ class Scheduler:
             actions += self._evict()
         return actions
 
-    def advance(self, row: Row) -> None:
-        """A row was computed."""
-        row.sequence.n_past += row.n
-        self.cells.grow(row.sequence.seq_id, row.n)
+    def advance(self, row: Row, n_right: int = 0, *, at_end: bool = False) -> list[Action]:
+        """A row was computed, and its sequence has what was drawn from it: n_right of its drafts, and one token more.
+        at_end: no other's cells lie behind its own. Returns what to do before the next decode."""
+        sequence = row.sequence
+        n_cells = sequence.n_past + row.n_tokens
+        sequence.n_past = min(sequence.n_past + row.n + n_right, len(sequence.tokens))
+        self.cells.grow(sequence.seq_id, row.n_tokens)
         if row.samples:
-            self.served.charge(row.sequence.tenant, 1)
+            self.served.charge(sequence.tenant, 1 + n_right)
+        if sequence.n_past == n_cells:
+            return []
+        return [Cut(sequence.seq_id, sequence.n_past, self.cells.cut(sequence.seq_id, sequence.n_past, at_end=at_end))]
 
     def schedule(self, now: float = 0.0, admit: bool = True) -> Batch:
         """The next batch; empty when there is nothing to do. Sequences it admits have their seq_id from now on.
@@ -187,6 +217,8 @@ class Scheduler:
             n_wanted += 0 if admitted.leader else admitted.n_pending
         for s in sorted(prefilling, key=lambda s: self.served.of(s.tenant)):
             room -= self._slice(batch, s, room)
+        if len(batch.rows) == len(due):
+            self._add_drafts(batch)
         if not batch.rows:  # nobody else wants the time
             batch.rows = [Row(s, 1, samples=True) for s in self._in_turn(decoding)]
         if self.cells.must_tidy(batch.n_tokens):
@@ -210,6 +242,14 @@ class Scheduler:
         for s in decoding:
             s.turn = self._turn
         return decoding
+
+    def _add_drafts(self, batch: Batch) -> None:
+        """Decode drafts beside the known tokens, in cells that nobody needs: no one gives way to them."""
+        n_free = self.cells.n_spare - (self._n_promised() - self.cells.n_live)
+        n_most = min(self._most_rows - len(batch.rows), n_free)
+        if self._draft is not None and batch.rows and n_most > 0:
+            drafts = self._draft([row.sequence for row in batch.rows], n_most)
+            batch.rows = [replace(row, drafts=d) if d else row for row, d in zip(batch.rows, drafts, strict=True)]
 
     def _slice(self, batch: Batch, sequence: Sequence, room: int) -> int:
         """Add as much of a prompt as there is room for; returns how much."""

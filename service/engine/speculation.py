@@ -80,16 +80,23 @@ class Guesses:
                 break
 
 
-def plan(costs: Costs, chances: Sequence[float], n_guessed: Sequence[int], n_more: int) -> list[int]:
+def plan(
+    costs: Costs,
+    chances: Sequence[float],
+    n_guessed: Sequence[int],
+    n_more: int,
+    min_seconds: float = MIN_SECONDS,
+) -> list[int]:
     """How many drafts of each sequence to decode beside its known token: its first guesses, and any token beyond them.
 
     chances, n_guessed: of each sequence that decodes; n_more: rows at most for all drafts together.
+    min_seconds: of a decode, below which none is planned.
     The best is the highest product of all streams' speeds: to double one's pays if it slows no other down to half.
     Drafts beyond the guesses are for nothing but their rows: where three rows cost more than four, the fourth is free.
     All rows need logits, as those had that the costs were measured with.
     """
     n = len(chances)
-    if not n or costs.of(n) < MIN_SECONDS:
+    if not n or costs.of(n) < min_seconds:
         return [0] * n
     steps = sorted(_steps(chances, n_guessed), reverse=True)[:n_more]
     gain, best, n_drafts = 0.0, n * math.log(MIN_GAIN), 0

@@ -94,8 +94,34 @@ def test_what_is_shared_is_copied_once() -> None:
     assert cells.tidy() == [Copy(0, -1, 0, 8), Copy(1, 0, 6, 3), Copy(2, 1, 7, 0), Copy(3, 1, 7, 1)]
 
 
+def test_cells_of_wrong_drafts() -> None:
+    """Behind all others they are free again, between others' they are dead in order; without order always free."""
+    cells = Cells(100, in_order=True)
+    cells.grow(0, 10)
+    cells.grow(1, 10)
+    assert cells.cut(0, 8, at_end=False)
+    assert not cells.cut(1, 7, at_end=True)
+    assert (cells.n_live, cells.n_dead) == (15, 2)
+    loose = Cells(100)
+    loose.grow(0, 10)
+    assert not loose.cut(0, 8, at_end=False)
+    assert (loose.n_live, loose.n_dead) == (8, 0)
+
+
+def test_in_order_an_eighth_stays_free_of_drafts() -> None:
+    """Dead cells of theirs must not make all others be copied every few steps."""
+    for in_order, n_spare in ((True, 50), (False, 60)):
+        cells = Cells(140, in_order=in_order)
+        cells.grow(0, 80)
+        assert cells.n_spare == n_spare
+    cells = Cells(140, in_order=True)
+    cells.grow(0, 80)
+    cells.cut(0, 72, at_end=False)
+    assert cells.n_spare == 140 - 72 - 8 - 9
+
+
 EVENTS = st.tuples(
-    st.sampled_from(["grow", "share", "drop", "tidy"]), st.integers(0, 4), st.integers(0, 4), st.integers(0, 9)
+    st.sampled_from(["grow", "share", "cut", "drop", "tidy"]), st.integers(0, 4), st.integers(0, 4), st.integers(0, 9)
 )
 
 
@@ -112,6 +138,11 @@ def test_as_lists_of_numbered_cells(events: list[tuple[str, int, int, int]], in_
         elif event == "share" and not lists[seq_id] and 0 < n <= len(lists[other]):
             cells.share(other, seq_id, n)
             lists[seq_id] = lists[other][:n]
+        elif event == "cut" and lists[seq_id] and n:
+            before, at_end = union(lists), bool(other % 2)
+            lists[seq_id] = lists[seq_id][:n]
+            dead |= before - union(lists) if in_order and not at_end else set()
+            assert cells.cut(seq_id, n, at_end=at_end) == (in_order and not at_end)
         elif event == "drop":
             before = union(lists)
             lists[seq_id] = lists[seq_id][:n]

@@ -697,7 +697,7 @@ def test_a_grammar_that_no_token_fits(model: Model, make_context: MakeContext) -
 class Cells:
     """A stand-in for the context whose cache is smaller than it says, as one with windows may be."""
 
-    n_seq, n_ids, n_batch, n_ctx, n_tile = 4, 6, 64, 1000, None
+    n_seq, n_ids, n_batch, n_outputs_max, n_ctx, n_tile = 4, 6, 64, 4, 1000, None
     in_order, memory, can_share = False, Memory.CUTTABLE, True
 
     def __init__(self, n_cells: int) -> None:
@@ -705,7 +705,7 @@ class Cells:
         self.cells: dict[int, int] = defaultdict(int)
         self.n_refused = 0
 
-    def decode(self, rows: Iterable[tuple[int, int, Sequence[int], bool]]) -> list[int]:
+    def decode(self, rows: Iterable[tuple[int, int, Sequence[int], int]]) -> list[int]:
         rows = list(rows)
         if sum(self.cells.values()) + sum(len(tokens) for _, _, tokens, _ in rows) > self.n_cells:
             self.n_refused += 1

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from service.engine import llama
 from service.engine.cells import Cells
 from service.engine.llama import Context, LlamaError, Model, NoRoom
+from service.engine.speculation import MAX_DRAFTS
 
 from . import tiny
 from .conftest import MakeContext
 
-Row = tuple[int, int, list[int], bool]
+Row = tuple[int, int, list[int], int]
 
 
 def text_of(model: Model, ids: list[int]) -> str:
@@ -395,6 +396,58 @@ def test_the_order_of_cells(write: Callable[..., Path], make_context: MakeContex
         beside.append(bits(model, context, context.decode([(0, i, [token], True)])[0]))
     assert beside[:20] == alone[:20]
     assert (beside == alone) == in_order
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_the_order_of_cells_after_cuts(write: Callable[..., Path], make_context: MakeContext, in_order: bool) -> None:
+    """Logits are bit-equal though two sequences decode wrong drafts beside each token: the first one's cells stay dead,
+    those behind all others are free again. Were the first one's free, the other would take them before its own."""
+    model = Model(write("f32-cuts", weights="f32"))
+    tokens = ids_of(model, "the fox and the story xyz " * 10)[:60]
+    context = make_context(model, kv_type="bf16", flash_attention="on", in_order=in_order)
+    expected: dict[int, list[list[float]]] = {0: [], 1: []}
+    beside: dict[int, list[list[float]]] = {0: [], 1: []}
+    for i, token in enumerate(tokens):  # as many rows each time, of sequences that nobody cuts: F32 is no more exact
+        a, b = i % 2, 1 - i % 2
+        first = context.decode([(a, i, [token], 1), (2, 3 * i, [7, 8, 9], 3), (b, i, [token], 1), (3, i, [5], 1)])
+        expected[a].append(bits(model, context, first[0]))
+        expected[b].append(bits(model, context, first[2]))
+    context.clear()
+    for i, token in enumerate(tokens):
+        a, b = i % 2, 1 - i % 2
+        first = context.decode([(a, i, [token, 7, 8, 9], 4), (b, i, [token, 5], 2)])
+        beside[a].append(bits(model, context, first[0]))
+        beside[b].append(bits(model, context, first[1]))
+        context.cut(a, i + 1, dead=in_order)
+        context.cut(b, i + 1)
+    assert (beside == expected) == in_order
+
+
+def test_logits_of_several_of_a_rows_tokens(bpe: Model, make_context: MakeContext) -> None:
+    """The last so many tokens of a row have logits, the index is that of the first of them, and what is cut and
+    decoded again gives the same ones."""
+    context = make_context(bpe, kv_type="bf16", flash_attention="on")
+    tokens = ids_of(bpe, "the fox and the story")
+    first = context.decode([(1, 0, [1, 2], False), (0, 0, tokens, 3)])
+    assert first == [1, 2 + len(tokens) - 3]
+    expected = [bits(bpe, context, first[1] + i) for i in range(3)]
+    with pytest.raises(LlamaError, match="no logits"):
+        context.logits(first[1] - 1)
+    context.cut(0, len(tokens) - 2)
+    again = context.decode([(0, len(tokens) - 2, tokens[-2:], 2)])
+    assert [bits(bpe, context, again[0] + i) for i in range(2)] == expected[1:]
+
+
+def test_no_more_logits_than_there_is_room_for(bpe: Model, make_context: MakeContext) -> None:
+    """C would abort; the context goes on, and has room for drafts even with one sequence."""
+    context = make_context(bpe, n_seq=1, n_kept=0)
+    most = context.n_outputs_max
+    assert most == 1 + MAX_DRAFTS
+    for rows in ([(0, 0, [1] * (most + 1), most + 1)], [(0, 0, [1, 2], 3)]):
+        with pytest.raises(LlamaError, match="logits"):
+            context.decode(rows)
+    assert context.decode([(0, 0, [1] * most, most)]) == [0]
+    assert make_context(bpe, n_seq=1, n_kept=0, n_batch=8).n_outputs_max == 8
 
 
 class Books:

@@ -46,6 +46,15 @@ def test_an_answer(endless: Path) -> None:
     assert again.stdout == done.stdout
 
 
+def test_speculation(endless: Path) -> None:
+    """It can be switched off, and where results are exact that changes no answer."""
+    arguments = ("a b c a b c a b", "--model", str(endless), "--max-tokens", "60", "--temperature", "0")
+    exact = ("--n-ctx", "512", "--kv-type", "bf16", "--flash-attention", "on", "--raw")
+    auto, off = (run(*arguments, *exact, "--speculation", mode) for mode in ("auto", "off"))
+    assert auto.returncode == off.returncode == 0, auto.stderr.decode()
+    assert auto.stdout == off.stdout != b""
+
+
 def test_raw_and_system(endless: Path) -> None:
     """--raw completes the prompt as it stands; --system puts a message before it."""
     model = Model(endless)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from service.engine.cells import Cells
 from service.engine.prefix import Memory, Prefixes
-from service.engine.scheduler import HEADROOM, Batch, Forget, Row, Scheduler, Share
+from service.engine.scheduler import HEADROOM, Action, Batch, Cut, Forget, Row, Scheduler, Share
 from service.engine.sequence import AHEAD_S, AHEAD_TOKENS, Sequence
 from service.engine.text import Text
 
@@ -74,7 +74,12 @@ class Cache:
     def has_window(self, seq_id: int, n: int) -> bool:
         return seq_id in self.tokens and self.first[seq_id] <= max(0, n - N_WINDOW)
 
-    def act(self, action: Forget | Share) -> None:
+    def act(self, action: Action) -> None:
+        if isinstance(action, Cut):
+            assert self.memory is Memory.CUTTABLE and 0 < action.n < len(self.tokens[action.seq_id])
+            del self.tokens[action.seq_id][action.n :]
+            del self.cells[action.seq_id][action.n :]
+            return
         if isinstance(action, Forget):
             for held in (self.tokens, self.cells, self.first):
                 held.pop(action.seq_id, None)
@@ -136,10 +141,19 @@ class Machine(RuleBasedStateMachine):
         n_cells=st.integers(4, 80),
         n_slice=st.integers(1, 12),
         memory=st.sampled_from([None, *Memory]),
+        most_rows=st.integers(1, 30),
         seed=st.integers(0, 9),
     )
     def begin(
-        self, n_seq: int, n_more: int, n_batch: int, n_cells: int, n_slice: int, memory: Memory | None, seed: int
+        self,
+        n_seq: int,
+        n_more: int,
+        n_batch: int,
+        n_cells: int,
+        n_slice: int,
+        memory: Memory | None,
+        most_rows: int,
+        seed: int,
     ) -> None:
         self.cache = Cache(memory or Memory.CUTTABLE, n_cells)
         self.n_slice, self.n_ids, self.n_cells, self.n_batch = n_slice, n_seq + n_more, n_cells, n_batch
@@ -150,11 +164,25 @@ class Machine(RuleBasedStateMachine):
             cells=Cells(n_cells),
             prefixes=None if memory is None else Prefixes(memory, self.cache.has_window),
             n_slice=lambda n_decoding, _: n_slice if n_decoding else n_batch,
+            draft=self.draft if memory in (None, Memory.CUTTABLE) else None,
+            most_rows=most_rows,
         )
+        self.most_rows, self.random = most_rows, random.Random(seed)
         self.live, self.n_made, self.now = [], 0, 1.0
         self.answers: Counter[str] = Counter()
         words = random.Random(seed)
         self.stems = [[words.randrange(9) for _ in range(79)] for _ in range(3)]
+
+    def draft(self, sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:
+        """Right ones, then wrong ones, as many as there may be."""
+        assert n_most > 0
+        drafts = []
+        for s in sequences:
+            n = self.random.randint(0, max(0, min(n_most, s.max_tokens - s.n_generated - 1)))
+            n_right = self.random.randint(0, n)
+            drafts.append((200 + int(s.id),) * n_right + (-1,) * (n - n_right))
+            n_most -= n
+        return drafts
 
     @rule(
         stem=st.integers(0, 2),
@@ -201,15 +229,17 @@ class Machine(RuleBasedStateMachine):
         self.check_batch(batch)
         for row in batch.rows:
             s = row.sequence
-            self.cache.compute(s.seq_id, s.n_past, s.tokens[s.n_past : s.n_past + row.n])
-            sch.advance(row)
-            assert self.cache.tokens[s.seq_id] == s.tokens[: s.n_past], "it has its own tokens' cells, and no others"
-            if row.samples:
-                s.tokens.append(200 + int(s.id))
+            self.cache.compute(s.seq_id, s.n_past, [*s.tokens[s.n_past : s.n_past + row.n], *row.drafts])
+            n_right = row.drafts.count(200 + int(s.id))
+            ends = bool(end) and int(s.id) % end == 0
+            if row.samples:  # one that ends may do so within its right drafts
+                s.tokens += [200 + int(s.id)] * (self.random.randint(1, 1 + n_right) if ends else 1 + n_right)
                 s.first_token_at = s.first_token_at or self.now
-                ends = bool(end) and int(s.id) % end == 0
-                if ends or s.n_generated >= s.max_tokens:
-                    self.end(s)
+            for action in sch.advance(row, n_right, at_end=row is batch.rows[-1]):
+                self.cache.act(action)
+            assert self.cache.tokens[s.seq_id] == s.tokens[: s.n_past], "it has its own tokens' cells, and no others"
+            if row.samples and (ends or s.n_generated >= s.max_tokens):
+                self.end(s)
         self.check_cache()
 
     def check_cache(self) -> None:
@@ -231,6 +261,11 @@ class Machine(RuleBasedStateMachine):
             assert r.sequence in sch.running and r.sequence.leader is None
             assert 1 <= r.n <= r.sequence.n_pending
             assert r.samples == (r.n == r.sequence.n_pending)
+            assert r.samples or not r.drafts
+        if any(r.drafts for r in batch.rows):
+            assert not any(r.sequence.is_prefilling for r in batch.rows), "beside prompts nothing is guessed"
+            assert batch.n_tokens <= self.most_rows
+            assert not batch.preempted or sch.cells.n_live + batch.n_tokens <= sch.cells.n_cells
         decoding = [r.sequence for r in batch.rows if not r.sequence.is_prefilling]
         assert len(decoding) <= sch.n_seq
         for s in sch.running:
@@ -393,6 +428,58 @@ def test_many_rows_are_computed_apart() -> None:
     batch = sch.schedule()
     assert shapes(batch, 8) == [[("a", 1), ("b", 1), ("c", 1)], [("d", 5)]]
     assert shapes(batch, 3) == [[("a", 1), ("b", 1)], [("c", 1)], [("d", 5)]]
+
+
+def drafting(n_cells: int = 1000, *, in_order: bool = False) -> tuple[Scheduler, list[int]]:
+    """A scheduler that asks for drafts and is told none, and how many it asked for."""
+    asked: list[int] = []
+
+    def draft(sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:
+        asked.append(n_most)
+        return [()] * len(sequences)
+
+    cells = Cells(n_cells, in_order=in_order)
+    return Scheduler(n_seq=4, n_batch=20, cells=cells, draft=draft, most_rows=12), asked
+
+
+def test_room_for_drafts() -> None:
+    """What is left of the rows, and of the cells that no one needs or will need."""
+    sch, asked = drafting()
+    running(sch, "a", "b")
+    carry_out(sch)
+    assert asked == [10]
+    sch, asked = drafting(n_cells=18)
+    sch.add(sequence("a", 10))
+    carry_out(sch)
+    carry_out(sch)
+    assert asked == [7]
+    sch, asked = drafting(n_cells=18, in_order=True)
+    sch.add(sequence("a", 10))
+    carry_out(sch)
+    carry_out(sch)
+    assert asked == [6]
+
+
+def test_who_is_far_ahead_of_its_reader_needs_no_drafts() -> None:
+    """Alone it runs on, one token at a time."""
+    sch, asked = drafting()
+    sch.add(sequence("p", 5, 30, pace=1.0))
+    for _ in range(30):
+        carry_out(sch, 10.0)
+    assert len(asked) == AHEAD_TOKENS + round(AHEAD_S) - 1
+
+
+def test_a_draft_that_came_is_charged() -> None:
+    """A tenant pays for the tokens that it got, not for the rows that these took."""
+    sch, _ = drafting()
+    sch.add(s := sequence("a", 5, tenant="a"))
+    carry_out(sch)
+    sch.schedule()
+    had = sch.served.of("a")
+    s.tokens += [2, 2, 2]
+    assert sch.advance(Row(s, 1, samples=True, drafts=(2, 2, 1, 1)), 2, at_end=True) == [Cut(s.seq_id, 8, False)]
+    assert sch.served.of("a") == had + 3
+    assert (s.n_past, sch.cells.n_live) == (8, 8)
 
 
 def test_nothing_to_do() -> None:
