@@ -7,8 +7,8 @@ STEP_S = 0.2  # long enough that a CPU reads 40 tokens beside running streams, s
 # may then be longer, up to so many times.
 MOST_TIMES = 3.0
 LEAST = 32  # tokens: reading fewer wastes the step, whose weights are fetched for 8 rows as for 32
-# ggml's kernels for repacked weights multiply four rows at once and each one beyond those by itself: on a CPU 3 rows take
-# half as long again as 4.
+# ggml's kernels for repacked weights multiply four rows at once, and each one beyond those by itself: on a CPU 3 rows
+# take half as long again as 4.
 AT_ONCE = 4
 WEIGHT = 0.3  # of the newest step: three slow ones in a row count, one that a neighbour disturbed does not
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.engine.slices import LEAST, MOST_TIMES, Slices
+from service.engine.slices import LEAST, Slices
 
 # Seconds that a step with so many rows takes.
 COMPUTE_BOUND = {"a CPU": 0.004, "a slower CPU": 0.012}
