@@ -62,6 +62,8 @@ class Fault:
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         for link in links:
             lib.llama_sampler_chain_add(chain, link)
+        if index is None and not self.context._n_computed:  # a new engine's first step
+            Context.decode(self.context, [(SPARE, 0, [5], True)])
         if index is None:
             index = int(np.flatnonzero(self.context._logits[: self.context._n_computed])[-1])
         return int(lib.llama_sampler_sample(chain, self.context._context, index))
