@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from .batch import Action, Cut, Row, Share
 from .cells import Cells
 from .drafts import Drafts
 from .drawing import Drawing, Drawn, Run
@@ -12,7 +13,7 @@ from .llama import Context, LlamaError, Model, NoRoom
 from .prefix import Memory, Prefixes
 from .protocol import Finish, Refused, Step
 from .sampler import Argmax, Sampler
-from .scheduler import Action, Cut, Row, Scheduler, Share
+from .scheduler import Scheduler
 from .sequence import Sequence
 from .slices import STEP_S, Slices
 from .threads import Threads

@@ -203,7 +203,7 @@ class Context:
         """Raises LlamaError when the memory can't be had or the model refuses the combination.
 
         n_seq: sequences in one batch at most; n_kept: how many more there may be in the cache.
-        n_tile: rows from which on attention is computed in tiles (scheduler.Batch.calls); None on a GPU.
+        n_tile: rows from which on attention is computed in tiles (batch.Batch.calls); None on a GPU.
         in_order: keep each sequence's cells in the order of its tokens (cells.py); for n_seq < MAX_SEQUENCES only,
         because the dead cells belong to a sequence that nobody runs.
         """

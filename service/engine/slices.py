@@ -17,7 +17,7 @@ class Slices:
     """Sized by measured speed: on a CPU 40 tokens, on a GPU all that fit the batch, for the same 0.2 s."""
 
     def __init__(self, *, target_s: float, n_batch: int, n_tile: int | None = None, row_s: float = 0.0) -> None:
-        """target_s: how long a step with running streams may take. n_tile: see scheduler.Batch.calls. row_s: what one
+        """target_s: how long a step with running streams may take. n_tile: see batch.Batch.calls. row_s: what one
         row of a batch takes; 0: nobody knows yet, and the first slice is a small one."""
         self.target_s, self.n_batch, self.row_s = target_s, n_batch, row_s
         self.n_tile = n_tile or n_batch + 1

@@ -11,9 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from service.engine.batch import Action, Batch, Cut, Forget, Row, Share
 from service.engine.cells import Cells
 from service.engine.prefix import Memory, Prefixes
-from service.engine.scheduler import HEADROOM, Action, Batch, Cut, Forget, Row, Scheduler, Share
+from service.engine.scheduler import HEADROOM, Scheduler
 from service.engine.sequence import AHEAD_S, AHEAD_TOKENS, Sequence
 from service.engine.text import Text
 
