@@ -62,8 +62,6 @@ class Fault:
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         for link in links:
             lib.llama_sampler_chain_add(chain, link)
-        if index is None and not self.context._n_computed:  # a new engine's first step
-            Context.decode(self.context, [(SPARE, 0, [5], True)])
         if index is None:
             asked = np.flatnonzero(self.context._logits[: self.context._n_computed])
             index = int(asked[-1]) if asked.size else self.decode([(5, 0, self.spare)])  # 0: its row
