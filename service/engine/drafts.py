@@ -5,7 +5,8 @@ lookup.py guesses, speculation.py says how many guesses pay; this holds what bot
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 
 from .sequence import Sequence
 from .speculation import MAX_DRAFTS, MIN_SECONDS, Costs, Guesses, plan
@@ -14,9 +15,17 @@ from .speculation import MAX_DRAFTS, MIN_SECONDS, Costs, Guesses, plan
 class Drafts:
     """Every sequence's guesses, and what rows cost on this machine."""
 
-    def __init__(self, ends: Collection[int], costs: Costs, *, min_seconds: float = MIN_SECONDS) -> None:
-        """ends: tokens that end a text. min_seconds: of a decode, below which nothing is guessed."""
-        self._ends, self._costs, self._min_seconds = ends, costs, min_seconds
+    def __init__(
+        self,
+        ends: Collection[int],
+        costs: Costs,
+        *,
+        min_seconds: float = MIN_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """ends: tokens that end a text. min_seconds: of a decode, below which nothing is guessed.
+        clock: that the costs are measured with."""
+        self._ends, self._costs, self._min_seconds, self.clock = ends, costs, min_seconds, clock
         self._guesses: dict[str, Guesses] = {}
 
     def draft(self, sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:

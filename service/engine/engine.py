@@ -162,10 +162,10 @@ class Engine:
             work.append((s.seq_id, s.n_past, [*s.tokens[s.n_past : s.n_past + row.n], *row.drafts], n_logits))
         if self._drafts is None or any(row.sequence.is_prefilling for row in rows):
             return self._context.decode(work)
-        began = self._clock()
+        began = self._drafts.clock()
         first = self._context.decode(work)
         self._context.wait()
-        self._drafts.observe(sum(row.n_tokens for row in rows), self._clock() - began)
+        self._drafts.observe(sum(row.n_tokens for row in rows), self._drafts.clock() - began)
         return first
 
     def _draw(self, rows: list[Row], first: list[int]) -> list[Drawn | None]:

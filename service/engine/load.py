@@ -22,11 +22,11 @@ from .speculation import Costs
 PREFIX_SCOPES = ("tenant", "all", "off")
 SPECULATION = ("auto", "off")
 WARM_UP_TOKENS = 32
-# The rows whose decodes are timed, those first that others are guessed from. All take 0.6 s with a 0.5B model and two
-# cores, 8 ms with the starter. A large model is not held up for more than the first two, which read its weights twice:
-# what is not measured then is learnt while it runs.
+# The rows whose decodes are timed, those first that others are guessed from. All take a CPU second with a 0.5B model,
+# 20 ms with the starter. A large model is not held up for more than the first two, which read its weights twice: what
+# is not measured then is learnt while it runs.
 TIMED_ROWS = (1, 4, 8, 2, 3, 16)
-TIMED_S = 0.6
+TIMED_S = 1.0
 TAX = 0.2  # of a step, for cells that nobody in it looks at; 3,000 take 0 to 0.08 of one on a CPU, 0.45 unpatched
 LEAST_KEPT = 4096  # cells: some shared prompts are worth more than that, and what is measured in a moment is not exact
 N_KEPT = 64  # each has a row of logits, too: 0.6 MB of a 152k vocabulary
@@ -133,7 +133,9 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         raise LlamaError(f"{e}: {reasons}" if reasons else str(e)) from e
     slices = warm_up(context, options.step_s)
     guesses = options.speculation != "off" and context.memory is Memory.CUTTABLE
-    drafts = Drafts(model.end_tokens, measure_rows(context)) if guesses else None
+    # On a CPU by its own time: neighbours that steal some would make one number of rows look dear, and another cheap.
+    clock = time.monotonic if on_gpu else time.process_time
+    drafts = Drafts(model.end_tokens, measure_rows(context, clock), clock=clock) if guesses else None
     most_kept_cells = measure_kept(context)
     inbox = Inbox(model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train), is_shared=options.prefix_scope == "all")
     ready = Ready(
@@ -178,19 +180,19 @@ def warm_up(context: Context, step_s: float) -> Slices:
     return slices
 
 
-def measure_rows(context: Context, clock: Callable[[], float] = time.monotonic) -> Costs:
-    """What decodes of a few rows cost, all of them with logits: the least of two after one that makes their graph."""
+def measure_rows(context: Context, clock: Callable[[], float]) -> Costs:
+    """What decodes of a few rows cost, all of them with logits: the second of two, for the first makes their graph."""
     costs, began = Costs(), clock()
     most = min(context.n_outputs_max, context.n_batch, context.n_ctx, (context.n_tile or context.n_batch) - 1)
     for n in TIMED_ROWS:
         if n > most or (n not in TIMED_ROWS[:2] and clock() - began > TIMED_S):
             continue
         times: list[float] = []
-        while len(times) < 3 and (not times or clock() - began + times[-1] < TIMED_S):
+        while len(times) < 2 and (not times or clock() - began + times[-1] < TIMED_S):
             start = clock()
             context.warm_up(n, n)
             times.append(clock() - start)
-        costs.observe(n, min(times[1:] or times))
+        costs.observe(n, times[-1])
     return costs
 
 

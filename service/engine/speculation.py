@@ -48,14 +48,16 @@ class Costs:
         """Seconds that so many rows may take: between two that are known, in proportion; beyond, as it went on last."""
         known = self._known
         if n_rows in self._ratios:
-            return self._seconds * self._ratios[n_rows]
+            # No less than one row: else a disturbed measurement of that one would fill up every lone stream's decode.
+            return self._seconds * max(self._ratios[n_rows], self._ratios.get(1, 0.0))
         if len(known) < 2:  # as if each row cost the same: nothing pays then
             return self._seconds * n_rows / (known[0] if known else 1)
         at = min(max(bisect_left(known, n_rows), 1), len(known) - 1)
         left, right = known[at - 1], known[at]
         slope = (self._ratios[right] - self._ratios[left]) / (right - left)
         # Never less than half of its neighbour's: two measurements may lie, and nothing is free.
-        return self._seconds * max(self._ratios[left] + slope * (n_rows - left), self._ratios[left] / 2)
+        ratio = max(self._ratios[left] + slope * (n_rows - left), self._ratios[left] / 2)
+        return self._seconds * max(ratio, self._ratios.get(1, 0.0))
 
 
 class Guesses:

@@ -117,6 +117,13 @@ def test_a_pause_changes_little() -> None:
     assert costs.of(4) == pytest.approx(0.025, rel=0.4) and costs.of(4) / costs.of(1) == pytest.approx(1.25, rel=0.1)
 
 
+def test_nothing_is_cheaper_than_one_row() -> None:
+    """Had a pause hit the one row's measurement, a lone stream without guesses would else be filled up for ever."""
+    costs = costs_of(0.05, 0.034, 0.048, 0.026)
+    assert [costs.of(n) for n in (1, 2, 4)] == pytest.approx([0.05] * 3)
+    assert plan(costs, [0.0], [0], 60) == [0]
+
+
 def test_one_that_was_thought_cheap_is_learnt() -> None:
     """Three rows, taken for the middle between two and four, turn out dear and are so from then on."""
     costs = Costs()
