@@ -50,9 +50,7 @@ def test_a_neighbour_is_noticed_and_forgotten() -> None:
 def test_who_waits_for_a_first_token_counts_too() -> None:
     """The more prompts there are for each running stream the longer the step, up to MOST_TIMES; so it is alone."""
     slices = Slices(target_s=0.2, n_batch=512, row_s=0.004)
-    sizes = [
-        slices.size(n_decoding, n_reading) for n_decoding, n_reading in ((8, 1), (8, 4), (8, 8), (8, 100), (0, 1))
-    ]
+    sizes = [slices.size(n_decoding, n_reading) for n_decoding, n_reading in ((8, 1), (8, 4), (8, 8), (8, 100), (0, 1))]
     assert sizes == [40, 40, 92, 140, 148]  # of 42, 42, 92, 142, 150
 
 
