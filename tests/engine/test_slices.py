@@ -65,9 +65,17 @@ def test_bounds() -> None:
 
 def test_whole_fours() -> None:
     """Slice and running streams together, or the slice alone where it is decoded alone, are a multiple of four rows."""
-    slices = Slices(target_s=0.2, n_batch=512, n_tile=64, row_s=0.004)
+    slices = Slices(target_s=0.2, n_batch=512, n_tile=64, row_s=0.01)
     assert [(n, (slices.size(n, 1) + n) % 4) for n in range(2, 20)] == [(n, 0) for n in range(2, 20)]
     assert [slices.size(n, 100) % 4 for n in range(1, 40)] == [0] * 39
+
+
+def test_a_slice_that_nearly_fills_a_tile_fills_it() -> None:
+    """From a third of a tile on it is a whole one, in which attention takes less time; without tiles it is as sized."""
+    row_s = [0.2 / n for n in (100, 68, 60, 40, 26, 25, 20)]
+    sizes = [Slices(target_s=0.2, n_batch=512, n_tile=64, row_s=s).size(4, 1) for s in row_s]
+    assert sizes == [96, 64, 64, 64, 64, LEAST, LEAST]
+    assert Slices(target_s=0.2, n_batch=512, row_s=0.2 / 40).size(4, 1) == 36
 
 
 def test_steps_that_read_little_tell_nothing() -> None:
