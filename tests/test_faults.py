@@ -28,19 +28,19 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SEGV, ABRT, FAILED = -signal.SIGSEGV, -signal.SIGABRT, 1
 # What the suspect's prompt asks for, and how the engine's process ends by it (llama-cpp-python 0.3.36, on a CPU).
 DEADLY = {
-    "fault:deep_grammar": SEGV,
-    "read:deep_grammar": SEGV,
-    "fault:null_grammar": SEGV,
-    "fault:piece_beyond_the_vocabulary": ABRT,
-    "read:piece_beyond_the_vocabulary": ABRT,
-    "fault:batch_too_large": ABRT,
-    "fault:no_logits": ABRT,
-    "fault:nothing_selects": ABRT,
-    "fault:forbidden_token": ABRT,
-    "fault:early_end": ABRT,
-    "fault:two_threads": ABRT,
-    "fault:out_of_memory": ABRT,
-    "fault:not_ours": FAILED,
+    "fault:deep_grammar": {SEGV},
+    "read:deep_grammar": {SEGV},
+    "fault:null_grammar": {SEGV},
+    "fault:piece_beyond_the_vocabulary": {ABRT},
+    "read:piece_beyond_the_vocabulary": {ABRT},
+    "fault:batch_too_large": {ABRT},
+    "fault:no_logits": {ABRT},
+    "fault:nothing_selects": {ABRT},
+    "fault:forbidden_token": {ABRT},
+    "fault:early_end": {ABRT},
+    "fault:two_threads": {ABRT, SEGV},  # as their race ends
+    "fault:out_of_memory": {ABRT},
+    "fault:not_ours": {FAILED},
 }
 # What llama.cpp answers with a status, or, with NaN, with the last token of the vocabulary for ever.
 SAFE = [
@@ -156,7 +156,8 @@ async def test_what_kills_the_process_ends_one_stream(
     next request is served."""
     caplog.set_level(logging.ERROR, "service.supervisor")
     neighbours, error = await asyncio.gather(ready.neighbours(), ready.failure(prompt))
-    assert deaths(caplog) == [f"it died (exit status {DEADLY[prompt]})"] * 2
+    first, second = deaths(caplog)
+    assert {first, second} <= {f"it died (exit status {status})" for status in DEADLY[prompt]}
     assert error["code"] == "engine_crash"
     assert neighbours == undisturbed
     assert text(await ready.events(NEIGHBOURS[1])) == undisturbed[1][0]
