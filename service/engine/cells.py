@@ -81,10 +81,10 @@ class Cells:
         self.n_dead += freed if keep else 0
         return keep
 
-    def drop(self, seq_id: int, n: int = 0) -> bool:
-        """A sequence keeps its first n cells only. True: what it alone held must be kept as dead cells, since others
-        live; False: nothing is kept, and all dead cells are free."""
-        self.n_dead += self._release(seq_id, n)
+    def drop(self, seq_id: int) -> bool:
+        """A sequence ends. True: what it alone held must be kept as dead cells, since others live; False: nothing is
+        kept, and all dead cells are free."""
+        self.n_dead += self._release(seq_id, 0)
         keep = self.in_order and self.n_live > 0
         if not keep:
             self.n_dead = 0

@@ -61,6 +61,7 @@ class Engine:
             most_kept_cells=most_kept_cells,
             draft=self._drafts.draft if self._drafts else None,
             most_rows=min(context.n_outputs_max, (context.n_tile or context.n_batch) - 1),
+            n_tile=context.n_tile,
         )
         self._drawing = Drawing(model.n_vocab, n_threads)
         self._sequences: dict[str, Sequence] = {}

@@ -24,6 +24,7 @@ from .stack import run_deep
 
 VERSION: str = lib.__version__
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ: sequence ids of one context
+N_TILE = 48  # GGML_FA_TILE_Q as deploy/engine.patch has it: rows from which on a CPU's attention is computed in tiles
 KV_TYPES = {  # what llama.cpp's own programs accept for the KV cache
     "f32": lib.GGML_TYPE_F32,
     "f16": lib.GGML_TYPE_F16,
@@ -198,12 +199,12 @@ class Context:
         kv_type: str = "f16",
         flash_attention: str = "auto",
         in_order: bool = False,
-        n_tile: int | None = 64,
+        n_tile: int | None = N_TILE,
     ) -> None:
         """Raises LlamaError when the memory can't be had or the model refuses the combination.
 
         n_seq: sequences in one batch at most; n_kept: how many more there may be in the cache.
-        n_tile: rows from which on attention is computed in tiles (batch.Batch.calls); None on a GPU.
+        n_tile: of batch.Batch.calls; None on a GPU.
         in_order: keep each sequence's cells in the order of its tokens (cells.py); for n_seq < MAX_SEQUENCES only,
         because the dead cells belong to a sequence that nobody runs.
         """
@@ -338,10 +339,6 @@ class Context:
         address = ctypes.addressof(lib.llama_get_logits_ith(self._context, index).contents)
         # 2 us; numpy takes 13 us to make an array of a pointer.
         return np.frombuffer(memoryview((ctypes.c_float * self._n_vocab).from_address(address)), np.float32)
-
-    def argmax(self, index: int) -> int:
-        """The likeliest token after batch index `index`, which must have asked for logits."""
-        return int(self.logits(index).argmax())
 
     def _check_logits(self, index: int) -> None:
         if not 0 <= index < self._n_computed or not self._logits[index]:  # C would abort

@@ -17,18 +17,10 @@ from .llama import Context, LlamaError, Model
 from .prefix import Memory
 from .protocol import Ready
 from .slices import STEP_S, Slices
-from .speculation import Costs
+from .timing import measure_kept, measure_rows, warm_up
 
 PREFIX_SCOPES = ("tenant", "all", "off")
 SPECULATION = ("auto", "off")
-WARM_UP_TOKENS = 32
-# The rows whose decodes are timed, those first that others are guessed from. All take a CPU second with a 0.5B model,
-# 20 ms with the starter. A large model is not held up for more than the first two, which read its weights twice: what
-# is not measured then is learnt while it runs.
-TIMED_ROWS = (1, 4, 8, 2, 3, 16)
-TIMED_S = 1.0
-TAX = 0.2  # of a step, for cells that nobody in it looks at; 3,000 take 0 to 0.08 of one on a CPU, 0.45 unpatched
-LEAST_KEPT = 4096  # cells: some shared prompts are worth more than that, and what is measured in a moment is not exact
 N_KEPT = 64  # each has a row of logits, too: 0.6 MB of a 152k vocabulary
 N_KEPT_STATES = 16  # a state of Mamba-2.8B is 20 MB
 
@@ -125,7 +117,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
             n_threads=n_threads,
             kv_type=options.kv_type,
             flash_attention=options.flash_attention,
-            n_tile=None if on_gpu else 64,  # ggml's GGML_FA_TILE_Q
+            n_tile=None if on_gpu else llama.N_TILE,
             in_order=not on_gpu and options.kv_type in ("bf16", "q8_0"),  # the rest is not exact anyhow: design.md
         )
     except LlamaError as e:
@@ -166,55 +158,6 @@ def most_kept(model: Model) -> int:
     """Sequences that may be in the cache beside those that run. A window's cells and a state are there for each, used
     or not."""
     return N_KEPT_STATES if model.has_state or model.n_swa else N_KEPT
-
-
-def warm_up(context: Context, step_s: float) -> Slices:
-    """Compute the shapes that the first requests will have, a prompt's slice and a token, and see how fast it goes."""
-    slices = Slices(target_s=step_s, n_batch=context.n_batch, n_tile=context.n_tile)
-    n = min(WARM_UP_TOKENS, context.n_batch, context.n_ctx)
-    for _ in range(2):  # the first one touches every page of the weights
-        began = time.monotonic()
-        context.warm_up(n)
-        slices.row_s = (time.monotonic() - began) / n
-    context.warm_up(1)
-    return slices
-
-
-def measure_rows(context: Context, clock: Callable[[], float]) -> Costs:
-    """What decodes of a few rows cost, all of them with logits: the second of two, for the first makes their graph."""
-    costs, began = Costs(), clock()
-    most = min(context.n_outputs_max, context.n_batch, context.n_ctx, (context.n_tile or context.n_batch) - 1)
-    for n in TIMED_ROWS:
-        if n > most or (n not in TIMED_ROWS[:2] and clock() - began > TIMED_S):
-            continue
-        times: list[float] = []
-        while len(times) < 2 and (not times or clock() - began + times[-1] < TIMED_S):
-            start = clock()
-            context.warm_up(n, n)
-            times.append(clock() - start)
-        costs.observe(n, times[-1])
-    return costs
-
-
-def measure_kept(context: Context) -> int:
-    """How many cells may be kept: attention passes over each in every step, which must not take TAX longer for them."""
-    if not context.can_share or context.memory is not Memory.CUTTABLE:
-        return context.n_ctx
-
-    def token_s() -> float:
-        times: list[float] = []
-        for _ in range(3):  # the least of three: what disturbs it only adds
-            began = time.monotonic()
-            context.decode([(0, 0, [0], True)])
-            times.append(time.monotonic() - began)
-            context.forget(0)
-        return min(times)
-
-    free_s = token_s()
-    n_cells = context.burden(WARM_UP_TOKENS)
-    cell_s = max(0.0, token_s() - free_s) / n_cells if n_cells else 0.0
-    context.clear()
-    return min(context.n_ctx, max(LEAST_KEPT, int(TAX * free_s / cell_s))) if cell_s else context.n_ctx
 
 
 def describe(ready: Ready) -> str:

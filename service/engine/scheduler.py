@@ -41,19 +41,21 @@ class Scheduler:
         most_kept_cells: int | None = None,
         draft: Draft | None = None,
         most_rows: int = 0,
+        n_tile: int | None = None,
     ) -> None:
         """n_ids: sequence ids, of those that run, rest or are kept; n_seq, if not given.
         prefixes: None shares nothing.
         most_kept_cells: of ended sequences alone; None: all that nobody else needs.
         n_slice: prompt tokens that one step reads beside so many decoding sequences, of so many prompts.
         draft: None decodes what is known only.
-        most_rows: of a step with drafts.
+        most_rows: of a decode with drafts.
+        n_tile: see Batch.calls.
         """
         self.n_seq, self.n_batch, self.cells, self.prefixes = n_seq, n_batch, cells, prefixes
         self.running: list[Sequence] = []  # oldest first
         self.served = Served()
         self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
-        self._draft, self._most_rows = draft, min(most_rows, n_batch)
+        self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
         self._waiting: list[Sequence] = []  # by arrival
         self._returned: list[Sequence] = []  # preempted, to be let in before all others
         self._free_ids = list(range((n_ids or n_seq) - 1, -1, -1))
@@ -143,8 +145,8 @@ class Scheduler:
             n_wanted += 0 if admitted.leader else admitted.n_pending
         for s in sorted(prefilling, key=lambda s: self.served.of(s.tenant)):
             room -= self._slice(batch, s, room)
-        if len(batch.rows) == len(due):
-            self._add_drafts(batch)
+        if len(batch.rows) == len(due) or batch.is_apart(self._n_tile):
+            self._add_drafts(batch, len(due))
         if not batch.rows:  # nobody else wants the time
             batch.rows = [Row(s, 1, samples=True) for s in self._in_turn(decoding)]
         if self.cells.must_tidy(batch.n_tokens):
@@ -169,13 +171,14 @@ class Scheduler:
             s.turn = self._turn
         return decoding
 
-    def _add_drafts(self, batch: Batch) -> None:
-        """Decode drafts beside the known tokens, in cells that nobody needs: no one gives way to them."""
+    def _add_drafts(self, batch: Batch, n: int) -> None:
+        """Decode drafts beside the known tokens of the first n rows, in cells that nobody needs: no one gives way to
+        them."""
         n_free = self.cells.n_spare - (self._n_promised() - self.cells.n_live)
-        n_most = min(self._most_rows - len(batch.rows), n_free)
-        if self._draft is not None and batch.rows and n_most > 0:
-            drafts = self._draft([row.sequence for row in batch.rows], n_most)
-            batch.rows = [replace(row, drafts=d) if d else row for row, d in zip(batch.rows, drafts, strict=True)]
+        n_most = min(self._most_rows - n, self.n_batch - batch.n_tokens, n_free)
+        if self._draft is not None and n and n_most > 0:
+            drafts = self._draft([row.sequence for row in batch.rows[:n]], n_most)
+            batch.rows[:n] = [replace(row, drafts=d) if d else row for row, d in zip(batch.rows, drafts, strict=False)]
 
     def _slice(self, batch: Batch, sequence: Sequence, room: int) -> int:
         """Add as much of a prompt as there is room for; returns how much."""

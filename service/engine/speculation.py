@@ -45,7 +45,8 @@ class Costs:
         self._ratios[n_rows] += (seconds / self._seconds - self._ratios[n_rows]) / 16
 
     def of(self, n_rows: int) -> float:
-        """Seconds that so many rows may take: between two that are known, in proportion; beyond, as it went on last."""
+        """Seconds that so many rows may take: between two that are known, in proportion; beyond them each row takes
+        what those took on average, if it did not go on faster last."""
         known = self._known
         if n_rows in self._ratios:
             # No less than one row: else a disturbed measurement of that one would fill up every lone stream's decode.
@@ -55,6 +56,8 @@ class Costs:
         at = min(max(bisect_left(known, n_rows), 1), len(known) - 1)
         left, right = known[at - 1], known[at]
         slope = (self._ratios[right] - self._ratios[left]) / (right - left)
+        if n_rows > right:
+            left, slope = right, max(slope, self._ratios[right] / right)
         # Never less than half of its neighbour's: two measurements may lie, and nothing is free.
         ratio = max(self._ratios[left] + slope * (n_rows - left), self._ratios[left] / 2)
         return self._seconds * max(ratio, self._ratios.get(1, 0.0))

@@ -27,6 +27,7 @@ from tests.bench.load import Ask, Failed
 
 ROWS = ("greedy", "seeded", "engine", "shared", "long", "pace")
 SPINS = (servers.DEFAULT, "1000")
+SEEDED = 0.8  # temperature
 UNIFIED = "--kv-unified"  # llama-server gives each slot its part of the context, in which no long prompt has room
 
 
@@ -43,7 +44,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--n-ctx", type=int, default=16384, help="tokens of all streams together, of both servers")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one more setting of Rill's")
     parser.add_argument("--spins", default=",".join(SPINS), help="GOMP_SPINCOUNTs to try the peer with: %(default)s")
-    parser.add_argument("--readers", type=int, default=48, help="at reading speed; more than --n-seq")
+    parser.add_argument("--readers", type=int, default=10, help="at reading speed, as many as the model can serve")
+    parser.add_argument("--places", type=int, default=4, help="of the server they come to: %(default)s streams at once")
     parser.add_argument("--json", type=Path, help="file for all figures")
     parser.add_argument("--svg", type=Path, help="file for the plot of them")
     args = parser.parse_args()
@@ -56,23 +58,28 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def chosen(args: argparse.Namespace, engine_s: dict[int, float]) -> Iterator[measures.Measure]:
+def of_both(args: argparse.Namespace) -> Iterator[measures.Measure]:
     """What is measured of both servers with one start of them."""
     for n in args.streams:
         if "greedy" in args.rows:
             yield measures.tokens_per_s(n)
         if "seeded" in args.rows:
-            yield measures.tokens_per_s(n, temperature=0.8)
-        if "engine" in args.rows:
-            yield measures.share_of_engine(n, engine_s[n])
+            yield measures.tokens_per_s(n, SEEDED)
     if "shared" in args.rows:
         yield measures.shared_prefix
 
 
-def of_rill_alone(args: argparse.Namespace) -> Iterator[measures.Measure]:
-    if "pace" in args.rows:
-        for pace in (measures.READING, None):
-            yield measures.readers_served(args.readers, n_tokens=64, pace=pace)
+def beside_engine(args: argparse.Namespace, engine_s: dict[int, float]) -> Iterator[measures.Measure]:
+    """What Rill takes for the very work that the engine was given."""
+    for n, seconds in engine_s.items():
+        yield measures.share_of_engine(n, seconds)
+        if "seeded" in args.rows:
+            yield measures.share_of_engine(n, seconds, SEEDED)
+
+
+def paced(args: argparse.Namespace) -> list[measures.Measure]:
+    paces = (measures.READING, None) if "pace" in args.rows else ()
+    return [measures.readers_served(args.readers, n_tokens=64, pace=pace) for pace in paces]
 
 
 def long(args: argparse.Namespace) -> list[measures.Measure]:
@@ -106,15 +113,16 @@ async def prompt_tokens(args: argparse.Namespace) -> int:
         return await measures.warm_up(url)
 
 
-def rill(args: argparse.Namespace) -> AbstractAsyncContextManager[str]:
+def rill(args: argparse.Namespace, n_seq: int | None = None) -> AbstractAsyncContextManager[str]:
     settings = dict(setting.split("=", 1) for setting in args.set)
-    return servers.rill(args.model, args.n_seq, args.n_ctx, settings)
+    return servers.rill(args.model, n_seq or args.n_seq, args.n_ctx, settings)
 
 
 async def round_of(args: argparse.Namespace, figures: Figures, n_prompt: int, salt: str) -> None:
     bare_s = await engine_s(args, n_prompt) if "engine" in args.rows else {}
-    what = [*chosen(args, bare_s), *long(args), *of_rill_alone(args)]
-    figures.enter(RILL, await figures_of(rill(args), what, salt))
+    what = [*of_both(args), *beside_engine(args, bare_s), *long(args)]
+    found = await figures_of(rill(args), what, salt)
+    figures.enter(RILL, found | await figures_of(rill(args, args.places), paced(args), salt))
     for n, seconds in bare_s.items():
         figures.enter(ENGINE, {measures.greedy(n): n * Ask().n_tokens / seconds})
     if args.peer is None:
@@ -123,7 +131,7 @@ async def round_of(args: argparse.Namespace, figures: Figures, n_prompt: int, sa
     for spin in args.spins:
         peer = servers.peer(args.peer, args.model, args.n_seq, args.n_ctx, spin)
         roomy = servers.peer(args.peer, args.model, args.n_seq, args.n_ctx, spin, UNIFIED)
-        found = await figures_of(peer, list(chosen(args, bare_s)), salt)
+        found = await figures_of(peer, list(of_both(args)), salt)
         tries.append(found | await figures_of(roomy, long(args), salt))
     figures.enter(PEER, *tries)
 

@@ -50,17 +50,18 @@ def tokens_per_s(n_streams: int, temperature: float = 0.0) -> Measure:
     return measure
 
 
-def share_of_engine(n_streams: int, engine_s: float) -> Measure:
+def share_of_engine(n_streams: int, engine_s: float, temperature: float = 0.0) -> Measure:
     """The seconds that the engine alone takes for the same prompts and tokens ÷ those that the server takes."""
+    how = "seeded" if temperature else "greedy"
 
     async def measure(url: str, salt: str) -> Figures:
         walls_s = []
         async with client(url) as session, asyncio.timeout(RUN_S):
             for wave in range(n_waves(n_streams)):
-                own = f"{salt} {n_streams} in wave {wave}"
-                run = checked(await closed_loop(session, Ask(), n_streams, n_streams, own))
+                own = f"{salt} {n_streams} at {temperature} in wave {wave}"
+                run = checked(await closed_loop(session, Ask(temperature=temperature), n_streams, n_streams, own))
                 walls_s.append(run.wall_s)
-        return {f"share of the engine's own speed, {streams(n_streams)}": engine_s / mean(walls_s)}
+        return {f"share of the engine's own speed, {streams(n_streams)}, {how}": engine_s / mean(walls_s)}
 
     return measure
 

@@ -282,10 +282,10 @@ def test_decode_tells_where_each_rows_logits_are(bpe: Model, make_context: MakeC
     context = make_context(bpe)
     a, b = ids_of(bpe, "Hello world"), ids_of(bpe, "the fox and the story")
     (alone,) = context.decode([(0, 0, b, True)])
-    expected = context.argmax(alone)
+    expected = int(context.logits(alone).argmax())
     context.forget(0)
     assert context.decode([(2, 0, a, True), (0, 0, b, True)]) == [len(a) - 1, len(a) + len(b) - 1]
-    assert context.argmax(len(a) + len(b) - 1) == expected
+    assert int(context.logits(len(a) + len(b) - 1).argmax()) == expected
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_batch_that_c_would_not_survive(bpe: Model, make_context: MakeContext,
     with pytest.raises(LlamaError):
         context.decode(rows)
     (index,) = context.decode([(0, 2, [4], True)])
-    assert 0 <= context.argmax(index) < bpe.n_vocab
+    assert 0 <= int(context.logits(index).argmax()) < bpe.n_vocab
 
 
 def test_no_room(bpe: Model, make_context: MakeContext) -> None:
@@ -340,8 +340,8 @@ def test_logits_of_the_batch_before(bpe: Model, make_context: MakeContext) -> No
     context.decode([(0, 0, [1], True)])
     assert context.decode([(0, 1, [2, 3], True)]) == [1]
     with pytest.raises(LlamaError, match="no logits"):
-        context.argmax(0)
-    context.argmax(1)
+        int(context.logits(0).argmax())
+    int(context.logits(1).argmax())
 
 
 def test_no_logits_after_a_refused_batch(bpe: Model, make_context: MakeContext) -> None:
@@ -351,7 +351,7 @@ def test_no_logits_after_a_refused_batch(bpe: Model, make_context: MakeContext) 
     with pytest.raises(NoRoom):
         context.decode([(1, 0, [1] * 200, True)])
     with pytest.raises(LlamaError, match="no logits"):
-        context.argmax(199)
+        int(context.logits(199).argmax())
 
 
 def test_forget_makes_an_id_as_new(bpe: Model, make_context: MakeContext) -> None:
@@ -536,7 +536,7 @@ def test_every_kv_type(bpe: Model, make_context: MakeContext, kv_type: str) -> N
     """Each KV type on the list gives a context that computes."""
     context = make_context(bpe, kv_type=kv_type, flash_attention="on")
     (index,) = context.decode([(0, 0, [1, 2, 3], True)])
-    assert 0 <= context.argmax(index) < bpe.n_vocab
+    assert 0 <= int(context.logits(index).argmax()) < bpe.n_vocab
 
 
 def test_more_sequences_than_llama_cpp_knows(bpe: Model, make_context: MakeContext) -> None:
@@ -551,7 +551,7 @@ def test_a_batch_of_many_sequences(bpe: Model, make_context: MakeContext) -> Non
     context = make_context(bpe, n_seq=256, n_ctx=1024, n_batch=256)
     last = context.decode([(i, 0, [i], True) for i in range(256)])
     assert last == list(range(256))
-    assert len({context.argmax(i) for i in last}) > 20
+    assert len({int(context.logits(i).argmax()) for i in last}) > 20
 
 
 # --- the log and the environment
@@ -586,9 +586,9 @@ def test_contexts_are_independent(bpe: Model) -> None:
     )
     one.decode([(0, 0, [1, 2, 3], False)])
     (index,) = two.decode([(0, 0, [5], True)])
-    alone = two.argmax(index)
+    alone = int(two.logits(index).argmax())
     one.close()
     two.forget(0)
     (index,) = two.decode([(0, 0, [5], True)])
-    assert two.argmax(index) == alone
+    assert int(two.logits(index).argmax()) == alone
     two.close()

@@ -57,7 +57,7 @@ def test_greedy_chain_is_argmax(bpe: Model, make_context: MakeContext) -> None:
     """The C chain at temperature 0, top_k 1 at any, and argmax take the same token."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
-    likeliest = context.argmax(index)
+    likeliest = int(context.logits(index).argmax())
     assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=0.0)) == [likeliest] * 3
     assert draw(context, bpe, index, 3, Sampling(seed=1, temperature=2.0, top_k=1)) == [likeliest] * 3
     assert draw(context, bpe, index, 3, replace(PLAIN, temperature=2.0, top_p=0.0)) == [likeliest] * 3
@@ -117,7 +117,7 @@ def test_presence_penalty_counts_what_was_accepted(bpe: Model, make_context: Mak
     """A token that the prompt holds is as unlikely as the penalty makes it; repeat_last_n forgets the older ones."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
-    first = context.argmax(index)
+    first = int(context.logits(index).argmax())
     heavy = Sampling(seed=1, temperature=0.0, presence_penalty=1000.0)
     assert draw(context, bpe, index, 1, heavy) == [first]
     second = draw(context, bpe, index, 1, heavy, accepted=[first])[0]
@@ -229,7 +229,7 @@ def test_xtc_draws_as_its_probability_says(bpe: Model, make_context: MakeContext
     """With half a chance the likeliest token is left out about every other time."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
-    first = context.argmax(index)
+    first = int(context.logits(index).argmax())
     s = replace(PLAIN, temperature=0.0, xtc_probability=0.5, xtc_threshold=0.0)
     assert draw(context, bpe, index, 400, s).count(first) == pytest.approx(200, abs=50)
 
@@ -238,7 +238,7 @@ def test_a_bias_bans_and_forces(bpe: Model, make_context: MakeContext) -> None:
     """None is never drawn, 100 always."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
-    first = context.argmax(index)
+    first = int(context.logits(index).argmax())
     greedy = replace(PLAIN, temperature=0.0)
     assert draw(context, bpe, index, 1, replace(greedy, logit_bias=((first, None),))) != [first]
     assert draw(context, bpe, index, 3, replace(PLAIN, logit_bias=((7, 100.0),))) == [7] * 3
@@ -268,7 +268,7 @@ def test_greedy_within_a_grammar(bpe: Model, make_context: MakeContext) -> None:
     """The likeliest token where it fits, else the likeliest of those that fit."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
-    first = context.argmax(index)
+    first = int(context.logits(index).argmax())
     greedy = replace(PLAIN, temperature=0.0)
     assert draw(context, bpe, index, 1, replace(greedy, grammar="root ::= [^\\x00]+")) == [first]
     digits = {bpe.tokenize(d, add_special=False, parse_special=False)[0] for d in "0123456789"}

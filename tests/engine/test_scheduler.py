@@ -143,6 +143,7 @@ class Machine(RuleBasedStateMachine):
         n_slice=st.integers(1, 12),
         memory=st.sampled_from([None, *Memory]),
         most_rows=st.integers(1, 30),
+        n_tile=st.sampled_from([None, 1, 4, 12]),
         seed=st.integers(0, 9),
     )
     def begin(
@@ -154,6 +155,7 @@ class Machine(RuleBasedStateMachine):
         n_slice: int,
         memory: Memory | None,
         most_rows: int,
+        n_tile: int | None,
         seed: int,
     ) -> None:
         self.cache = Cache(memory or Memory.CUTTABLE, n_cells)
@@ -167,8 +169,9 @@ class Machine(RuleBasedStateMachine):
             n_slice=lambda n_decoding, _: n_slice if n_decoding else n_batch,
             draft=self.draft if memory in (None, Memory.CUTTABLE) else None,
             most_rows=most_rows,
+            n_tile=n_tile,
         )
-        self.most_rows, self.random = most_rows, random.Random(seed)
+        self.most_rows, self.n_tile, self.random = most_rows, n_tile, random.Random(seed)
         self.live, self.n_made, self.now = [], 0, 1.0
         self.answers: Counter[str] = Counter()
         words = random.Random(seed)
@@ -264,8 +267,9 @@ class Machine(RuleBasedStateMachine):
             assert r.samples == (r.n == r.sequence.n_pending)
             assert r.samples or not r.drafts
         if any(r.drafts for r in batch.rows):
-            assert not any(r.sequence.is_prefilling for r in batch.rows), "beside prompts nothing is guessed"
-            assert batch.n_tokens <= self.most_rows
+            is_alone = not any(r.sequence.is_prefilling for r in batch.rows)
+            assert is_alone or batch.is_apart(self.n_tile), "in a prompt's own decode nothing is guessed"
+            assert sum(r.n_tokens for r in batch.rows if not r.sequence.is_prefilling) <= self.most_rows
             assert not batch.preempted or sch.cells.n_live + batch.n_tokens <= sch.cells.n_cells
         decoding = [r.sequence for r in batch.rows if not r.sequence.is_prefilling]
         assert len(decoding) <= sch.n_seq
@@ -422,16 +426,24 @@ def test_few_rows_share_a_call() -> None:
 
 
 def test_many_rows_are_computed_apart() -> None:
-    """From n_tile rows on, decoding sequences go first, fewer than n_tile at a time, and prompts after them."""
+    """From n_tile rows on, decoding sequences go first, fewer than n_tile at a time, sixteens where it may be, and then
+    prompts."""
     sch = scheduler(n_seq=8, n_batch=64, n_cells=1000, n_slice=5)
     running(sch, "a", "b", "c")
     sch.add(sequence("d", 20))
     batch = sch.schedule()
     assert shapes(batch, 8) == [[("a", 1), ("b", 1), ("c", 1)], [("d", 5)]]
     assert shapes(batch, 3) == [[("a", 1), ("b", 1)], [("c", 1)], [("d", 5)]]
+    sch = scheduler(n_seq=40, n_batch=64, n_cells=1000, n_slice=64)
+    for i in range(40):
+        sch.add(sequence(str(i), 1))
+    carry_out(sch)
+    batch = sch.schedule()
+    assert [len(rows) for rows in batch.calls(40)] == [32, 8]
+    assert [len(rows) for rows in batch.calls(48)] == [40]
 
 
-def drafting(n_cells: int = 1000, *, in_order: bool = False) -> tuple[Scheduler, list[int]]:
+def drafting(n_cells: int = 1000, *, in_order: bool = False, n_tile: int | None = None) -> tuple[Scheduler, list[int]]:
     """A scheduler that asks for drafts and is told none, and how many it asked for."""
     asked: list[int] = []
 
@@ -440,7 +452,7 @@ def drafting(n_cells: int = 1000, *, in_order: bool = False) -> tuple[Scheduler,
         return [()] * len(sequences)
 
     cells = Cells(n_cells, in_order=in_order)
-    return Scheduler(n_seq=4, n_batch=20, cells=cells, draft=draft, most_rows=12), asked
+    return Scheduler(n_seq=4, n_batch=20, cells=cells, draft=draft, most_rows=12, n_tile=n_tile), asked
 
 
 def test_room_for_drafts() -> None:
@@ -459,6 +471,17 @@ def test_room_for_drafts() -> None:
     carry_out(sch)
     carry_out(sch)
     assert asked == [6]
+
+
+def test_drafts_beside_a_prompt() -> None:
+    """Where a prompt is decoded apart there are drafts, as many as the batch has room for; in one with it none."""
+    for n_tile, n_prompt, expected in ((18, 17, [1]), (18, 8, []), (None, 17, [])):
+        sch, asked = drafting(n_tile=n_tile)
+        running(sch, "a", "b")
+        asked.clear()
+        sch.add(sequence("c", n_prompt))
+        carry_out(sch)
+        assert asked == expected
 
 
 def test_who_is_far_ahead_of_its_reader_needs_no_drafts() -> None:

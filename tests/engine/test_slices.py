@@ -55,9 +55,10 @@ def test_who_waits_for_a_first_token_counts_too() -> None:
 
 
 def test_bounds() -> None:
-    """Never fewer than LEAST, however many run, never more than fit the batch; the first slice is a small one."""
+    """Never fewer than LEAST or than decode, never more than fit the batch; the first slice is a small one."""
     assert Slices(target_s=0.2, n_batch=512, row_s=1.0).size(4, 1) == LEAST
-    assert Slices(target_s=0.2, n_batch=512, row_s=0.004).size(1000, 1) == LEAST
+    assert Slices(target_s=0.2, n_batch=512, row_s=0.004).size(100, 1) == 100
+    assert Slices(target_s=0.2, n_batch=512, row_s=0.004).size(1000, 1) == 512
     assert Slices(target_s=0.2, n_batch=512, row_s=1e-9).size(4, 1) == 512
     assert Slices(target_s=0.2, n_batch=8).size(4, 1) == 8
     assert Slices(target_s=0.2, n_batch=512).size(4, 1) == 2 * LEAST
@@ -70,11 +71,11 @@ def test_whole_fours() -> None:
     assert [slices.size(n, 100) % 4 for n in range(1, 40)] == [0] * 39
 
 
-def test_a_slice_that_nearly_fills_a_tile_fills_it() -> None:
-    """From a third of a tile on it is a whole one, in which attention takes less time; without tiles it is as sized."""
-    row_s = [0.2 / n for n in (100, 68, 60, 40, 26, 25, 20)]
+def test_slices_of_whole_tiles() -> None:
+    """From a third of a tile on they are whole ones, in which attention takes less time; without tiles as sized."""
+    row_s = [0.2 / n for n in (1000, 160, 100, 68, 60, 26, 25, 20)]
     sizes = [Slices(target_s=0.2, n_batch=512, n_tile=64, row_s=s).size(4, 1) for s in row_s]
-    assert sizes == [96, 64, 64, 64, 64, LEAST, LEAST]
+    assert sizes == [512, 128, 128, 64, 64, 64, LEAST, LEAST]
     assert Slices(target_s=0.2, n_batch=512, row_s=0.2 / 40).size(4, 1) == 36
 
 

@@ -83,6 +83,6 @@ def greedy(model: Model, context: Context, prompt: str, n: int = 48) -> list[int
     while len(answer) < n:
         done = 0 if not answer else len(tokens) + len(answer) - 1
         (index,) = context.decode([(0, done, answer[-1:] or tokens, True)])
-        answer.append(context.argmax(index))
+        answer.append(int(context.logits(index).argmax()))
     context.forget(0)
     return answer
