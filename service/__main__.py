@@ -28,6 +28,8 @@ def main() -> int:
     try:
         values = settings.read()
         model.check(values.model)
+        if values.draft_model:
+            model.check(values.draft_model, "RILL_DRAFT_MODEL")
     except (settings.SettingsError, model.ModelError) as e:
         print(f"rill: {e}", file=sys.stderr)
         return 2
@@ -104,7 +106,8 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
 
         path = await asyncio.to_thread(model.obtain, values.model, values.model_sha256, progress)
         engine.digest = await asyncio.to_thread(model.digest, path)
-        return command(str(path), options)
+        draft = values.draft_model and str(await asyncio.to_thread(model.obtain, values.draft_model, "", progress))
+        return command(str(path), options | {"draft_model": draft or None})
 
     engine = Supervisor(
         prepare=prepare,

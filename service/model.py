@@ -21,10 +21,10 @@ class ModelError(Exception):
     """The model can't be had; the message is one line that says why."""
 
 
-def check(model: str) -> None:
-    """What can be known of RILL_MODEL without any download. Raises ModelError."""
+def check(model: str, setting: str = "RILL_MODEL") -> None:
+    """What can be known of a model that a setting names, without any download. Raises ModelError."""
     if model.startswith("hf:"):
-        _hf_parts(model)
+        _hf_parts(model, setting)
     else:
         _check_file(Path(model) if model else STARTER)
 
@@ -63,11 +63,11 @@ def _check_file(path: Path) -> None:
         raise ModelError(f"{path} is not a GGUF file")
 
 
-def _hf_parts(model: str) -> tuple[str, str]:
+def _hf_parts(model: str, setting: str = "RILL_MODEL") -> tuple[str, str]:
     """(repository, file) of `hf:owner/repo:file`."""
     repo, _, file = model.removeprefix("hf:").partition(":")
     if repo.count("/") != 1 or not all(repo.split("/")) or not file:
-        raise ModelError(f"RILL_MODEL is {model!r}; what is meant by hf: has the form hf:owner/repo:file.gguf")
+        raise ModelError(f"{setting} is {model!r}; what is meant by hf: has the form hf:owner/repo:file.gguf")
     return repo, file
 
 

@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     speculation: Literal["auto", "off"] = Field(
         default="auto", description="Decode guesses from the text so far beside each next token, where that pays."
     )
+    draft_model: str = Field(
+        default="",
+        description="A small model of the same vocabulary, named like RILL_MODEL, whose guesses are decoded too.",
+    )
     step_ms: float = Field(
         default=200.0, gt=0, description="How long running streams may wait for a slice of somebody's prompt."
     )

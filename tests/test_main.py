@@ -226,6 +226,7 @@ async def test_every_log_line_is_json_without_the_prompt(launch: Launch) -> None
         ({"N_SEQ": "0"}, "rill: RILL_N_SEQ: "),
         ({"MODEL": "/nonexistent.gguf"}, "rill: the model /nonexistent.gguf can't be read: "),
         ({"MODEL": "hf:what"}, "rill: RILL_MODEL is 'hf:what'"),
+        ({"DRAFT_MODEL": "hf:what"}, "rill: RILL_DRAFT_MODEL is 'hf:what'"),
         ({"STORE_PATH": "/nonexistent/s"}, "rill: RILL_STORE_PATH: /nonexistent/s: No such file or directory"),
         ({"STORE_PATH": "s", "REDIS_URL": "redis://r"}, "rill: RILL_STORE_PATH and RILL_REDIS_URL: "),
     ],

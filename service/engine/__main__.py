@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         main_gpu=args.main_gpu,
         prefix_scope=args.prefix_scope,
         speculation=args.speculation,
+        draft_model=args.draft_model,
         step_s=args.step_ms / 1000,
     )
     if args.door is not None:
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--main-gpu", type=int, default=0)
     p.add_argument("--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="who shares prompts' beginnings")
     p.add_argument("--speculation", choices=SPECULATION, default="auto", help="decode guesses beside each next token")
+    p.add_argument("--draft-model", type=Path, help="a GGUF file of the same vocabulary, whose guesses are decoded too")
     p.add_argument("--step-ms", type=float, default=STEP_S * 1000, help="a step with a prompt's slice takes so long")
     return p
 

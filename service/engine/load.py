@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import llama
+from . import draft_model, llama
 from .budget import choose_n_ctx, free_memory, kv_bytes_per_token, usable_cores
+from .draft_model import DraftModel
 from .drafts import Drafts
 from .inbox import Inbox
 from .llama import Context, LlamaError, Model
@@ -41,6 +42,7 @@ class Options:
     main_gpu: int = 0
     prefix_scope: str = "tenant"
     speculation: str = "auto"
+    draft_model: Path | None = None
     step_s: float = STEP_S
 
 
@@ -127,7 +129,13 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     guesses = options.speculation != "off" and context.memory is Memory.CUTTABLE
     # On a CPU by its own time: neighbours that steal some would make one number of rows look dear, and another cheap.
     clock = time.monotonic if on_gpu else time.process_time
-    drafts = Drafts(model.end_tokens, measure_rows(context, clock), clock=clock) if guesses else None
+    costs = measure_rows(context, clock) if guesses else None
+    draft = None
+    if options.draft_model and guesses:
+        draft = load_draft(options, options.draft_model, model, context, n_threads, clock, on_progress)
+    elif options.draft_model:
+        sys.stderr.write("engine: the draft model is not used: guesses are off, or this model's memory can't be cut\n")
+    drafts = Drafts(model.end_tokens, costs, model=draft, clock=clock) if costs else None
     most_kept_cells = measure_kept(context)
     inbox = Inbox(model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train), is_shared=options.prefix_scope == "all")
     ready = Ready(
@@ -150,8 +158,45 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         has_chat_template=inbox.has_template,
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
+        draft_model=draft.model.name if draft else "",
     )
     return Loaded(model, context, inbox, ready, slices, most_kept_cells, drafts)
+
+
+def load_draft(
+    options: Options,
+    path: Path,
+    model: Model,
+    context: Context,
+    n_threads: int,
+    clock: Callable[[], float],
+    on_progress: Callable[[float], None],
+) -> DraftModel:
+    """The model that guesses for this one, beside it. Raises LlamaError."""
+    journal = Journal()
+    llama.start(journal)
+    try:
+        draft = Model(
+            path,
+            n_gpu_layers=options.n_gpu_layers if llama.gpu_devices() else 0,
+            split_mode=options.split_mode,
+            main_gpu=options.main_gpu,
+            on_progress=on_progress,
+        )
+        own = Context(
+            draft,
+            n_ctx=context.n_ctx,
+            n_seq=options.n_seq,
+            n_batch=context.n_batch,
+            n_threads=n_threads,
+            flash_attention=options.flash_attention,
+            n_tile=context.n_tile,
+        )
+        draft_model.check(model, draft, own)
+    except LlamaError as e:
+        raise LlamaError("; ".join([f"the draft model: {e}", *journal.errors[-3:]])) from e
+    warm_up(own, options.step_s)
+    return DraftModel(draft, own, measure_rows(own, clock), n_vocab=model.n_vocab, clock=clock)
 
 
 def most_kept(model: Model) -> int:
@@ -162,11 +207,12 @@ def most_kept(model: Model) -> int:
 
 def describe(ready: Ready) -> str:
     """The line an operator reads after a start: model, KV budget, threads, what was offloaded."""
+    drafts = f", drafts by {ready.draft_model}" if ready.draft_model else ""
     offload = f"{ready.n_layers_offloaded} of {ready.n_layers} layers on {ready.gpu}" if ready.gpu else "no GPU"
     return (
         f"engine: {ready.model} ({ready.description}, {ready.model_bytes / 2**20:.1f} MiB) "
         f"loaded in {ready.load_s:.2f} s; "
         f"KV budget {ready.n_ctx} tokens ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
         f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
-        f"batch {ready.n_batch}, {ready.n_threads} threads, flash attention {ready.flash_attention}, {offload}"
+        f"batch {ready.n_batch}, {ready.n_threads} threads, flash attention {ready.flash_attention}, {offload}{drafts}"
     )

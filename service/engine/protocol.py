@@ -122,6 +122,7 @@ class Ready:
     has_chat_template: bool
     load_s: float
     llama_cpp: str  # version of the binding that vendors the engine's sources
+    draft_model: str = ""  # general.name of the one that guesses, "" without one
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from collections.abc import Collection, Iterator, Sequence
 from .lookup import Guess, Lookup
 
 MAX_DRAFTS = 15  # of one sequence in one decode; with its known token 16 rows
-# What the first guesses are worth. One alone that thinks so tries them, 32 at once need 0.9 to gain by any.
-FIRST_CHANCE = {3: 0.5, 2: 0.3}
+# What the first guesses are worth, by their length, a draft model's as of length 0. One alone that thinks so tries
+# them, 32 at once need 0.9 to gain by any.
+MODELS = 0
+FIRST_CHANCE = {3: 0.5, 2: 0.3, MODELS: 0.7}
 SHARE = 1 / 8  # of the last observation in a chance: about the last eight guesses count
 MIN_GAIN = 1.03  # of all streams' speeds; less may be noise
 N_AT_ONCE = 4  # rows that are multiplied at once
@@ -66,23 +68,37 @@ class Costs:
 class Guesses:
     """One sequence's guesses, and how often those like them came true, whether they were decoded or not."""
 
-    def __init__(self, ends: Collection[int] = ()) -> None:
+    def __init__(self, ends: Collection[int] = (), models_chance: float = FIRST_CHANCE[MODELS]) -> None:
+        """models_chance: of a draft model's first guesses."""
         self._lookup = Lookup(ends)
-        self._chances = dict(FIRST_CHANCE)
-        self._last, self._n = Guess([], 0), 0  # the last guess, and how many tokens it follows
+        self._chances = FIRST_CHANCE | {MODELS: models_chance}
+        self._last, self._n = list[Guess](), 0  # the last guesses, and how many tokens they follow
+        self.has_asked = False  # a draft model
 
     def look(self, tokens: Sequence[int], n: int = MAX_DRAFTS) -> tuple[list[int], float]:
         """Up to n tokens that may come next, and the chance of each, when those before it come."""
         self._learn(tokens)
-        self._last, self._n = self._lookup.guess(tokens, n), len(tokens)
-        return self._last.tokens, self._chances.get(self._last.length, 0.0)
+        found = self._lookup.guess(tokens, n)
+        self._last, self._n = [found], len(tokens)
+        return found.tokens, self._chances[found.length] if found.tokens else 0.0
+
+    @property
+    def models_chance(self) -> float:
+        """Of each token that the draft model guesses, when those before it come."""
+        return self._chances[MODELS]
+
+    def take(self, guessed: list[int]) -> tuple[list[int], float]:
+        """The draft model's guess, beside what the last look found."""
+        self._last.append(Guess(guessed, MODELS))
+        self.has_asked = True
+        return guessed, self.models_chance
 
     def _learn(self, tokens: Sequence[int]) -> None:
-        for guessed, came in zip(self._last.tokens, tokens[self._n :], strict=False):
-            length = self._last.length
-            self._chances[length] += ((guessed == came) - self._chances[length]) * SHARE
-            if guessed != came:
-                break
+        for guess in self._last:
+            for guessed, came in zip(guess.tokens, tokens[self._n :], strict=False):
+                self._chances[guess.length] += ((guessed == came) - self._chances[guess.length]) * SHARE
+                if guessed != came:
+                    break
 
 
 def plan(
@@ -104,17 +120,55 @@ def plan(
     if not n or costs.of(n) < min_seconds:
         return [0] * n
     steps = sorted(_steps(chances, n_guessed), reverse=True)[:n_more]
+    n_drafts, _ = _best(costs, steps, n, n_more)
+    counts = [0] * n
+    for _, i in steps[:n_drafts]:
+        counts[i] += 1
+    counts[-1] += max(n_drafts - len(steps), 0)  # the youngest: it is the farthest from its last token
+    return counts
+
+
+def depth(
+    costs: Costs,
+    draft_costs: Costs,
+    chances: Sequence[float],
+    found: Sequence[tuple[int, float]],
+    n_more: int,
+) -> int:
+    """How many tokens a draft model is asked for, for each of the sequences with these chances; 0: it would not pay.
+
+    costs, draft_costs: of the model's decode, and of the draft model's, one of which gives each sequence one token.
+    found: how many guesses each of all sequences has without it, and the chance of each. They come for nothing, so what
+    it guesses must make all streams faster than those do. n_more: rows at most for all drafts together.
+    """
+    n, n_rows = len(chances), len(found)
+    if not n:
+        return 0
+    steps = sorted(_steps([chance for _, chance in found], [count for count, _ in found]), reverse=True)[:n_more]
+    _, best = _best(costs, steps, n_rows, n_more)
+    n_best = 0
+    gain, expected, before = 0.0, [1.0] * n, [1.0] * n
+    for k in range(1, min(MAX_DRAFTS, n_more // n) + 1):
+        before = [b * c for b, c in zip(before, chances, strict=True)]
+        gain += math.fsum(math.log1p(b / e) for b, e in zip(before, expected, strict=True))
+        expected = [e + b for b, e in zip(before, expected, strict=True)]
+        seconds = costs.of(n_rows + n * k) + k * draft_costs.of(n)
+        gained = gain - n_rows * math.log(seconds / costs.of(n_rows))
+        if gained > best + 1e-9:
+            best, n_best = gained, k
+    return n_best
+
+
+def _best(costs: Costs, steps: Sequence[tuple[float, int]], n: int, n_more: int) -> tuple[int, float]:
+    """How many of these steps are worth their rows, or more rows than there are steps, beside n rows; and the logarithm
+    of what all streams' speeds gain by it: what may be noise, where that is none."""
     gain, best, n_drafts = 0.0, n * math.log(MIN_GAIN), 0
     for k in range(1, min(len(steps) + N_AT_ONCE - 1, n_more) + 1):
         gain += steps[k - 1][0] if k <= len(steps) else 0.0
         gained = gain - n * math.log(costs.of(n + k) / costs.of(n))
         if gained > best + 1e-9:
             best, n_drafts = gained, k
-    counts = [0] * n
-    for _, i in steps[:n_drafts]:
-        counts[i] += 1
-    counts[-1] += max(n_drafts - len(steps), 0)  # the youngest: it is the farthest from its last token
-    return counts
+    return n_drafts, best
 
 
 def _steps(chances: Sequence[float], n_guessed: Sequence[int]) -> Iterator[tuple[float, int]]:
