@@ -25,8 +25,9 @@ import llama_cpp as lib
 import numpy as np
 
 from service.engine import door, load
+from service.engine.context import Context, NoRoom
 from service.engine.inbox import Inbox, Opened
-from service.engine.llama import Context, Model, NoRoom
+from service.engine.llama import Model
 from service.engine.load import Loaded, Options
 from service.engine.protocol import Refused, Submit
 from service.engine.sequence import Sequence as Generation

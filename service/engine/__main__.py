@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 from .budget import BudgetError
+from .context import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
 from .engine import Engine
-from .llama import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES, SPLIT_MODES, LlamaError
+from .llama import SPLIT_MODES, LlamaError
 from .load import PREFIX_SCOPES, SPECULATION, Options, describe, load
 from .protocol import N_SEEDS, Refused, Sampling, Submit
 from .slices import STEP_S

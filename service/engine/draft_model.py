@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .llama import Context, LlamaError, Model
+from .context import Context, NoRoom
+from .llama import LlamaError, Model
 from .prefix import Memory, n_common
 from .sequence import Sequence
+from .slices import Slices
 from .speculation import Costs
 
 # Vocabularies of one family are padded to different sizes; llama.cpp's own speculative decoding allows as much.
@@ -22,12 +24,15 @@ class DraftModel:
         model: Model,
         context: Context,
         costs: Costs,
+        slices: Slices,
         *,
         n_vocab: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """costs: of a decode by its rows, as the clock measures them. n_vocab: of the large model."""
+        """costs: of a decode by its rows, as the clock measures them. slices: how much of a text it reads in a step.
+        n_vocab: of the large model."""
         self.model, self.context, self.costs, self.clock = model, context, costs, clock
+        self._slices = slices
         self._n_vocab = min(n_vocab, model.n_vocab)
         self._held: dict[str, tuple[int, list[int]]] = {}  # by sequence: its id here, its tokens; last used, last in it
         self._free_ids = list(range(context.n_ids))
@@ -38,19 +43,23 @@ class DraftModel:
 
     def guess(self, sequences: list[Sequence], n: int) -> list[list[int]]:
         """The n tokens that follow each sequence's, cut off before one that ends a text. None for those that it has not
-        caught up with: it reads as much as fits one batch at a call."""
+        caught up with: it reads no more than one slice at a call, for all these wait for it."""
         rows: list[tuple[Sequence, int, list[int]]] = []
-        room = self.context.n_batch
+        room = min(self._slices.size(len(sequences), 1) + 2 * len(sequences), self.context.n_batch)
         for s in sequences:
             if room > 0 and self._make_room(s, n, sequences):
                 seq_id, held = self._held[s.id]
                 rows.append((s, seq_id, s.tokens[len(held) : len(held) + room]))
                 room -= len(rows[-1][2])
         guesses: dict[str, list[int]] = {s.id: [] for s in sequences}
-        for _ in range(n):
-            if not rows:
-                break
-            rows = self._next(rows, guesses)
+        try:
+            for _ in range(n):
+                if not rows:
+                    break
+                rows = self._next(rows, guesses)
+        except NoRoom:  # the count said there was: a window keeps its own
+            for s in sequences:
+                self.forget(s.id)
         return [guesses[s.id] for s in sequences]
 
     def forget(self, id: str) -> None:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .context import Context
 from .grammar import GrammarError
 from .links import Candidates
-from .llama import Context
 from .sampler import Argmax, Sampler
 
 # Below, building the array of all candidates and looking through it takes less than to wake a thread (about 50 us).

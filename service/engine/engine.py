@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from .batch import Action, Cut, Row, Share
 from .cells import Cells
+from .context import Context, NoRoom
 from .drafts import Drafts
 from .drawing import Drawing, Drawn, Run
-from .llama import Context, LlamaError, Model, NoRoom
+from .llama import LlamaError, Model
 from .prefix import Memory, Prefixes
 from .protocol import Finish, Refused, Step
 from .sampler import Argmax, Sampler

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from . import draft_model, llama
 from .budget import choose_n_ctx, free_memory, kv_bytes_per_token, usable_cores
+from .context import N_TILE, Context
 from .draft_model import DraftModel
 from .drafts import Drafts
 from .inbox import Inbox
-from .llama import Context, LlamaError, Model
+from .llama import LlamaError, Model
 from .prefix import Memory
 from .protocol import Ready
 from .slices import STEP_S, Slices
@@ -119,7 +120,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
             n_threads=n_threads,
             kv_type=options.kv_type,
             flash_attention=options.flash_attention,
-            n_tile=None if on_gpu else llama.N_TILE,
+            n_tile=None if on_gpu else N_TILE,
             in_order=not on_gpu and options.kv_type in ("bf16", "q8_0"),  # the rest is not exact anyhow: design.md
         )
     except LlamaError as e:
@@ -195,8 +196,8 @@ def load_draft(
         draft_model.check(model, draft, own)
     except LlamaError as e:
         raise LlamaError("; ".join([f"the draft model: {e}", *journal.errors[-3:]])) from e
-    warm_up(own, options.step_s)
-    return DraftModel(draft, own, measure_rows(own, clock), n_vocab=model.n_vocab, clock=clock)
+    slices = warm_up(own, options.step_s)
+    return DraftModel(draft, own, measure_rows(own, clock), slices, n_vocab=model.n_vocab, clock=clock)
 
 
 def most_kept(model: Model) -> int:

@@ -8,14 +8,15 @@ prefixes go, then the youngest sequence gives its cells back and waits, first in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
-from .batch import Action, Batch, Cut, Forget, Row, Share
+from .batch import Action, Batch, Cut, Row
 from .cells import Cells
-from .prefix import Kept, Match, Memory, Prefixes, Source
+from .prefix import Kept, Match, Prefixes
 from .sequence import Sequence
 from .served import Served
+from .sharing import Sharing
 
 # 16 cells a running sequence are kept free when another one is let in: without them the next few steps would
 # preempt it again at once, and each preemption reads a whole prompt anew.
@@ -51,14 +52,14 @@ class Scheduler:
         most_rows: of a decode with drafts.
         n_tile: see Batch.calls.
         """
-        self.n_seq, self.n_batch, self.cells, self.prefixes = n_seq, n_batch, cells, prefixes
+        self.n_seq, self.n_batch, self.cells = n_seq, n_batch, cells
+        self.sharing = Sharing(cells, prefixes, n_ids or n_seq)
         self.running: list[Sequence] = []  # oldest first
         self.served = Served()
         self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
         self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
         self._waiting: list[Sequence] = []  # by arrival
         self._returned: list[Sequence] = []  # preempted, to be let in before all others
-        self._free_ids = list(range((n_ids or n_seq) - 1, -1, -1))
         self._turn = 0
 
     def __repr__(self) -> str:
@@ -82,7 +83,7 @@ class Scheduler:
     @property
     def kept(self) -> list[Kept]:
         """Ended sequences whose cells are still known."""
-        return self.prefixes.kept if self.prefixes else []
+        return self.sharing.kept
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit the KV cache when it is alone (the inbox sees to it)."""
@@ -97,12 +98,9 @@ class Scheduler:
             return []
         self.running.remove(sequence)
         seq_id, sequence.seq_id = sequence.seq_id, -1
-        if self.prefixes is None or sequence.n_past == 0:
-            return [self._free(seq_id)]
-        kept = Kept(seq_id, sequence.tokens[: sequence.n_past], sequence.scope)
-        actions: list[Action] = [self._free(k.seq_id) for k in self.prefixes.keep(kept)]
+        actions = self.sharing.keep(sequence, seq_id)
         while self._most_kept_cells is not None and self.cells.n_live - self.n_cells_used > self._most_kept_cells:
-            actions += self._evict()
+            actions += self.sharing.evict()
         return actions
 
     def advance(self, row: Row, n_right: int = 0, *, at_end: bool = False) -> list[Action]:
@@ -126,10 +124,7 @@ class Scheduler:
         """
         batch = Batch()
         self._turn += 1
-        if self.prefixes:
-            self.prefixes.fresh.clear()
-        self._leave_copies(batch)
-        self._follow(batch)
+        self.sharing.go_on(self.running, batch)
         self._make_room(batch)
         decoding = [s for s in self.running if not s.is_prefilling]
         due = self._in_turn([s for s in decoding if not s.is_ahead(now)])
@@ -157,7 +152,7 @@ class Scheduler:
         """The cache had less room than was counted: half of what is kept goes, or the youngest running sequence, which
         is returned. Nothing at all: there is nobody to give way."""
         if n := len(self.kept):
-            return [action for _ in range((n + 1) // 2) for action in self._evict()], None
+            return [action for _ in range((n + 1) // 2) for action in self.sharing.evict()], None
         batch = Batch()
         youngest = self._preempt_youngest(batch)
         return batch.actions, youngest
@@ -204,7 +199,7 @@ class Scheduler:
         if not self._returned and not self._waiting:
             return None
         sequence = self._returned[0] if self._returned else self.served.first(self._waiting)
-        match, boundary = self._match(sequence)
+        match, boundary = self.sharing.match(sequence, self.running)
         if room <= 0 and (match is None or match.ready):
             being_read = [self.served.of(s.tenant) for s in self.running if s.is_prefilling and s.leader is None]
             if self.served.of(sequence.tenant) >= min(being_read, default=0):
@@ -213,27 +208,27 @@ class Scheduler:
         n_only_kept = self.cells.n_live - self.n_cells_used
         if self._n_promised() - n_only_kept + self._n_needed(sequence, match) > n_cells:
             return None  # however many of those that are kept went
-        while not self._free_ids or self._n_promised() + self._n_needed(sequence, match) > n_cells:
-            if not (evicted := self._evict()):
+        while not self.sharing.free_ids or self._n_promised() + self._n_needed(sequence, match) > n_cells:
+            if not (evicted := self.sharing.evict()):
                 return None
             batch.actions += evicted
-            match, boundary = self._match(sequence)
+            match, boundary = self.sharing.match(sequence, self.running)
         if self._returned:
             self._returned.remove(sequence)
         else:
             self._waiting.remove(sequence)
             self.served.charge(sequence.tenant, len(sequence.tokens))
-        sequence.seq_id = self._free_ids.pop()
+        sequence.seq_id = self.sharing.free_ids.pop()
         if boundary:
             sequence.boundaries.add(boundary)
-        self._take(batch, sequence, match)
+        self.sharing.take(sequence, match, batch)
         self.running.append(sequence)
         return sequence
 
     def _make_room(self, batch: Batch) -> None:
         """Let kept prefixes go, then the youngest, until the running ones can be computed to their last token."""
         while self._n_promised() > self.cells.n_cells:
-            if evicted := self._evict():
+            if evicted := self.sharing.evict():
                 batch.actions += evicted
             elif self._preempt_youngest(batch) is None:
                 return
@@ -251,84 +246,10 @@ class Scheduler:
         if len(self.running) < 2:
             return None
         sequence = self.running.pop()
-        batch.actions.append(self._free(sequence.seq_id))
+        batch.actions.append(self.sharing.free(sequence.seq_id))
         batch.preempted.append(sequence)
         sequence.seq_id, sequence.n_past = -1, 0
         sequence.leader, sequence.n_awaited = None, 0
         sequence.boundaries.clear()
         self._returned.insert(0, sequence)
         return sequence
-
-    def _free(self, seq_id: int) -> Forget:
-        self._free_ids.append(seq_id)
-        return Forget(seq_id, self.cells.drop(seq_id))
-
-    # What they share.
-
-    def _match(self, sequence: Sequence) -> tuple[Match | None, int]:
-        if self.prefixes is None:
-            return None, 0
-        match, boundary = self.prefixes.find(sequence, self._before(sequence))
-        if match:
-            self.prefixes.touch(match.source)
-        return match, boundary
-
-    def _before(self, sequence: Sequence) -> Iterator[Sequence]:
-        """Those that can't be waiting for it: who runs since before it does."""
-        for s in self.running:
-            if s is sequence:
-                return
-            yield s
-
-    def _take(self, batch: Batch, sequence: Sequence, match: Match | None) -> None:
-        """Share what there is, or wait for it."""
-        sequence.leader, sequence.n_awaited = None, 0
-        if sequence.n_generated == 0:
-            sequence.n_cached = match.n if match and match.ready else 0
-        if match is None:
-            return
-        if match.ready:
-            batch.actions.append(self._share(match.source, sequence.seq_id, match.n))
-            sequence.n_past = match.n
-        else:
-            assert isinstance(match.source, Sequence)
-            sequence.leader, sequence.n_awaited = match.source, match.n
-            if self.prefixes and self.prefixes.memory is not Memory.CUTTABLE:
-                match.source.boundaries.add(match.n)
-
-    def _share(self, source: Source, seq_id: int, n: int) -> Share:
-        self.cells.share(source.seq_id, seq_id, n)
-        if self.prefixes:
-            self.prefixes.fresh.add(seq_id)
-        return Share(source.seq_id, seq_id, n)
-
-    def _follow(self, batch: Batch) -> None:
-        """Those whose leader has read what they share, or is gone, go on."""
-        for sequence in self.running:
-            leader = sequence.leader
-            if leader is not None and (leader.seq_id < 0 or leader.n_past >= sequence.n_awaited):
-                match, boundary = self._match(sequence)
-                if boundary:
-                    sequence.boundaries.add(boundary)
-                self._take(batch, sequence, match)
-
-    def _leave_copies(self, batch: Batch) -> None:
-        """Whoever stands at a boundary leaves a copy there, for the next ones."""
-        for sequence in self.running:
-            if sequence.n_past in sequence.boundaries:
-                sequence.boundaries.discard(sequence.n_past)
-                if self.prefixes and (self._free_ids or self._evict_into(batch)):
-                    seq_id = self._free_ids.pop()
-                    batch.actions.append(self._share(sequence, seq_id, sequence.n_past))
-                    kept = Kept(seq_id, sequence.tokens[: sequence.n_past], sequence.scope)
-                    batch.actions += [self._free(k.seq_id) for k in self.prefixes.keep(kept)]
-
-    def _evict_into(self, batch: Batch) -> bool:
-        evicted = self._evict()
-        batch.actions += evicted
-        return bool(evicted)
-
-    def _evict(self) -> list[Action]:
-        """Forget the least recently used of the kept ones."""
-        kept = self.prefixes.evict() if self.prefixes else None
-        return [self._free(kept.seq_id)] if kept else []

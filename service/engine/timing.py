@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .llama import Context
+from .context import Context
 from .prefix import Memory
 from .slices import Slices
 from .speculation import Costs

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import settings
 
 from service.engine import llama
-from service.engine.llama import Context, Model
+from service.engine.context import Context
+from service.engine.llama import Model
 
 from . import tiny
 

@@ -18,7 +18,8 @@ from service.engine.budget import (
     kv_bytes_per_token,
     usable_cores,
 )
-from service.engine.llama import KV_TYPES, LlamaError, Model
+from service.engine.context import KV_TYPES
+from service.engine.llama import LlamaError, Model
 from service.engine.load import Journal
 
 from .conftest import MakeContext

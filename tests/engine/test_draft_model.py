@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from service.engine.context import Context, NoRoom
 from service.engine.draft_model import DraftModel, check
 from service.engine.drafts import Drafts
-from service.engine.llama import Context, LlamaError, Model
+from service.engine.llama import LlamaError, Model
 from service.engine.sequence import Sequence
+from service.engine.slices import Slices
 from service.engine.speculation import Costs
 from service.engine.text import Text
 
@@ -22,6 +25,8 @@ from .test_engine import each_alone, essence, exact, mixed
 __all__ = ["model"]
 from .test_engine import model
 
+SLICES = Slices(target_s=0.2, n_batch=64, row_s=1.0)  # of LEAST tokens
+
 
 def sequence(id: str, tokens: list[int]) -> Sequence:
     return Sequence(id=id, tokens=tokens, n_prompt=len(tokens), max_tokens=100, text=Text())
@@ -29,7 +34,8 @@ def sequence(id: str, tokens: list[int]) -> Sequence:
 
 @pytest.fixture
 def draft(bpe: Model, make_context: MakeContext) -> DraftModel:
-    return DraftModel(bpe, make_context(bpe, n_ctx=256, n_seq=2, n_kept=0, n_batch=32), Costs(), n_vocab=bpe.n_vocab)
+    context = make_context(bpe, n_ctx=256, n_seq=2, n_kept=0, n_batch=64)
+    return DraftModel(bpe, context, Costs(), SLICES, n_vocab=bpe.n_vocab)
 
 
 def greedy(model: Model, context: Context, tokens: list[int], n: int) -> list[int]:
@@ -62,7 +68,7 @@ def test_it_guesses_what_it_would_say(bpe: Model, draft: DraftModel, make_contex
 
 
 def test_a_long_prompt_is_read_over_several_calls(draft: DraftModel) -> None:
-    """No call decodes more than a batch: until it has caught up it guesses nothing, and for others as before."""
+    """No call reads more than a slice: until it has caught up it guesses nothing, and for others as before."""
     long, short = sequence("long", [5 + i % 90 for i in range(70)]), sequence("short", [5, 6, 7])
     assert [bool(g) for g in draft.guess([short, long], 2)] == [True, False]
     assert [bool(g) for g in draft.guess([short, long], 2)] == [True, False]
@@ -88,6 +94,30 @@ def test_who_was_not_asked_for_longest_gives_way(draft: DraftModel) -> None:
     assert repr(draft) == "<DraftModel tiny, 0 sequences, 0/256 cells>"
 
 
+class Full:
+    """A context that has no room, whatever is counted, and the ids that it was told to forget."""
+
+    n_ids, n_ctx, n_batch = 2, 256, 64
+
+    def __init__(self) -> None:
+        self.forgotten: list[int] = []
+
+    def decode(self, rows: object) -> list[int]:
+        raise NoRoom("none")
+
+    def forget(self, seq_id: int) -> None:
+        self.forgotten.append(seq_id)
+
+
+def test_no_room_is_no_guess(bpe: Model) -> None:
+    """What can't be computed is forgotten; nobody's text depends on it."""
+    context = Full()
+    draft = DraftModel(bpe, cast(Any, context), Costs(), SLICES, n_vocab=bpe.n_vocab)
+    assert draft.guess([sequence("a", [5, 6]), sequence("b", [7, 8])], 3) == [[], []]
+    assert {*context.forgotten} == {0, 1}
+    assert repr(draft) == "<DraftModel tiny, 0 sequences, 0/256 cells>"
+
+
 def drafts(model: Model, draft: DraftModel) -> Drafts:
     """As if nothing cost anything, so that whatever is guessed is decoded."""
     return Drafts(model.end_tokens, Free(), model=draft, min_seconds=0.0)
@@ -98,7 +128,7 @@ def test_text_stays_as_it_is(model: Model, make_context: MakeContext) -> None:
     context = exact(make_context, model)
     alone = each_alone(model, context, mixed())
     own = make_context(model, n_ctx=4096, n_seq=16, n_kept=0)
-    draft = DraftModel(model, own, Free(), n_vocab=model.n_vocab)
+    draft = DraftModel(model, own, Free(), SLICES, n_vocab=model.n_vocab)
     driver = run(model, context, drafts(model, draft), *mixed())
     ids = [r.id for r in mixed()]
     assert essence(driver.answers, ids) == essence(alone, ids)
@@ -112,7 +142,7 @@ def test_another_models_guesses(bpe: Model, write: Callable[..., Path], make_con
     context = exact(make_context, bpe)
     alone = each_alone(bpe, context, mixed())
     own = Context(other, n_ctx=512, n_seq=8, n_batch=64, n_threads=1)
-    driver = run(bpe, context, drafts(bpe, DraftModel(other, own, Free(), n_vocab=bpe.n_vocab)), *mixed())
+    driver = run(bpe, context, drafts(bpe, DraftModel(other, own, Free(), SLICES, n_vocab=bpe.n_vocab)), *mixed())
     ids = [r.id for r in mixed()]
     assert essence(driver.answers, ids) == essence(alone, ids)
     assert counts(driver)[1] > 50

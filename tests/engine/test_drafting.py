@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from service.engine.context import Context
 from service.engine.drafts import Drafts
 from service.engine.engine import Engine
-from service.engine.llama import Context, Model
+from service.engine.llama import Model
 from service.engine.sequence import Sequence as Seq
 from service.engine.speculation import Costs
 

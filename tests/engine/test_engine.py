@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.engine.context import Context, NoRoom
 from service.engine.engine import Engine
-from service.engine.llama import Context, LlamaError, Model, NoRoom
+from service.engine.llama import LlamaError, Model
 from service.engine.prefix import Memory
 from service.engine.protocol import Finish, Refused, Sampling, Step
 from service.engine.sampler import Argmax, Sampler, make

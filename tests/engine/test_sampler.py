@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.engine.context import Context
 from service.engine.grammar import GrammarError
 from service.engine.links import Candidates, Chain
-from service.engine.llama import Context, LlamaError, Model
+from service.engine.llama import LlamaError, Model
 from service.engine.protocol import Sampling
 from service.engine.sampler import Argmax, Sampler, make
 from service.engine.sampling import chain, is_rebuildable, window

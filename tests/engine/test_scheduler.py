@@ -253,7 +253,7 @@ class Machine(RuleBasedStateMachine):
         assert self.cache.tokens == held, "the cache holds what is known of it, and nothing else"
         assert sch.cells.n_live == self.cache.n_used <= sch.cells.n_cells, "shared cells are counted once"
         ids = [*(s.seq_id for s in sch.running), *(kept.seq_id for kept in sch.kept)]
-        assert sorted([*ids, *sch._free_ids]) == list(range(self.n_ids)), "no id is lost, none is used twice"
+        assert sorted([*ids, *sch.sharing.free_ids]) == list(range(self.n_ids)), "no id is lost, none is used twice"
 
     def check_batch(self, batch: Batch) -> None:
         sch = self.scheduler

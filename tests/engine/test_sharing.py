@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.engine.llama import Context, Model
+from service.engine.context import Context
+from service.engine.llama import Model
 from service.engine.prefix import Memory
 from service.engine.sequence import Sequence as Seq
 from service.engine.text import Text

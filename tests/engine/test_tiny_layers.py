@@ -8,7 +8,8 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
-from service.engine.llama import Context, Model
+from service.engine.context import Context
+from service.engine.llama import Model
 
 from . import tiny_layers
 from .conftest import MakeContext
