@@ -14,6 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# Tokens: 1,500 that lay in the holes of 12,000 cells took 12.8 s to read instead of 7.
+LEAST_SCATTERED = 256
+COPIES = 16  # cells that are copied for one token: with a 0.5B model it takes 4 ms to read, and a cell 0.013 to copy
+
 
 @dataclass(slots=True, eq=False)
 class Run:
@@ -39,6 +43,7 @@ class Cells:
     def __init__(self, n_cells: int, *, in_order: bool = False) -> None:
         self.n_cells, self.in_order = n_cells, in_order
         self.n_live = self.n_dead = 0
+        self.n_holes = 0  # cells freed among others' since all were copied together; some are taken again by now
         self._runs: dict[int, list[Run]] = {}
 
     def __repr__(self) -> str:
@@ -94,6 +99,11 @@ class Cells:
         """Whether the dead must go before n more cells are taken."""
         return self.n_dead > self.n_live or (self.n_dead > 0 and self.n_live + self.n_dead + n > self.n_cells)
 
+    def should_tidy(self, n: int) -> bool:
+        """Whether it pays to copy all together before a prompt of n more tokens is read: it would fill holes among
+        others' cells, and a tile's rows then pass over these, too (batch.Batch.calls)."""
+        return n >= LEAST_SCATTERED and self.n_holes >= n // 4 and n * COPIES >= self.n_live
+
     def tidy(self) -> list[Copy]:
         """The order in which all are copied together; there are no dead cells then."""
         copies: list[Copy] = []
@@ -105,7 +115,7 @@ class Cells:
                     break
                 source, n_shared = holder, n_shared + run.n
             copies.append(Copy(seq_id, source, n_shared, sum(run.n for run in runs) - n_shared))
-        self.n_dead = 0
+        self.n_dead = self.n_holes = 0
         return copies
 
     def _release(self, seq_id: int, n: int) -> int:
@@ -121,6 +131,7 @@ class Cells:
         if not runs:
             del self._runs[seq_id]
         self.n_live -= freed
+        self.n_holes = self.n_holes + freed if self.n_live else 0
         return freed
 
     def _cut(self, seq_id: int, n: int) -> int:

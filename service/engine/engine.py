@@ -63,6 +63,7 @@ class Engine:
             draft=self._drafts.draft if self._drafts else None,
             most_rows=min(context.n_outputs_max, (context.n_tile or context.n_batch) - 1),
             n_tile=context.n_tile,
+            tidies=context.n_tile is not None and context.memory is Memory.CUTTABLE,
         )
         self._drawing = Drawing(model.n_vocab, n_threads)
         self._sequences: dict[str, Sequence] = {}

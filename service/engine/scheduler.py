@@ -43,6 +43,7 @@ class Scheduler:
         draft: Draft | None = None,
         most_rows: int = 0,
         n_tile: int | None = None,
+        tidies: bool = False,
     ) -> None:
         """n_ids: sequence ids, of those that run, rest or are kept; n_seq, if not given.
         prefixes: None shares nothing.
@@ -51,6 +52,7 @@ class Scheduler:
         draft: None decodes what is known only.
         most_rows: of a decode with drafts.
         n_tile: see Batch.calls.
+        tidies: whether cells may be copied together where nothing but speed is won by it.
         """
         self.n_seq, self.n_batch, self.cells = n_seq, n_batch, cells
         self.sharing = Sharing(cells, prefixes, n_ids or n_seq)
@@ -58,6 +60,7 @@ class Scheduler:
         self.served = Served()
         self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
         self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
+        self._tidies = tidies
         self._waiting: list[Sequence] = []  # by arrival
         self._returned: list[Sequence] = []  # preempted, to be let in before all others
         self._turn = 0
@@ -144,7 +147,8 @@ class Scheduler:
             self._add_drafts(batch, len(due))
         if not batch.rows:  # nobody else wants the time
             batch.rows = [Row(s, 1, samples=True) for s in self._in_turn(decoding)]
-        if self.cells.must_tidy(batch.n_tokens):
+        n_longest = max((r.sequence.n_pending for r in batch.rows if r.sequence.is_prefilling), default=0)
+        if self.cells.must_tidy(batch.n_tokens) or (self._tidies and self.cells.should_tidy(n_longest)):
             batch.copies = self.cells.tidy()
         return batch
 

@@ -20,7 +20,8 @@ class Slices:
 
     def __init__(self, *, target_s: float, n_batch: int, n_tile: int | None = None, row_s: float = 0.0) -> None:
         """target_s: how long a step with running streams may take.
-        n_tile: see batch.Batch.calls. A slice is of whole ones where it may: TILED_S of 48 rows, UNTILED_S of 44.
+        n_tile: see batch.Batch.calls. A slice is of whole ones where it may: behind 1,000 tokens 48 rows
+        take 0.23 s in tiles, and 44 rows 0.35 s without.
         row_s: what one row of a batch takes; 0: nobody knows yet, and the first slice is a small one.
         """
         self.target_s, self.n_batch, self.row_s = target_s, n_batch, row_s

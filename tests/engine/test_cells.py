@@ -7,7 +7,7 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.cells import Cells, Copy
+from service.engine.cells import LEAST_SCATTERED, Cells, Copy
 
 
 def test_cells_of_the_last_sequence_are_free_at_once() -> None:
@@ -118,6 +118,25 @@ def test_in_order_an_eighth_stays_free_of_drafts() -> None:
     cells.grow(0, 80)
     cells.cut(0, 72, at_end=False)
     assert cells.n_spare == 140 - 72 - 8 - 9
+
+
+def test_holes_are_counted_until_all_are_copied_together() -> None:
+    """A long prompt that would fill many is worth the copying, a short one is not, nor one beside very many cells."""
+    cells = Cells(100_000)
+    cells.grow(0, 5000)
+    cells.grow(1, 300)
+    assert not cells.should_tidy(1000)
+    cells.drop(1)
+    assert cells.should_tidy(1000) and cells.should_tidy(1200)
+    assert not cells.should_tidy(1300), "most of it will lie behind all others"
+    assert not cells.should_tidy(LEAST_SCATTERED - 1)
+    cells.grow(2, 20_000)
+    assert not cells.should_tidy(1000)
+    cells.drop(2)
+    cells.tidy()
+    assert not cells.should_tidy(1000)
+    cells.drop(0)
+    assert cells.n_holes == 0, "an empty cache has no holes"
 
 
 EVENTS = st.tuples(

@@ -455,6 +455,18 @@ def drafting(n_cells: int = 1000, *, in_order: bool = False, n_tile: int | None 
     return Scheduler(n_seq=4, n_batch=20, cells=cells, draft=draft, most_rows=12, n_tile=n_tile), asked
 
 
+def test_cells_are_copied_together_before_a_long_prompt() -> None:
+    """Where it may be, and there are holes: once, with the prompt's first slice."""
+    for tidies, expected in ((True, [True, False, False]), (False, [False] * 3)):
+        sch = Scheduler(n_seq=2, n_batch=256, cells=Cells(2000), n_slice=lambda *_: 255, tidies=tidies)
+        sch.add(sequence("a", 1, 100))
+        sch.add(sequence("b", 200))
+        carry_out(sch)
+        sch.remove(sch.running[-1])
+        sch.add(sequence("c", 600))
+        assert [carry_out(sch).copies is not None for _ in range(3)] == expected
+
+
 def test_room_for_drafts() -> None:
     """What is left of the rows, and of the cells that no one needs or will need."""
     sch, asked = drafting()
