@@ -57,6 +57,11 @@ class Cut:
 Action = Forget | Share | Cut
 
 
+def is_apart(n_rows: int, n_tile: int | None) -> bool:
+    """Whether decoding sequences and prompts of so many rows together are computed apart; see Batch.calls."""
+    return n_tile is not None and n_rows >= n_tile
+
+
 @dataclass(slots=True)
 class Batch:
     """One step's work, and what comes before it: `actions` in their order, then `copies`, if any."""
@@ -72,10 +77,6 @@ class Batch:
         """Tokens to decode, at most n_batch."""
         return sum(row.n_tokens for row in self.rows)
 
-    def is_apart(self, n_tile: int | None) -> bool:
-        """Whether decoding sequences and prompts are computed apart."""
-        return n_tile is not None and self.n_tokens >= n_tile
-
     def calls(self, n_tile: int | None) -> list[list[Row]]:
         """The rows of each llama_decode: one for all, or fewer than n_tile decoding sequences at a time, then prompts.
 
@@ -83,7 +84,7 @@ class Batch:
         one of them needs, so rows of many sequences cost each other's cells: 24 decoding ones and a slice of 64 took
         1.02 s together, and 0.70 s apart.
         """
-        if n_tile is None or not self.is_apart(n_tile):
+        if n_tile is None or not is_apart(self.n_tokens, n_tile):
             return [self.rows] if self.rows else []
         decoding = [row for row in self.rows if not row.sequence.is_prefilling]
         prefilling = [row for row in self.rows if row.sequence.is_prefilling]

@@ -45,9 +45,10 @@ class DraftModel:
         """The n tokens that follow each sequence's, cut off before one that ends a text. None for those that it has not
         caught up with: it reads no more than one slice at a call, for all these wait for it."""
         rows: list[tuple[Sequence, int, list[int]]] = []
+        asking = {s.id for s in sequences}
         room = min(self._slices.size(len(sequences), 1) + 2 * len(sequences), self.context.n_batch)
         for s in sequences:
-            if room > 0 and self._make_room(s, n, sequences):
+            if room > 0 and self._make_room(s, n, asking):
                 seq_id, held = self._held[s.id]
                 rows.append((s, seq_id, s.tokens[len(held) : len(held) + room]))
                 room -= len(rows[-1][2])
@@ -91,11 +92,10 @@ class DraftModel:
                 more.append((s, seq_id, [token]))
         return more
 
-    def _make_room(self, sequence: Sequence, n: int, needed: list[Sequence]) -> bool:
+    def _make_room(self, sequence: Sequence, n: int, keep: set[str]) -> bool:
         """Give the sequence an id, drop what is no more part of its text, and see that it and n tokens have cells: who
         was not asked for longest gives way. False: it has to do without."""
         seq_id, held = self._held.pop(sequence.id, (-1, []))
-        keep = {s.id for s in needed}
         while seq_id < 0 and not self._free_ids and (oldest := self._oldest(keep)):
             self.forget(oldest)
         if seq_id < 0:
@@ -107,7 +107,8 @@ class DraftModel:
             self.context.forget(seq_id)
         elif n_known < len(held):
             self.context.cut(seq_id, n_known)
-        self._held[sequence.id] = seq_id, held[:n_known]
+        del held[n_known:]
+        self._held[sequence.id] = seq_id, held
         while self._n_cells(sequence, n) > self.context.n_ctx and (oldest := self._oldest(keep)):
             self.forget(oldest)
         return self._n_cells(sequence, n) <= self.context.n_ctx

@@ -54,8 +54,7 @@ class Drafts:
 
     def observe(self, n_rows: int, seconds: float) -> None:
         """A decode of nothing but such rows, all of them with logits, took so long."""
-        if seconds > 0:  # a clock that stands still tells nothing
-            self._costs.observe(n_rows, seconds)
+        self._costs.observe(n_rows, seconds)
 
     def forget(self, sequence: Sequence) -> None:
         """It has ended."""

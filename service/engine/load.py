@@ -94,13 +94,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     llama.start(journal)
     gpus = llama.gpu_devices()
     try:
-        model = Model(
-            options.model,
-            n_gpu_layers=options.n_gpu_layers if gpus else 0,
-            split_mode=options.split_mode,
-            main_gpu=options.main_gpu,
-            on_progress=on_progress,
-        )
+        model = _read(options.model, options, gpus, on_progress)
         on_gpu = bool(gpus) and options.n_gpu_layers != 0
         per_token = 0 if on_gpu else kv_bytes_per_token(model.meta, options.kv_type)
         n_ctx = choose_n_ctx(
@@ -133,7 +127,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     costs = measure_rows(context, clock) if guesses else None
     draft = None
     if options.draft_model and guesses:
-        draft = load_draft(options, options.draft_model, model, context, n_threads, clock, on_progress)
+        draft = load_draft(options, options.draft_model, model, context, gpus, n_threads, clock, on_progress)
     elif options.draft_model:
         sys.stderr.write("engine: the draft model is not used: guesses are off, or this model's memory can't be cut\n")
     drafts = Drafts(model.end_tokens, costs, model=draft, clock=clock) if costs else None
@@ -169,6 +163,7 @@ def load_draft(
     path: Path,
     model: Model,
     context: Context,
+    gpus: list[str],
     n_threads: int,
     clock: Callable[[], float],
     on_progress: Callable[[float], None],
@@ -177,13 +172,7 @@ def load_draft(
     journal = Journal()
     llama.start(journal)
     try:
-        draft = Model(
-            path,
-            n_gpu_layers=options.n_gpu_layers if llama.gpu_devices() else 0,
-            split_mode=options.split_mode,
-            main_gpu=options.main_gpu,
-            on_progress=on_progress,
-        )
+        draft = _read(path, options, gpus, on_progress)
         own = Context(
             draft,
             n_ctx=context.n_ctx,
@@ -198,6 +187,16 @@ def load_draft(
         raise LlamaError("; ".join([f"the draft model: {e}", *journal.errors[-3:]])) from e
     slices = warm_up(own, options.step_s)
     return DraftModel(draft, own, measure_rows(own, clock), slices, n_vocab=model.n_vocab, clock=clock)
+
+
+def _read(path: Path, options: Options, gpus: list[str], on_progress: Callable[[float], None]) -> Model:
+    return Model(
+        path,
+        n_gpu_layers=options.n_gpu_layers if gpus else 0,
+        split_mode=options.split_mode,
+        main_gpu=options.main_gpu,
+        on_progress=on_progress,
+    )
 
 
 def most_kept(model: Model) -> int:

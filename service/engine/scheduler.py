@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .batch import Action, Batch, Cut, Row
+from .batch import Action, Batch, Cut, Row, is_apart
 from .cells import Cells
 from .prefix import Kept, Match, Prefixes
 from .sequence import Sequence
@@ -143,7 +143,7 @@ class Scheduler:
             n_wanted += 0 if admitted.leader else admitted.n_pending
         for s in sorted(prefilling, key=lambda s: self.served.of(s.tenant)):
             room -= self._slice(batch, s, room)
-        if len(batch.rows) == len(due) or batch.is_apart(self._n_tile):
+        if len(batch.rows) == len(due) or is_apart(batch.n_tokens, self._n_tile):
             self._add_drafts(batch, len(due))
         if not batch.rows:  # nobody else wants the time
             batch.rows = [Row(s, 1, samples=True) for s in self._in_turn(decoding)]
@@ -177,7 +177,8 @@ class Scheduler:
         n_most = min(self._most_rows - n, self.n_batch - batch.n_tokens, n_free)
         if self._draft is not None and n and n_most > 0:
             drafts = self._draft([row.sequence for row in batch.rows[:n]], n_most)
-            batch.rows[:n] = [replace(row, drafts=d) if d else row for row, d in zip(batch.rows, drafts, strict=False)]
+            rows = zip(batch.rows[:n], drafts, strict=True)
+            batch.rows[:n] = [replace(row, drafts=d) if d else row for row, d in rows]
 
     def _slice(self, batch: Batch, sequence: Sequence, room: int) -> int:
         """Add as much of a prompt as there is room for; returns how much."""
@@ -223,9 +224,7 @@ class Scheduler:
             self._waiting.remove(sequence)
             self.served.charge(sequence.tenant, len(sequence.tokens))
         sequence.seq_id = self.sharing.free_ids.pop()
-        if boundary:
-            sequence.boundaries.add(boundary)
-        self.sharing.take(sequence, match, batch)
+        self.sharing.take(sequence, match, boundary, batch)
         self.running.append(sequence)
         return sequence
 

@@ -38,8 +38,10 @@ class Sharing:
             self._prefixes.touch(match.source)
         return match, boundary
 
-    def take(self, sequence: Sequence, match: Match | None, batch: Batch) -> None:
-        """Share what there is, or wait for it."""
+    def take(self, sequence: Sequence, match: Match | None, boundary: int, batch: Batch) -> None:
+        """Share what there is, or wait for it. boundary: where to leave a copy; 0: nowhere."""
+        if boundary:
+            sequence.boundaries.add(boundary)
         sequence.leader, sequence.n_awaited = None, 0
         if sequence.n_generated == 0:
             sequence.n_cached = match.n if match and match.ready else 0
@@ -63,10 +65,7 @@ class Sharing:
         for sequence in running:
             leader = sequence.leader
             if leader is not None and (leader.seq_id < 0 or leader.n_past >= sequence.n_awaited):
-                match, boundary = self.match(sequence, running)
-                if boundary:
-                    sequence.boundaries.add(boundary)
-                self.take(sequence, match, batch)
+                self.take(sequence, *self.match(sequence, running), batch)
 
     def keep(self, sequence: Sequence, seq_id: int) -> list[Action]:
         """A sequence has ended: what it computed may be of use to others."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .batch import is_apart
+
 STEP_S = 0.2  # long enough that a CPU reads 40 tokens beside running streams, short enough that these seem to flow
 # Where many prompts are to be read beside few streams, more people wait for the slices than for the step's end: a step
 # may then be longer, up to so many times. Who waits for a first token counts as two: eight that arrive together are all
@@ -38,8 +40,7 @@ class Slices:
         if self.n_tile and n >= self.n_tile / MOST_TIMES:
             n = max(1, round(n / self.n_tile)) * self.n_tile
         n = min(max(n, LEAST), self.n_batch)
-        is_apart = self.n_tile is not None and n + n_decoding >= self.n_tile
-        beside = 0 if is_apart else n_decoding
+        beside = 0 if is_apart(n + n_decoding, self.n_tile) else n_decoding
         return max(1, n - (n + beside) % AT_ONCE)
 
     def observe(self, n_decoding: int, n_read: int, step_s: float) -> None:

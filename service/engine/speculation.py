@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 
 from .lookup import Guess, Lookup
 
@@ -33,7 +34,9 @@ class Costs:
         self._known: list[int] = []
 
     def observe(self, n_rows: int, seconds: float) -> None:
-        """A decode of so many rows, all of them with logits, took so long."""
+        """A decode of so many rows, all of them with logits, took so long. A clock that stands still tells nothing."""
+        if seconds <= 0:
+            return
         if not self._known:
             self._seconds = seconds
         if n_rows not in self._ratios:
@@ -147,11 +150,9 @@ def depth(
     steps = sorted(_steps([chance for _, chance in found], [count for count, _ in found]), reverse=True)[:n_more]
     _, best = _best(costs, steps, n_rows, n_more)
     n_best = 0
-    gain, expected, before = 0.0, [1.0] * n, [1.0] * n
+    gain, gains = 0.0, [_gains(chance) for chance in chances]
     for k in range(1, min(MAX_DRAFTS, n_more // n) + 1):
-        before = [b * c for b, c in zip(before, chances, strict=True)]
-        gain += math.fsum(math.log1p(b / e) for b, e in zip(before, expected, strict=True))
-        expected = [e + b for b, e in zip(before, expected, strict=True)]
+        gain += math.fsum(next(own)[1] for own in gains)
         seconds = costs.of(n_rows + n * k) + k * draft_costs.of(n)
         gained = gain - n_rows * math.log(seconds / costs.of(n_rows))
         if gained > best + 1e-9:
@@ -174,10 +175,16 @@ def _best(costs: Costs, steps: Sequence[tuple[float, int]], n: int, n_more: int)
 def _steps(chances: Sequence[float], n_guessed: Sequence[int]) -> Iterator[tuple[float, int]]:
     """What each further guess of each sequence adds to the logarithm of its speed: less and less."""
     for i, (chance, n) in enumerate(zip(chances, n_guessed, strict=True)):
-        expected = before = 1.0
-        for _ in range(n):
-            before *= chance
+        for before, gain in islice(_gains(chance), n):
             if before < MIN_CHANCE:
                 break
-            yield math.log1p(before / expected), i
-            expected += before
+            yield gain, i
+
+
+def _gains(chance: float) -> Iterator[tuple[float, float]]:
+    """For each further guess of one sequence: the chance that it and all before it come, and what it adds."""
+    expected = before = 1.0
+    while True:
+        before *= chance
+        yield before, math.log1p(before / expected)
+        expected += before

@@ -12,24 +12,19 @@ from service.engine.context import Context, NoRoom
 from service.engine.draft_model import DraftModel, check
 from service.engine.drafts import Drafts
 from service.engine.llama import LlamaError, Model
-from service.engine.sequence import Sequence
 from service.engine.slices import Slices
 from service.engine.speculation import Costs
-from service.engine.text import Text
 
 from . import tiny
 from .conftest import MakeContext
 from .test_drafting import Free, counts, run
+from .test_drafts import sequence
 from .test_engine import each_alone, essence, exact, mixed
 
 __all__ = ["model"]
 from .test_engine import model
 
 SLICES = Slices(target_s=0.2, n_batch=64, row_s=1.0)  # of LEAST tokens
-
-
-def sequence(id: str, tokens: list[int]) -> Sequence:
-    return Sequence(id=id, tokens=tokens, n_prompt=len(tokens), max_tokens=100, text=Text())
 
 
 @pytest.fixture

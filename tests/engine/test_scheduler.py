@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from service.engine.batch import Action, Batch, Cut, Forget, Row, Share
+from service.engine.batch import Action, Batch, Cut, Forget, Row, Share, is_apart
 from service.engine.cells import Cells
 from service.engine.prefix import Memory, Prefixes
 from service.engine.scheduler import HEADROOM, Scheduler
@@ -268,7 +268,7 @@ class Machine(RuleBasedStateMachine):
             assert r.samples or not r.drafts
         if any(r.drafts for r in batch.rows):
             is_alone = not any(r.sequence.is_prefilling for r in batch.rows)
-            assert is_alone or batch.is_apart(self.n_tile), "in a prompt's own decode nothing is guessed"
+            assert is_alone or is_apart(batch.n_tokens, self.n_tile), "in a prompt's own decode nothing is guessed"
             assert sum(r.n_tokens for r in batch.rows if not r.sequence.is_prefilling) <= self.most_rows
             assert not batch.preempted or sch.cells.n_live + batch.n_tokens <= sch.cells.n_cells
         decoding = [r.sequence for r in batch.rows if not r.sequence.is_prefilling]
