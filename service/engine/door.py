@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 
 from .budget import BudgetError
 from .engine import Engine
@@ -32,7 +32,7 @@ from .protocol import (
 from .sampler import Argmax, Sampler
 from .sequence import Sequence
 from .template import TemplateError
-from .threads import Threads
+from .threads import PERIOD_S, Threads
 
 BEAT_S = 0.5  # the front gives up after RILL_ENGINE_TIMEOUT_S without one
 
@@ -118,7 +118,7 @@ def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
 def _run(engine: Engine, door: Door, work: queue.SimpleQueue[Work]) -> None:
     """Step while there is something to do. Ends only by LlamaError or with the process."""
     while True:
-        first = [work.get()] if engine.is_idle else []
+        first = [_next(work, engine.rest)] if engine.is_idle else []
         door.busy_since = time.monotonic()  # to take one may be long, too: a grammar reads all that was delivered
         for new in first:
             _take(engine, door, new)
@@ -127,6 +127,14 @@ def _run(engine: Engine, door: Door, work: queue.SimpleQueue[Work]) -> None:
         step = engine.step()
         door.busy_since = None
         door.send(step)
+
+
+def _next(work: queue.SimpleQueue[Work], rest: Callable[[], None]) -> Work:
+    """What comes next, once it comes; rests until then."""
+    while True:
+        with suppress(queue.Empty):
+            return work.get(timeout=PERIOD_S)
+        rest()
 
 
 def _take(engine: Engine, door: Door, work: Work) -> None:

@@ -131,6 +131,11 @@ class Engine:
         self._slices.observe(step.n_batch - step.n_prefill, step.n_prefill, step.step_s)
         return step
 
+    def rest(self) -> None:
+        """See what neighbours do while there is nothing to step: the next one must not go by what is long over."""
+        if self._threads is not None:
+            self._threads.choose()
+
     def close(self) -> None:
         """End its threads; a second call does nothing."""
         self._drawing.close()

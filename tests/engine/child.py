@@ -21,7 +21,7 @@ F = TypeVar("F")
 
 def environment(**more: str) -> dict[str, str]:
     """This process's environment without what importing the engine has set in it, or the caller for Python."""
-    unwanted = ("GOMP_SPINCOUNT", "GGML_NO_BACKTRACE", "PYTHONUNBUFFERED")
+    unwanted = ("GGML_NO_BACKTRACE", "PYTHONUNBUFFERED")
     return {k: v for k, v in os.environ.items() if k not in unwanted} | more
 
 

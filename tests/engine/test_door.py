@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import struct
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from service.engine.door import Work, _next
 from service.engine.llama import Model
 from service.engine.protocol import (
     MAX_FRAME_BYTES,
@@ -149,6 +151,23 @@ def test_beats_while_idle_and_busy(shared: Child) -> None:
     assert 0 <= shared.wait_for(Beat).busy_s < 60
     shared.send(Cancel("a"))
     assert follow(shared, "a")["a"][2].reason == "cancelled"
+
+
+def test_rest() -> None:
+    """While nothing comes the loop rests, again and again; what comes ends it at once."""
+    work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+    work.put("before")
+    assert _next(work, lambda: pytest.fail("there was work")) == "before"
+    n_rests = 0
+
+    def rest() -> None:
+        nonlocal n_rests
+        n_rests += 1
+        if n_rests == 2:
+            work.put("meanwhile")
+
+    assert _next(work, rest) == "meanwhile"
+    assert n_rests == 2
 
 
 def test_interrupt_is_the_fronts(shared: Child) -> None:

@@ -23,6 +23,7 @@ from service.engine.sampling import chain
 from service.engine.sequence import Sequence as Seq
 from service.engine.slices import Slices
 from service.engine.text import Text
+from service.engine.threads import Threads
 
 from .conftest import MakeContext
 
@@ -218,6 +219,23 @@ def test_in_company_as_alone(model: Model, make_context: MakeContext, kv_type: s
     assert essence(run(model, context, *mixed()), ids) == essence(alone, ids)
     assert essence(run(model, context, *mixed(), slices=Fixed(7)), ids) == essence(alone, ids)
     assert len({tuple(a.tokens) for a in alone.values()}) >= 12  # they do differ
+
+
+def test_neighbours_while_at_rest(model: Model, make_context: MakeContext) -> None:
+    """An idle engine goes on looking what neighbours do, so that its first step knows how many threads are worth it."""
+
+    class Watched(Threads):
+        n_looks = 0
+
+        def choose(self) -> int:
+            self.n_looks += 1
+            return super().choose()
+
+    threads = Watched(1)
+    engine = Engine(model, make_context(model), threads=threads)
+    engine.rest()
+    assert threads.n_looks == 1 and engine.is_idle
+    Engine(model, make_context(model)).rest()  # a fixed number: there is nothing to look for
 
 
 def test_with_more_threads_as_with_one(model: Model, make_context: MakeContext) -> None:

@@ -136,14 +136,6 @@ def test_arguments_out_of_range(arguments: list[str]) -> None:
     assert b"usage:" in done.stderr
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")])
-def test_spinning(given: dict[str, str], expected: str) -> None:
-    """libgomp is loaded after GOMP_SPINCOUNT was set, and a caller's own value wins."""
-    done = run("--help", OMP_DISPLAY_ENV="verbose", **given)
-    assert done.returncode == 0
-    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr.decode()
-
-
 def test_the_starter() -> None:
     """Without --model the embedded starter answers the question that stands in for none, in words."""
     done = run("--temperature", "0", "--n-ctx", "1024", "--max-tokens", "60")
