@@ -33,6 +33,7 @@ class Product:
         self.scales = random.uniform(-0.1, 0.1, (n_columns, n_blocks)).astype(np.float16)
         self.rows = random.integers(-127, 128, (n_rows, n_blocks, N), np.int8)
         self.row_scales = random.uniform(0, 0.1, (n_rows, n_blocks)).astype(np.float16)
+        self.weights = self._pack()
 
     def expected(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """In double precision: the product, and the sum of what is added up, without signs."""
@@ -55,7 +56,7 @@ class Product:
         (out,) = self._call("gemv", made, 1)
         return np.asarray(out)
 
-    def _weights(self) -> NDArray[Any]:
+    def _pack(self) -> NDArray[Any]:
         made = np.zeros((self.n_columns // 8, self.n_blocks), WEIGHTS)
         made["d"] = self.scales.reshape(-1, 8, self.n_blocks).swapaxes(1, 2)
         bytes_ = self.nibbles[..., :16] | self.nibbles[..., 16:] << 4
@@ -64,9 +65,9 @@ class Product:
         return made
 
     def _call(self, name: str, rows: NDArray[Any], n: int) -> NDArray[np.float32]:
-        weights, out = self._weights(), np.full((n, self.n_columns), np.nan, np.float32)
+        out = np.full((n, self.n_columns), np.nan, np.float32)
         function = getattr(LIBRARY, f"ggml_{name}_{self.kind}_8x8_q8_0")
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (out, weights, rows)]
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (out, self.weights, rows)]
         size = ctypes.c_size_t(self.n_columns)
         function(N * self.n_blocks, pointers[0], size, *pointers[1:], n, self.n_columns)
         return out

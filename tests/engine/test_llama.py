@@ -264,7 +264,7 @@ def test_a_piece_longer_than_the_buffer(write: Callable[..., Path]) -> None:
     assert b" " + long.encode() in {longest.piece(t) for t in range(longest.n_vocab)}
 
 
-# --- decoding
+# --- the library
 
 
 def test_the_log_is_the_callers(llama_log: list[tuple[int, str]], tmp_path: Path) -> None:
