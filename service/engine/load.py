@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -14,6 +15,7 @@ from .budget import choose_n_ctx, free_memory, kv_bytes_per_token, usable_cores
 from .context import N_TILE, Context
 from .draft_model import DraftModel
 from .drafts import Drafts
+from .exactness import is_exact
 from .inbox import Inbox
 from .llama import LlamaError, Model
 from .prefix import Memory
@@ -23,6 +25,7 @@ from .timing import measure_kept, measure_rows, warm_up
 
 PREFIX_SCOPES = ("tenant", "all", "off")
 SPECULATION = ("auto", "off")
+EXACT_KV_TYPES = ("bf16", "q8_0")  # the rest is not exact anyhow: design.md
 N_KEPT = 64  # each has a row of logits, too: 0.6 MB of a 152k vocabulary
 N_KEPT_STATES = 16  # a state of Mamba-2.8B is 20 MB
 
@@ -96,31 +99,14 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     try:
         model = _read(options.model, options, gpus, on_progress)
         on_gpu = bool(gpus) and options.n_gpu_layers != 0
-        per_token = 0 if on_gpu else kv_bytes_per_token(model.meta, options.kv_type)
-        n_ctx = choose_n_ctx(
-            options.n_ctx,
-            n_ctx_train=model.n_ctx_train,
-            n_seq=options.n_seq,
-            bytes_per_token=per_token,
-            n_bytes_free=free_memory(),
-        )
         n_threads = options.n_threads or usable_cores()
-        context = Context(
-            model,
-            n_ctx=n_ctx,
-            n_seq=options.n_seq,
-            n_kept=0 if options.prefix_scope == "off" else most_kept(model),
-            n_batch=min(options.n_batch, n_ctx),
-            n_threads=n_threads,
-            kv_type=options.kv_type,
-            flash_attention=options.flash_attention,
-            n_tile=None if on_gpu else N_TILE,
-            in_order=not on_gpu and options.kv_type in ("bf16", "q8_0"),  # the rest is not exact anyhow: design.md
-        )
+        context = _context(model, options, on_gpu=on_gpu, n_threads=n_threads)
     except LlamaError as e:
         reasons = "; ".join(journal.errors[-3:])
         raise LlamaError(f"{e}: {reasons}" if reasons else str(e)) from e
     slices = warm_up(context, options.step_s)
+    if context.in_order and not is_exact(context, model.n_vocab):
+        sys.stderr.write("engine: texts depend on what else is computed: README, Exactness, says with which weights\n")
     guesses = options.speculation != "off" and context.memory is Memory.CUTTABLE
     # On a CPU by its own time: neighbours that steal some would make one number of rows look dear, and another cheap.
     clock = time.monotonic if on_gpu else time.process_time
@@ -156,6 +142,32 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         draft_model=draft.model.name if draft else "",
     )
     return Loaded(model, context, inbox, ready, slices, most_kept_cells, drafts)
+
+
+def _context(model: Model, options: Options, *, on_gpu: bool, n_threads: int) -> Context:
+    """Where all sequences of the model are computed. Raises LlamaError or BudgetError."""
+    exact = not on_gpu and options.kv_type in EXACT_KV_TYPES
+    if exact:  # ggml else adds up products of eight rows or more in another order; it reads this at its first one
+        os.environ.setdefault("GGML_CPU_TILED_MM", "0")
+    n_ctx = choose_n_ctx(
+        options.n_ctx,
+        n_ctx_train=model.n_ctx_train,
+        n_seq=options.n_seq,
+        bytes_per_token=0 if on_gpu else kv_bytes_per_token(model.meta, options.kv_type),
+        n_bytes_free=free_memory(),
+    )
+    return Context(
+        model,
+        n_ctx=n_ctx,
+        n_seq=options.n_seq,
+        n_kept=0 if options.prefix_scope == "off" else most_kept(model),
+        n_batch=min(options.n_batch, n_ctx),
+        n_threads=n_threads,
+        kv_type=options.kv_type,
+        flash_attention=options.flash_attention,
+        n_tile=None if on_gpu else N_TILE,
+        in_order=exact,
+    )
 
 
 def load_draft(
