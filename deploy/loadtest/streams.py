@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 DONE, CUT = "done", "cut"
+AT_ONCE_S = 0.005  # from the first token to the last: quicker is no engine
 
 
 @dataclass
@@ -54,10 +55,9 @@ class Stream:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """From the first token on; None for too few of them."""
-        if self.n_tokens < 2 or len(self.times) < 2 or self.times[-1] == self.times[0]:
-            return None
-        return (self.n_tokens - 1) / (self.times[-1] - self.times[0])
+        """From the first token on; None for too few of them, or if all came at once: it was the reader who was late."""
+        seconds = self.times[-1] - self.times[0] if self.times else 0.0
+        return (self.n_tokens - 1) / seconds if self.n_tokens > 1 and seconds > AT_ONCE_S else None
 
     def _take(self, line: bytes, at: float) -> None:
         name, _, value = line.partition(b":")

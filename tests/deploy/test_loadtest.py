@@ -59,9 +59,9 @@ def test_figures() -> None:
     assert stream.tokens_per_s == pytest.approx(10.0)
 
 
-@pytest.mark.parametrize("times", [[], [2.0], [2.0, 2.0]])
+@pytest.mark.parametrize("times", [[], [2.0], [2.0, 2.0], [2.0, 2.0001]])
 def test_too_few_tokens_have_no_speed(times: list[float]) -> None:
-    """Where no time passed between tokens there is nothing to divide by."""
+    """Where no time passed between tokens, or next to none, there is nothing to tell."""
     assert Stream(began=1.0, times=times, n_tokens=len(times)).tokens_per_s is None
 
 
