@@ -2,7 +2,7 @@
 
 Visits of all sorts to the starter, of which many leave in the middle; the memory of the front and of the engine is
 looked at a hundred times. What is made once, and what finished streams are kept for RILL_STREAM_TTL_S, is there after
-the warm-up, the first quarter: what grows after it would grow for ever. 50,000 requests take most of an hour on two
+the warm-up, the first quarter: what grows after it would grow for ever. 50,000 requests take half an hour on two
 cores; it ends after --within-s in any case, with what it has.
 """
 
@@ -59,10 +59,10 @@ def growth(points: list[tuple[int, int]]) -> Growth:
     return Growth(first, last, 1000 * slope)
 
 
-def resident(pid: int) -> int:
-    """Bytes of a process that are in memory."""
+def own(pid: int) -> int:
+    """Bytes of a process that are in memory, but for files': of these the kernel keeps as much as it has room for."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.split("VmRSS:")[1].split()[0])
+    return 1024 * int(status.split("RssAnon:")[1].split()[0])
 
 
 async def soak(service: Service, n: int, within_s: float, rng: random.Random) -> tuple[list[Look], Visits]:
@@ -79,7 +79,7 @@ async def soak(service: Service, n: int, within_s: float, rng: random.Random) ->
                 with suppress(
                     LookupError, ValueError, OSError
                 ):  # the engine is just being restarted, which is told at the end
-                    looks.append(Look(i, resident(service.pid), resident(service.engine_pid())))
+                    looks.append(Look(i, own(service.pid), own(service.engine_pid())))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(N_AT_ONCE):
@@ -109,7 +109,7 @@ def rows(looks: list[Look]) -> list[str]:
 
 def tables(looks: list[Look], visits: Visits) -> str:
     """What the processes grew by, and what the visits came to; markdown."""
-    head = "| MiB in memory | after warm-up | at the end | first quarter | last quarter | more | per 1,000 requests |"
+    head = "| MiB of its own | after warm-up | at the end | first quarter | last quarter | more | per 1,000 requests |"
     outcomes = ", ".join(f"{n} {outcome}" for outcome, n in visits.outcomes.most_common())
     wrong = ", ".join(f"{n} {what}" for what, n in visits.wrong.most_common()) or "nothing"
     told = f"{visits.outcomes.total()} visits: {outcomes}; wrong: {wrong}."
