@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from .cells import Copy
 from .sequence import Sequence
 
-# Rows that ggml's kernels for repacked weights multiply at once: on a CPU 16 cost no more than 12 or 13 of them alone.
-AT_BEST = 16
+# ggml's kernels for repacked weights multiply four rows at once, and each one beyond those by itself: on a CPU 3 rows
+# take half as long again as 4. Sixteen cost no more than 12 or 13 of them alone.
+AT_ONCE, AT_BEST = 4, 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .batch import is_apart
+from .batch import AT_ONCE, is_apart
 
 STEP_S = 0.2  # long enough that a CPU reads 40 tokens beside running streams, short enough that these seem to flow
 # Where many prompts are to be read beside few streams, more people wait for the slices than for the step's end: a step
@@ -11,9 +11,6 @@ STEP_S = 0.2  # long enough that a CPU reads 40 tokens beside running streams, s
 MOST_TIMES = 3.0
 FIRST_TOKEN = 2.0
 LEAST = 32  # tokens: reading fewer wastes the step, whose weights are fetched for 8 rows as for 32
-# ggml's kernels for repacked weights multiply four rows at once, and each one beyond those by itself: on a CPU 3 rows
-# take half as long again as 4.
-AT_ONCE = 4
 WEIGHT = 0.3  # of the newest step: three slow ones in a row count, one that a neighbour disturbed does not
 
 

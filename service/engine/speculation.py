@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
+from .batch import AT_ONCE
 from .lookup import Guess, Lookup
 
 MAX_DRAFTS = 15  # of one sequence in one decode; with its known token 16 rows
@@ -20,7 +21,6 @@ MODELS = 0
 FIRST_CHANCE = {3: 0.5, 2: 0.3, MODELS: 0.7}
 SHARE = 1 / 8  # of the last observation in a chance: about the last eight guesses count
 MIN_GAIN = 1.03  # of all streams' speeds; less may be noise
-N_AT_ONCE = 4  # rows that are multiplied at once
 MIN_CHANCE = 0.02  # of a draft, when all before it must be right: rows cost more than that everywhere
 MIN_SECONDS = 0.002  # of a decode: to guess and to plan takes 0.05 ms for one stream, 0.3 ms for 32
 
@@ -164,7 +164,7 @@ def _best(costs: Costs, steps: Sequence[tuple[float, int]], n: int, n_more: int)
     """How many of these steps are worth their rows, or more rows than there are steps, beside n rows; and the logarithm
     of what all streams' speeds gain by it: what may be noise, where that is none."""
     gain, best, n_drafts = 0.0, n * math.log(MIN_GAIN), 0
-    for k in range(1, min(len(steps) + N_AT_ONCE - 1, n_more) + 1):
+    for k in range(1, min(len(steps) + AT_ONCE - 1, n_more) + 1):
         gain += steps[k - 1][0] if k <= len(steps) else 0.0
         gained = gain - n * math.log(costs.of(n + k) / costs.of(n))
         if gained > best + 1e-9:

@@ -2,8 +2,8 @@
 
 Visits of all sorts to the starter, of which many leave in the middle; the memory of the front and of the engine is
 looked at a hundred times. What is made once, and what finished streams are kept for RILL_STREAM_TTL_S, is there after
-the warm-up, the first quarter: what grows after it would grow for ever. 50,000 requests take half an hour on two
-cores; it ends after --within-s in any case, with what it has.
+the warm-up, the first quarter: what grows after it would grow for ever. 50,000 requests take half an hour on two cores;
+it ends after --within-s in any case, with what it has.
 """
 
 from __future__ import annotations
