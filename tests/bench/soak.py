@@ -15,9 +15,9 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import linear_regression, mean
 
+from tests.bench.memory import of_processes
 from tests.bench.visits import Visits
 from tests.running import Service, running
 
@@ -61,8 +61,7 @@ def growth(points: list[tuple[int, int]]) -> Growth:
 
 def own(pid: int) -> int:
     """Bytes of a process that are in memory, but for files': of these the kernel keeps as much as it has room for."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.split("RssAnon:")[1].split()[0])
+    return of_processes([pid])["Anonymous"]
 
 
 async def soak(service: Service, n: int, within_s: float, rng: random.Random) -> tuple[list[Look], Visits]:

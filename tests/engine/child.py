@@ -20,8 +20,8 @@ F = TypeVar("F")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without what importing the engine has set in it, or the caller for Python."""
-    unwanted = ("GGML_NO_BACKTRACE", "PYTHONUNBUFFERED")
+    """This process's environment without what the engine has set in it by now, or the caller for Python."""
+    unwanted = ("GGML_NO_BACKTRACE", "GGML_CPU_TILED_MM", "PYTHONUNBUFFERED")
     return {k: v for k, v in os.environ.items() if k not in unwanted} | more
 
 
