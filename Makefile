@@ -59,7 +59,7 @@ lock:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rill needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 
-.venv/.engine: deploy/install-engine deploy/engine.patch $(LOCK)/build.txt $(LOCK)/engine.txt | .venv/bin/python
+.venv/.engine: deploy/install-engine $(wildcard deploy/patches/*.patch) $(LOCK)/build.txt $(LOCK)/engine.txt | .venv/bin/python
 	@deploy/install-engine $(BIN)/python
 	@touch $@
 

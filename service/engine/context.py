@@ -16,7 +16,7 @@ from .prefix import Memory
 from .speculation import MAX_DRAFTS
 
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ: sequence ids of one context
-N_TILE = 48  # GGML_FA_TILE_Q as deploy/engine.patch has it: rows from which on a CPU's attention is computed in tiles
+N_TILE = 48  # GGML_FA_TILE_Q as deploy/patches has it: rows from which on a CPU's attention is computed in tiles
 KV_TYPES = {  # what llama.cpp's own programs accept for the KV cache
     "f32": lib.GGML_TYPE_F32,
     "f16": lib.GGML_TYPE_F16,

@@ -1,4 +1,4 @@
-"""ggml's products of Q4_0, IQ4_NL and Q4_K weights as our build has them (deploy/engine.patch), called as ggml calls
+"""ggml's products of Q4_0, IQ4_NL and Q4_K weights as our build has them (deploy/patches), called as ggml calls
 them."""
 
 from __future__ import annotations

@@ -313,7 +313,7 @@ def test_a_zero_spelled_too_long(write: Callable[..., Path], make_context: MakeC
 
 def test_a_grammar_that_takes_too_long(bpe: Model, make_context: MakeContext) -> None:
     """One that can be read in three times as many ways with each character is given up: the token at which that is seen
-    costs bounded work (engine.patch), where llama.cpp by itself would be at it for hours."""
+    costs bounded work (deploy/patches), where llama.cpp by itself would be at it for hours."""
     with pytest.raises(GrammarError):
         answer(make_context(bpe), bpe, with_grammar("root ::= . root{0,3}"))
 

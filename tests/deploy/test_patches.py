@@ -1,0 +1,24 @@
+"""The engine's patches: numbered, one concern each, and each says what it is for."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+PATCHES = sorted((Path(__file__).parents[2] / "deploy" / "patches").iterdir())
+
+
+def test_patches_are_applied_in_the_order_of_their_numbers() -> None:
+    """The files are named 0001-..., 0002-..., with no gap and nothing else beside them."""
+    numbers = [re.fullmatch(r"(\d{4})-[a-z0-9_-]+\.patch", path.name) for path in PATCHES]
+    assert [match and int(match[1]) for match in numbers] == list(range(1, len(PATCHES) + 1))
+
+
+@pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
+def test_a_patch_says_why_it_is_there(path: Path) -> None:
+    """Before its first hunk a patch has a subject, and tells what, why, what was gained and what upstream has."""
+    header, _, diff = path.read_text().partition("\n--- a/")
+    assert re.match(r"\S.*\.\n\n", header)
+    told = re.findall(r"^(What|Why|Gain|Upstream)(?=:| \()", header, re.MULTILINE)
+    assert told == ["What", "Why", "Gain", "Upstream"]
+    assert set(re.findall(r"^\+\+\+ b/(\w+)/", diff, re.MULTILINE)) == {"vendor"}
