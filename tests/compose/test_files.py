@@ -139,7 +139,7 @@ def test_an_image_is_built_from_its_own_stages_alone() -> None:
 
 
 def test_the_cuda_image_is_the_cpu_image_but_for_cuda() -> None:
-    """Both are built and run by the same instructions; base, packages, the CUDA switch and its cards differ, nothing else.
+    """Both are built and run by the same instructions; base, packages, the CUDA switch and its cards differ, no more.
     (The CUDA image can't be built where there is no registry to fetch its base from: this holds what can be held.)"""
     cpu, cuda = stages("Dockerfile"), stages("Dockerfile.cuda")
     for ours, theirs in zip(cpu.values(), cuda.values(), strict=True):
