@@ -54,13 +54,14 @@ def is_installed(package: Path, name: str) -> bool:
 def install(plan: Plan, machine: Machine, site: Path, name: str) -> None:
     """Raises Refused, with what to do, if nothing that lives can be made."""
     [version] = re.findall(r"^llama-cpp-python==(\S+)", (build.LOCK / "engine.txt").read_text(), re.MULTILINE)
-    arguments = plan.cmake_args(os.environ.get("CMAKE_ARGS", ""), str(build.nvidia_root(site)))
+    own = os.environ.get("CMAKE_ARGS", "")
+    arguments = plan.cmake_args(own, str(build.nvidia_root(site)))
     kept = Kept(None if "PIP_NO_CACHE_DIR" in os.environ else cache() / name)
     if kept.wheel is None:
         load = f", beside {machine.load:.0f} busy processes" if machine.load >= 1 else ""
         say(
             f"Building llama.cpp (llama-cpp-python {version}) {plan.said or 'for the CPU'}: "
-            f"{minutes(plan.seconds(machine))} on {machine.cores:g} cores{load}, once."
+            f"{minutes(plan.seconds(machine, own))} on {machine.cores:g} cores{load}, once."
         )
     if plan.compiler == "wheels":
         build.install_nvidia(site)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ WHEELS_CARD = (7, 5)  # the oldest card that CUDA 13 compiles for: T4
 NEW_CARD, NEW_CARD_NVCC = (10, 0), (12, 8)  # Blackwell, and the first toolkit that knows it
 OLDEST_NVCC = (11, 8)  # the first that knows H100 and L4
 CPU_S = 300.0  # of one core, to compile all but CUDA: 285 s were measured with GCC 12 on an AMD EPYC
+VARIANT_S, ALL_VARIANTS = 50.0, 14  # ... one more kind of CPU, and as many as ggml knows of x86-64
 CUDA_S = 1500.0  # ... CUDA's part, for each kind of card: 15 minutes on two cores beside other work
 
 
@@ -43,9 +45,11 @@ class Plan:
             arguments += [f"-DCUDAToolkit_ROOT={cuda_root}", f"-DCMAKE_CUDA_COMPILER={cuda_root}/bin/nvcc"]
         return " ".join([*arguments, *own.split()])
 
-    def seconds(self, machine: Machine) -> float:
+    def seconds(self, machine: Machine, own: str = "") -> float:
         """What compiling will take, roughly: as many compilers as cores, each beside its part of what runs already."""
-        work = CPU_S + CUDA_S * (max(len(self.cards), 1) if self.compiler else 0)
+        cards = re.search(r"CMAKE_CUDA_ARCHITECTURES=([^ ]+)", own)
+        n_cards = len(cards[1].split(";")) if cards else len(self.cards) or 1
+        work = CPU_S + VARIANT_S * (_n_variants(own) - 1) + (CUDA_S * n_cards if self.compiler else 0)
         return work / (machine.cores * machine.cores / (machine.cores + machine.load))
 
 
@@ -67,6 +71,14 @@ def choose(wish: str | None, machine: Machine, own: str = "") -> Plan:
     if wish == "1":
         raise Refused(f"CUDA=1, but there is no CUDA toolkit (nvcc), and {hindrance}.")
     return Plan(said=f"for the CPU only: there is an NVIDIA driver, but {hindrance}; a CUDA toolkit would do too")
+
+
+def _n_variants(own: str) -> int:
+    """For how many kinds of CPU ggml's part is compiled."""
+    named = re.search(r"GGML_CPU_VARIANTS=([^ ]+)", own)
+    if "GGML_CPU_ALL_VARIANTS=ON" not in own:
+        return 1
+    return len(named[1].split(";")) if named else ALL_VARIANTS
 
 
 def _knows(nvcc: Version, gpu: Gpu) -> bool:
