@@ -56,7 +56,7 @@ def install(plan: Plan, machine: Machine, site: Path, name: str) -> None:
     [version] = re.findall(r"^llama-cpp-python==(\S+)", (build.LOCK / "engine.txt").read_text(), re.MULTILINE)
     own = os.environ.get("CMAKE_ARGS", "")
     arguments = plan.cmake_args(own, str(build.nvidia_root(site)))
-    kept = Kept(None if "PIP_NO_CACHE_DIR" in os.environ else cache() / name)
+    kept = Kept(None if os.environ.get("PIP_NO_CACHE_DIR") else cache() / name)
     if kept.wheel is None:
         load = f", beside {machine.load:.0f} busy processes" if machine.load >= 1 else ""
         say(

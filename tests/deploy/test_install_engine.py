@@ -13,16 +13,20 @@ import pytest
 from deploy.engine.install import living_wheel
 from deploy.engine.kept import Kept
 from deploy.engine.plan import Attempt, Refused
-from deploy.engine.proof import Death, prove
+from deploy.engine.proof import Death, drop_dead_variants, prove
 
 HERE = Path(__file__).parent
 WAYS = (Attempt(), Attempt("AMX", "-mno-amx-tile"), Attempt("AVX2", "", "-DGGML_NATIVE=OFF"))
 SOURCE = """
-#include <signal.h>
-static int rows;
+#include <string.h>
+static int rows, dies;
+void * ggml_backend_load(const char * path) { // one of an image's CPU libraries
+    dies = strstr(path, "dies") != 0;
+    return &rows;
+}
 int decode(int n) {
     rows = n;
-    if (n >= PLANTED) __builtin_trap(); // an illegal instruction, which kills with SIGILL
+    if (n >= PLANTED || dies) __builtin_trap(); // an illegal instruction, which kills with SIGILL
     return n == REFUSED;
 }
 float logit(int i) { return i + (rows == WRONG ? 5 : 0); }
@@ -43,10 +47,14 @@ def make_wheel(to: Path, **faults: int) -> Path:
     return wheel
 
 
-def prove_wheel(wheel: Path) -> Death | None:
+def unpack(wheel: Path) -> Path:
     unpacked = wheel.with_suffix(".unpacked")
     zipfile.ZipFile(wheel).extractall(unpacked)
-    return prove(unpacked / "llama_cpp", {})
+    return unpacked / "llama_cpp"
+
+
+def prove_wheel(wheel: Path) -> Death | None:
+    return prove(unpack(wheel), {})
 
 
 class Builds:
@@ -134,6 +142,32 @@ def test_a_kept_wheel_without_a_proof_is_proven(tmp_path: Path, kept: Kept, faul
     assert kept.wheel is not None
     assert prove_wheel(kept.wheel) is None
     assert kept.proof == ""
+
+
+def make_variants(directory: Path, **scores: int) -> None:
+    for name, score in scores.items():
+        source = f"int ggml_backend_score(void) {{ return {score}; }}"
+        command = ["c++", "-shared", "-fPIC", "-x", "c", "-", "-o", str(directory / f"libggml-cpu-{name}.so")]
+        subprocess.run(command, input=source, text=True, check=True)
+
+
+def test_an_image_leaves_out_the_kinds_of_cpu_that_die(tmp_path: Path) -> None:
+    """Of an image's CPU libraries those that die on this processor are deleted and named; those for others stay."""
+    package = unpack(make_wheel(tmp_path / "made"))
+    make_variants(tmp_path, x64=1, dies=3, foreign=0)
+    [said] = drop_dead_variants(package, tmp_path)
+    assert said.startswith("libggml-cpu-dies.so is left out: it died of SIGILL")
+    assert {path.name for path in tmp_path.glob("*.so")} == {"libggml-cpu-x64.so", "libggml-cpu-foreign.so"}
+
+
+def test_an_image_that_dies_in_every_kind_is_refused(tmp_path: Path) -> None:
+    """An image whose every library dies here, or is for other processors, is not built."""
+    package = unpack(make_wheel(tmp_path / "made"))
+    make_variants(tmp_path, dies=1, foreign=0)
+    with pytest.raises(Refused, match="SIGILL"):
+        drop_dead_variants(package, tmp_path)
+    with pytest.raises(Refused, match="for this processor"):
+        drop_dead_variants(package, tmp_path)
 
 
 def test_a_death_is_told_by_its_name() -> None:

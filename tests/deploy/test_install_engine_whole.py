@@ -43,7 +43,12 @@ class Checkout:
     @property
     def calls(self) -> list[str]:
         log = self.home / "log"
-        return log.read_text().split() if log.exists() else []
+        return log.read_text().splitlines() if log.exists() else []
+
+    @property
+    def told(self) -> list[list[str]]:
+        """What CMake was told in each build."""
+        return [line.split()[1:] for line in self.calls if line.startswith("wheel ")]
 
     def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
         [version] = re.findall(r"^llama-cpp-python==(\S+)", (LOCK / "engine.txt").read_text(), re.MULTILINE)
@@ -74,7 +79,7 @@ def test_the_first_time_builds_and_the_second_asks(checkout: Checkout) -> None:
     assert (package / ".patches").read_text().split() == [path.stem for path in patches()]
     assert (package / ".without").read_text() == ""
     before, calls = checkout.stamp.stat().st_mtime_ns, checkout.calls
-    assert "wheel" in calls
+    assert len(checkout.told) == 1
     again = checkout.install()
     assert (again.returncode, again.stdout) == (0, "")
     assert checkout.stamp.stat().st_mtime_ns == before
@@ -84,10 +89,34 @@ def test_the_first_time_builds_and_the_second_asks(checkout: Checkout) -> None:
 def test_other_flags_are_another_build(checkout: Checkout) -> None:
     """`make serve` with other flags after `make serve` builds: the installer's key decides, not the stamp."""
     checkout.install()
-    first, built = (checkout.site / "llama_cpp" / ".made-from").read_text(), checkout.calls.count("wheel")
+    first = (checkout.site / "llama_cpp" / ".made-from").read_text()
     assert checkout.install(CMAKE_ARGS="-DGGML_CPU_REPACK=OFF").returncode == 0
     assert (checkout.site / "llama_cpp" / ".made-from").read_text() != first
-    assert checkout.calls.count("wheel") == built + 1
+    assert len(checkout.told) == 2
+    assert checkout.told[1][-1] == "-DGGML_CPU_REPACK=OFF"
+
+
+def test_a_card_is_built_for_where_no_toolkit_is(checkout: Checkout) -> None:
+    """A card that nvidia-smi shows is built for without asking, by NVIDIA's compiler from wheels, and the time is said
+    beforehand; CUDA=0 after it builds for the CPU."""
+    smi = checkout.home / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho 7.5, 580.65.06\n")
+    smi.chmod(0o755)
+    nvcc = smi.with_name("nvcc")  # if this machine has one, it is not asked
+    nvcc.write_text("#!/bin/sh\nexit 1\n")
+    nvcc.chmod(0o755)
+    there = {"PATH": f"{smi.parent}:/usr/bin:/bin"}
+    done = checkout.install(CUDA="", **there)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"from wheels .*for compute capability 75: about .* minutes", done.stdout)
+    cuda = checkout.site / "nvidia" / "cu13"
+    assert {"-DCMAKE_CUDA_ARCHITECTURES=75-real", f"-DCMAKE_CUDA_COMPILER={cuda}/bin/nvcc"} < set(checkout.told[0])
+    assert (cuda / "lib64").readlink() == Path("lib")
+    assert (cuda / "lib" / "libcudart.so").readlink() == Path("libcudart.so.13")
+    assert (cuda / "lib" / "stubs" / "libcuda.so").exists()
+    assert checkout.install(CUDA="0", **there).returncode == 0
+    assert "-DGGML_CUDA=ON" not in checkout.told[1]
 
 
 def test_two_checkouts_share_a_wheel(checkout: Checkout) -> None:
@@ -95,7 +124,7 @@ def test_two_checkouts_share_a_wheel(checkout: Checkout) -> None:
     checkout.install()
     other = Checkout(checkout.home, checkout.wheel, "other")
     assert other.install().returncode == 0
-    assert checkout.calls.count("wheel") == 1
+    assert len(checkout.told) == 1
     assert prove(other.site / "llama_cpp", {}) is None
     assert other.stamp.exists()
 
@@ -125,7 +154,7 @@ def test_a_broken_wheel_in_the_cache_is_replaced(checkout: Checkout) -> None:
     done = other.install()
     assert done.returncode == 0, done.stderr
     assert "is broken (it died of SIGILL" in done.stdout
-    assert checkout.calls.count("wheel") == 2
+    assert len(checkout.told) == 2
     assert kept.read_bytes() == checkout.wheel.read_bytes()
 
 
