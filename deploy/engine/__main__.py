@@ -58,11 +58,9 @@ def install(plan: Plan, machine: Machine, site: Path, name: str) -> None:
     arguments = plan.cmake_args(own, str(build.nvidia_root(site)))
     kept = Kept(None if os.environ.get("PIP_NO_CACHE_DIR") else cache() / name)
     if kept.wheel is None:
-        load = f", beside {machine.load:.0f} busy processes" if machine.load >= 1 else ""
-        say(
-            f"Building llama.cpp (llama-cpp-python {version}) {plan.said or 'for the CPU'}: "
-            f"{minutes(plan.seconds(machine, own))} on {machine.cores:g} cores{load}, once."
-        )
+        beside = f", beside {machine.load:.0f} busy processes" if machine.load >= 1 else ""
+        where = f"{minutes(plan.seconds(machine, own))} on {machine.cores:g} cores{beside}, once."
+        say(f"Building llama.cpp (llama-cpp-python {version}) {plan.said or 'for the CPU'}: {where}")
     if plan.compiler == "wheels":
         build.install_nvidia(site)
     with tempfile.TemporaryDirectory() as directory:
@@ -88,7 +86,8 @@ def prove(wheel: Path, cmake_args: str, site: Path) -> proof.Death | None:
         zipfile.ZipFile(wheel).extractall(directory)
         package = Path(directory, "llama_cpp")
         if variants is None:
-            return proof.prove(package, {"LD_LIBRARY_PATH": str(build.nvidia_root(site) / "lib")})
+            libraries = [str(build.nvidia_root(site) / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+            return proof.prove(package, {"LD_LIBRARY_PATH": ":".join(filter(None, libraries))})
         for words in proof.drop_dead_variants(package, Path(variants[1])):
             say(words)
         return None
