@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := deploy/lock
 
-.PHONY: serve test chaos bench soak loadtest lint lock starter
+.PHONY: serve test chaos bench soak loadtest lint lock starter always
 
 serve: .venv/.run
 	@$(BIN)/python -m service
@@ -48,7 +48,7 @@ starter: .venv/.dev
 # one of its own, so that a change of any other package does not compile it again.
 lock:
 	for set in "build $(LOCK)/build.in" "run pyproject.toml" "dev --extra dev -c $(LOCK)/run.txt pyproject.toml" \
-	    "loadtest $(LOCK)/loadtest.in"; do \
+	    "loadtest $(LOCK)/loadtest.in" "cuda $(LOCK)/cuda.in"; do \
 	    set -- $$set; name=$$1; shift; \
 	    uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	        --python-version 3.11 "$$@" -o $(LOCK)/$$name.txt || exit 1; \
@@ -59,9 +59,10 @@ lock:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rill needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 
-.venv/.engine: deploy/install-engine $(wildcard deploy/patches/*.patch) $(LOCK)/build.txt $(LOCK)/engine.txt | .venv/bin/python
-	@deploy/install-engine $(BIN)/python
-	@touch $@
+# Asked each time, in half a second: only the installer knows whether sources, flags, compiler, processor and card are
+# still those that the engine was built from. It touches the stamp when it has installed one.
+.venv/.engine: always | .venv/bin/python
+	@deploy/install-engine $(BIN)/python $@
 
 .venv/.run: .venv/.engine
 	$(BIN)/python -m pip install -q --require-hashes -r $(LOCK)/run.txt

@@ -19,9 +19,12 @@ DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "rill.json"
 ALERTS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
 
 
-def stages() -> dict[str, list[str]]:
-    """The Dockerfile's instructions, stage by stage, continued lines joined."""
-    text = re.sub(r"^#.*\n", "", (ROOT / "deploy" / "Dockerfile").read_text(), flags=re.M).replace("\\\n", "")
+DOCKERFILES = ("Dockerfile", "Dockerfile.cuda", "Dockerfile.loadtest")
+
+
+def stages(name: str) -> dict[str, list[str]]:
+    """A Dockerfile's instructions, stage by stage, continued lines joined."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "deploy" / name).read_text(), flags=re.M).replace("\\\n", "")
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():
@@ -118,48 +121,61 @@ def test_mounted_files_exist() -> None:
 
 
 def test_the_gpu_override() -> None:
-    """It builds the CUDA target under a tag of its own and reserves one NVIDIA GPU."""
+    """It builds the CUDA image under a tag of its own and reserves one NVIDIA GPU."""
     service = GPU["services"]["service"]
-    assert service["build"]["target"] == "cuda"
+    assert service["build"] == {"dockerfile": "deploy/Dockerfile.cuda"}
     assert service["image"] != COMPOSE["services"]["service"]["image"]
     [device] = service["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
 
+def test_an_image_is_built_from_its_own_stages_alone() -> None:
+    """No Dockerfile has a stage of another image: without BuildKit all are built that stand before the target."""
+    assert {name: list(stages(name)) for name in DOCKERFILES} == {
+        "Dockerfile": ["build", "cpu"],
+        "Dockerfile.cuda": ["build", "cuda"],
+        "Dockerfile.loadtest": ["loadtest"],
+    }
+
+
 def test_the_cuda_image_is_the_cpu_image_but_for_cuda() -> None:
-    """Both targets are built and run by the same instructions; base, packages and the CUDA switch are all that differs.
+    """Both are built and run by the same instructions; base, packages, the CUDA switch and its cards differ, no more.
     (The CUDA image can't be built where there is no registry to fetch its base from: this holds what can be held.)"""
-    by_name = stages()
-    assert list(by_name) == ["build-cpu", "build-cuda", "cuda", "loadtest", "cpu"]  # the last is the default
-    for cpu, cuda in (("build-cpu", "build-cuda"), ("cpu", "cuda")):
+    cpu, cuda = stages("Dockerfile"), stages("Dockerfile.cuda")
+    for ours, theirs in zip(cpu.values(), cuda.values(), strict=True):
         same = [
-            line.replace(" CUDA=1", "").replace("build-cuda", "build-cpu").replace(" python3 && rm", " && rm")
-            for line in by_name[cuda][1:]
+            re.sub(r" CUDA=1| -DCMAKE_CUDA_ARCHITECTURES=[^\"]*", "", line).replace(" python3 && rm", " && rm")
+            for line in theirs
         ]
-        ours = by_name[cpu][1:]
-        if cpu == "build-cpu":
-            assert same.pop(0) == ours.pop(0).replace("g++", "g++ python3 python3-venv")
-        assert same == ours
-    assert "-devel-" in by_name["build-cuda"][0]
-    assert "-runtime-" in by_name["cuda"][0]
-    assert "CUDA=1" in " ".join(by_name["build-cuda"])
+        assert [line.replace(" python3 python3-venv", "") for line in same[1:]] == ours[1:]
+    assert "-devel-" in cuda["build"][0]
+    assert "-runtime-" in cuda["cuda"][0]
+    assert "CUDA=1" in " ".join(cuda["build"])
+
+
+@pytest.mark.parametrize("card", ["75", "80", "89", "90", "100", "120"])  # T4, A100, L4, H100, B200, RTX 50
+def test_the_cuda_image_has_code_for(card: str) -> None:
+    """What is in wide use as a card has machine code in the image: no start compiles it."""
+    [cards] = re.findall(r"CMAKE_CUDA_ARCHITECTURES=([^\" ]*)", " ".join(stages("Dockerfile.cuda")["build"]))
+    assert {f"{card}-real", card} & set(cards.split(";"))
 
 
 def test_images_run_without_root() -> None:
     """Images end as a user of their own, the service's with SIGTERM to stop them, and no build stage behind them."""
-    for name, user in (("cpu", "rill"), ("cuda", "rill"), ("loadtest", "loadtest")):
-        lines = stages()[name]
+    for name, stage, user in zip(DOCKERFILES, ("cpu", "cuda", "loadtest"), ("rill", "rill", "loadtest"), strict=True):
+        lines = stages(name)[stage]
         assert f"USER {user}" in lines
         assert not [line for line in lines if "g++" in line]
-    assert all("STOPSIGNAL SIGTERM" in stages()[name] for name in ("cpu", "cuda"))
+        assert "STOPSIGNAL SIGTERM" in lines or stage == "loadtest"
 
 
 def test_the_build_context_is_what_is_copied() -> None:
-    """What the Dockerfile copies from the context is there and passes .dockerignore, which lets nothing else in."""
-    copies = [line.split() for lines in stages().values() for line in lines if re.match(r"COPY (?!--from)", line)]
+    """What the Dockerfiles copy from the context is there and passes .dockerignore, which lets nothing else in."""
+    lines = [line for name in DOCKERFILES for stage in stages(name).values() for line in stage]
+    copies = [line.split() for line in lines if re.match(r"COPY (?!--from)", line)]
     copied = {source for _, *sources, _ in copies for source in sources}
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert copied == allowed
+    assert {path for path in copied if not path.startswith("service/")} == allowed
     assert [path for path in copied if not (ROOT / path).exists()] == []
 
 

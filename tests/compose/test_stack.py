@@ -376,16 +376,16 @@ async def test_prometheus_reads_its_files_whole(stack: Stack) -> None:
 
 
 async def test_compose_takes_the_gpu_override(stack: Stack) -> None:
-    """docker-compose merges it: the CUDA target, one NVIDIA GPU, and all else as it was."""
+    """docker-compose merges it: the CUDA image, one NVIDIA GPU, and all else as it was."""
     plain, gpu = (
         yaml.safe_load(stack.compose(*files, "config"))["services"]
         for files in ([], ["-f", "docker-compose.yml", "-f", "deploy/compose.gpu.yml"])
     )
-    assert gpu["service"]["build"].pop("target") == "cuda"
+    assert gpu["service"]["build"].pop("dockerfile") == "deploy/Dockerfile.cuda"
     assert gpu["service"].pop("image") == "rill:cuda"
     [device] = gpu["service"].pop("deploy")["resources"]["reservations"]["devices"]
     assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
-    assert plain["service"]["build"].pop("target") == "cpu"
+    assert plain["service"]["build"].pop("dockerfile") == "deploy/Dockerfile"
     assert plain["service"].pop("image") == "rill-test"
     for services in (plain, gpu):
         for service in services.values():

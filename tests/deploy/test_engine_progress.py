@@ -1,0 +1,27 @@
+"""What the installer says while it compiles."""
+
+from __future__ import annotations
+
+from deploy.engine.progress import left, minutes, tenths
+
+
+def test_the_time_left_is_as_measured() -> None:
+    """Files compiled of how many, and what the rest takes at that pace; before a tenth nobody knows."""
+    assert left("[40/80] Building CXX object a.o\n", 120.0) == (
+        "  llama.cpp: 40 of 80 files compiled, 120 s, about 2 minutes left"
+    )
+    assert left("[1/80] Building CXX object a.o\n", 3.0) == "  llama.cpp: 1 of 80 files compiled, 3 s"
+    assert left("[80/80] Linking\n", 240.0) == "  llama.cpp: 80 of 80 files compiled, 240 s"
+    assert left("-- Configuring done\n", 1.0) is None
+
+
+def test_a_log_gets_a_line_a_tenth() -> None:
+    """A log is told of each tenth of the files, once, and of nothing between."""
+    lines = [(f"[{n}/100] Building\n", float(n)) for n in range(1, 101)]
+    said = list(tenths(iter([("noise\n", 0.0), *lines])))
+    assert [line.split()[1] for line in said] == ["1", *map(str, range(10, 101, 10))]
+
+
+def test_minutes() -> None:
+    """Durations are said as roughly as they are known."""
+    assert [minutes(s) for s in (20, 100, 600)] == ["about a minute", "about 2 minutes", "about 10 minutes"]
