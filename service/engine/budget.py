@@ -10,7 +10,9 @@ from pathlib import Path
 
 # Bits a value takes in each type of KV cache, its block's scale included (ggml-common.h).
 KV_BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5, "iq4_nl": 4.5}
-DEFAULT_N_CTX = 16384  # on a CPU: 16 streams of 1,024 tokens; 2 GiB for an 8B model at f16, 200 MiB for a 0.5B one
+DEFAULT_N_CTX = (
+    16384  # in the machine's memory: 16 streams of 1,024 tokens; 2 GiB for an 8B model at f16, 200 MiB for a 0.5B one
+)
 
 
 class ConfigurationError(Exception):

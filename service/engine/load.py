@@ -177,7 +177,7 @@ def _context(model: Model, options: Options, placement: Placement, need: Need, *
     n_ctx = choose_n_ctx(
         options.n_ctx,
         default=default_cells(model.n_ctx_train, options.n_seq)
-        if on_gpu
+        if placement.has_cards_of_its_own
         else min(model.n_ctx_train * options.n_seq, DEFAULT_N_CTX),
         pools=survey.pools(
             kv_bytes_per_token(model.meta, options.kv_type),

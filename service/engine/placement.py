@@ -30,6 +30,11 @@ class Placement:
         return bool(self.gpus) and 0 < self.n_gpu_layers < self.n_layers
 
     @property
+    def has_cards_of_its_own(self) -> bool:
+        """The whole cache is in memory that nothing else of the machine needs."""
+        return bool(self.gpus) and not self.is_partial and all(d.kind == "gpu" for d in self.gpus)
+
+    @property
     def share(self) -> float:
         """Of the blocks, and so of the KV cache, that are on the GPUs."""
         if not self.gpus or not self.n_layers:

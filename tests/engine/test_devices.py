@@ -87,11 +87,13 @@ def test_on_the_cpu_alone(card: Path, model: Path) -> None:
 
 @pytest.mark.parametrize("n", ["0", "2"])
 def test_a_part_of_the_layers(card: Path, model: Path, n: str) -> None:
-    """What is asked for is what the card gets; flash attention stays on for the rest."""
+    """What is asked for is what the card gets; flash attention stays on for the rest, and the cache is no larger than
+    on a CPU, whose memory it is in."""
     done = fake_gpu.engine(card, "7000,8000", "x", "--model", str(model), "--max-tokens", "3", "--n-gpu-layers", n)
     assert done.returncode == 0, done.stderr
     assert (f"{n} of 3 layers on Fake Card" if n != "0" else "no GPU") in said(done.stderr)
     assert "flash attention on" in said(done.stderr)
+    assert "KV budget 16384 tokens" in said(done.stderr)
 
 
 @pytest.mark.parametrize(

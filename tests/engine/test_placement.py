@@ -108,6 +108,14 @@ def test_where_nothing_can_be_reckoned() -> None:
     assert place_layers((card(),), None, Need(0, 0, 0), asked=3, n_ctx=None, why_none="") == Placement((card(),), 3)
 
 
+def test_whose_memory_the_cache_is_in() -> None:
+    """Cards' own, where all layers are on such: not with a part of them, nor on an integrated GPU."""
+    assert Placement((card(),), 5, 5).has_cards_of_its_own
+    assert not Placement((card(),), 4, 5).has_cards_of_its_own
+    assert not Placement((card(kind="igpu"),), 5, 5).has_cards_of_its_own
+    assert not Placement().has_cards_of_its_own
+
+
 @pytest.mark.parametrize(
     ("placement", "share"),
     [
