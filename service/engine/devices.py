@@ -35,7 +35,8 @@ class Device:
 
 
 def found(library: ctypes.CDLL = LIBRARY) -> list[Device]:
-    """Every device that is registered, once llama.start has loaded the backends."""
+    """Every device that is registered, once llama.start has loaded the backends. To ask a card for its memory takes
+    some of it, for CUDA's context."""
     ggml = _typed(library)
     return [_device(ggml, ggml.ggml_backend_dev_get(i)) for i in range(ggml.ggml_backend_dev_count())]
 
@@ -48,10 +49,16 @@ def backends(library: ctypes.CDLL = LIBRARY) -> list[str]:
     ]
 
 
-def cpu_variant(library: ctypes.CDLL = LIBRARY) -> str:
-    """Which of the CPU's libraries was loaded, e.g. zen4 (libggml-cpu-zen4.so); native where there is but one."""
-    paths = [d.library for d in found(library) if d.backend == "CPU" and d.library]
-    variant = re.match(r"libggml-cpu-(\w+)\.so", paths[0].name) if paths else None
+def cpu_library(library: ctypes.CDLL = LIBRARY) -> Path | None:
+    """The shared library that the CPU's code is in. No card is asked anything for it."""
+    ggml = _typed(library)
+    backend = ggml.ggml_backend_reg_by_name(b"CPU")
+    return _library_of(backend) if backend else None
+
+
+def cpu_variant(library: Path | None) -> str:
+    """Which of the CPU's libraries that is, e.g. zen4 (libggml-cpu-zen4.so); native where there is but one."""
+    variant = re.match(r"libggml-cpu-(\w+)\.so", library.name) if library else None
     return variant[1] if variant else "native"
 
 
@@ -85,6 +92,7 @@ def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
         ("ggml_backend_dev_backend_reg", pointer, pointer),
         ("ggml_backend_reg_count", number),
         ("ggml_backend_reg_get", pointer, number),
+        ("ggml_backend_reg_by_name", pointer, text),
         ("ggml_backend_reg_name", text, pointer),
         ("ggml_backend_reg_get_proc_address", pointer, pointer, text),
     ):

@@ -159,7 +159,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         gpu=", ".join(d.description for d in placement.gpus),
         gpus=survey.told(placement),
         no_gpu=placement.warning,
-        cpu=devices.cpu_variant(),
+        cpu=devices.cpu_variant(devices.cpu_library()),
         has_chat_template=inbox.has_template,
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,

@@ -34,8 +34,7 @@ def place(
 
     asked: RILL_N_GPU_LAYERS; errors: llama.cpp's error lines since its start, which may say why there is no GPU.
     """
-    found = devices.found()
-    gpus = usable(found, split_mode, main_gpu) if asked else ()
+    gpus = usable(devices.found(), split_mode, main_gpu) if asked else ()
     total = sum(d.n_bytes_total for d in gpus)
     vram.settled(lambda: sum(d.n_bytes_free for d in again(gpus)), total, time.sleep)
     gpus = again(gpus)
@@ -51,7 +50,7 @@ def place(
             )
             needed = one if path is model else vram.beside(needed, one, read.n_bytes)
             size = read if path is model else size
-    why_none = "" if gpus else _why_none(found, errors)
+    why_none = _why_none(errors) if asked and not gpus else ""
     return place_layers(gpus, size, needed, asked=asked, n_ctx=n_ctx, why_none=why_none), needed
 
 
@@ -79,8 +78,8 @@ def again(gpus: Sequence[Device]) -> tuple[Device, ...]:
     return tuple(now[d.name] for d in gpus)
 
 
-def _why_none(found: Sequence[Device], errors: Sequence[str]) -> str:
-    cpu = next((d.library for d in found if d.backend == "CPU"), None)
+def _why_none(errors: Sequence[str]) -> str:
+    cpu = devices.cpu_library()
     return no_gpu.cause(
         backends=devices.backends(),
         folder=cpu.parent if cpu else None,

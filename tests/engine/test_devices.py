@@ -42,7 +42,22 @@ def test_the_cpu_is_a_device() -> None:
     assert not cpu.is_gpu and cpu.n_bytes_total > 0
     assert cpu.library is not None and cpu.library.name.startswith("libggml-cpu")
     assert "CPU" in devices.backends()
-    assert devices.cpu_variant() == "native"  # one CPU library, built where it runs
+    assert cpu.library == devices.cpu_library()
+
+
+@pytest.mark.parametrize(
+    ("library", "expected"),
+    [
+        ("/opt/rill/ggml/libggml-cpu-zen4.so", "zen4"),
+        ("/opt/rill/ggml/libggml-cpu-sapphirerapids.so", "sapphirerapids"),
+        ("/opt/rill/ggml/libggml-cpu-x64.so", "x64"),
+        ("/lib/libggml-cpu.so.0", "native"),
+    ],
+)
+def test_cpu_variant(library: str, expected: str) -> None:
+    """The name of the variant that ggml chose, where there is a choice."""
+    assert devices.cpu_variant(Path(library)) == expected
+    assert devices.cpu_variant(None) == "native"
 
 
 def test_the_library_is_libllamas(card: Path) -> None:
