@@ -1,4 +1,5 @@
-"""`python -m service`: settings, logs, the event loop, signals. Exits 0 after a drain, 2 for a wrong setting."""
+"""`python -m service`: settings, logs, the event loop, signals. Exits 0 after a drain, 2 for a wrong setting, be it one
+that only the engine can tell."""
 
 from __future__ import annotations
 
@@ -76,7 +77,14 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    await first.wait()
+    ends = [asyncio.create_task(event.wait()) for event in (first, rill.hopeless)]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for waiting in ends:
+        waiting.cancel()
+    if rill.hopeless.is_set():
+        await runner.cleanup()
+        print(f"rill: {rill.engine.reason}", file=sys.stderr)
+        return 2
     await rill.drain(hurry=second)
     await runner.cleanup()
     logging.getLogger("service").info("stopped")
@@ -115,6 +123,7 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
         timeout_s=values.engine_timeout_s,
         step_timeout_s=values.step_timeout_s,
         load_timeout_s=values.load_timeout_s,
+        hopeless=lambda _: sink.hopeless.set(),
     )
     return engine
 

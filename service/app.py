@@ -69,6 +69,7 @@ class Rill:
         self.metrics = Metrics(version=__version__)
         self.engine = engine(self)
         self.draining = False
+        self.hopeless = asyncio.Event()  # set: the engine can't be had, engine.reason says why
         self.admission = Admission(n_seq=settings.n_seq, max_waiting=settings.max_waiting, closed=self._why_closed)
         self.streams = Streams(
             engine=self.engine,
@@ -154,6 +155,8 @@ class Rill:
 
     def ready(self, ready: Ready) -> None:
         log.info("ready", extra={"model": ready.model, "load_s": round(ready.load_s, 3)})
+        if ready.no_gpu:
+            log.warning("no GPU is used", extra={"reason": ready.no_gpu})
         self.metrics.ready(ready)
         if self.replication is not None:
             self.replication.leases.model = self.engine.digest

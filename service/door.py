@@ -14,13 +14,15 @@ from service.engine.protocol import Beat, Decoder, Fatal, Frame, ProtocolError, 
 class Door(asyncio.Protocol):
     """`receive` gets every frame but those on the process itself: a Beat sets `busy_s`, a Fatal ends it.
 
-    `heard_at` is when anything came last; `ended` tells why there will be no more.
+    `heard_at` is when anything came last; `ended` tells why there will be no more, `is_final` that it is no use to try
+    again.
     """
 
     def __init__(self, receive: Callable[[Frame], None], clock: Callable[[], float]) -> None:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.heard_at = clock()
         self.busy_s = 0.0
+        self.is_final = False
         self._receive = receive
         self._clock = clock
         self._decoder = Decoder()
@@ -44,6 +46,7 @@ class Door(asyncio.Protocol):
             if isinstance(frame, Beat):
                 self.busy_s = frame.busy_s
             elif isinstance(frame, Fatal):
+                self.is_final = frame.is_final
                 self.ended.set_result(frame.message)
                 return
             else:

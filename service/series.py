@@ -153,6 +153,17 @@ class EngineSeries:
         )
         self._layers = Gauge("llm_engine_layers", "Layers of the model that can be offloaded to a GPU.", registry=r)
         self._offloaded = Gauge("llm_engine_layers_offloaded", "Layers that were offloaded.", registry=r)
+        self._gpu_bytes = Gauge(
+            "llm_engine_gpu_memory_bytes",
+            "Memory of each GPU that takes part in the work after the last load: all of it, and what was free then.",
+            ["device", "description", "kind"],
+            registry=r,
+        )
+        self._no_gpu = Gauge(
+            "llm_engine_gpu_missing",
+            "1 while the engine works without a GPU although its build could use one, else 0. The log says why.",
+            registry=r,
+        )
         self._load = Gauge("llm_model_load_seconds", "How long the last load of the model took.", registry=r)
         self._build = Gauge(
             "llm_build_info", "1; the versions of this build, in labels.", ["version", "llama_cpp"], registry=r
@@ -213,6 +224,11 @@ class EngineSeries:
         self._build.labels(self._version, ready.llama_cpp).set(1)
         self._layers.set(ready.n_layers)
         self._offloaded.set(ready.n_layers_offloaded)
+        self._gpu_bytes.clear()
+        for gpu in ready.gpus:
+            self._gpu_bytes.labels(gpu.name, gpu.description, "total").set(gpu.n_bytes_total)
+            self._gpu_bytes.labels(gpu.name, gpu.description, "free").set(gpu.n_bytes_free)
+        self._no_gpu.set(bool(ready.no_gpu))
         self._load.set(ready.load_s)
         self._kv_cells.set(ready.n_ctx)
         self._n_ctx = ready.n_ctx

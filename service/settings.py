@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     n_ctx: int | None = Field(
         default=None,
         ge=64,
-        description="KV budget in tokens, all streams together; unset: chosen by the model.",
+        description="KV budget in tokens, all streams together; unset: by the model and what memory is free.",
     )
     n_seq: int = Field(default=32, ge=1, le=256, description="Streams that run in parallel.")
     n_batch: int = Field(default=512, ge=1, le=65536, description="Most tokens of one decode call.")
@@ -53,8 +53,10 @@ class Settings(BaseSettings):
     )
     kv_type: KvType = Field(default="f16", description="Type of the KV cache; bf16 and q8_0 make CPU results exact.")
     flash_attention: Literal["auto", "on", "off"] = Field(default="auto", description="Flash attention.")
-    n_gpu_layers: int = Field(default=-1, ge=-1, description="Layers on the GPU; -1: all, if the build has a GPU.")
-    split_mode: Literal["none", "layer", "row"] = Field(default="layer", description="How GPUs share the model.")
+    n_gpu_layers: int = Field(default=-1, ge=-1, description="Layers on the GPU; -1: as many as fit, 0: none.")
+    split_mode: Literal["none", "layer", "row"] = Field(
+        default="layer", description="How GPUs share the model; CUDA has no row."
+    )
     main_gpu: int = Field(default=0, ge=0, description="The GPU used alone (split_mode none) or for the rest.")
     prefix_scope: Literal["tenant", "all", "off"] = Field(
         default="tenant",

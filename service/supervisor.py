@@ -62,6 +62,7 @@ class Supervisor:
     """Runs `prepare`'s command with `--door FD` for ever, one process at a time; submit and cancel while it is READY.
 
     `prepare` is awaited once, before the first start; if it raises, that counts as a crash and is tried again.
+    `hopeless` is told why when the engine can't do what the settings ask, before any engine could: that ends it.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Supervisor:
         load_timeout_s: float = 600.0,
         pause_s: Callable[[list[float], float], float] = pause_s,
         clock: Callable[[], float] = time.monotonic,
+        hopeless: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.state = State.STOPPED
         self.progress = 0.0  # of loading
@@ -90,6 +92,8 @@ class Supervisor:
         self._load_timeout_s = load_timeout_s
         self._pause_s = pause_s
         self._clock = clock
+        self._hopeless = hopeless
+        self._is_hopeless = False
         self._door: Door | None = None
         self._task: asyncio.Task[None] | None = None
         self._crashes: list[float] = []
@@ -120,6 +124,9 @@ class Supervisor:
             self._become(State.LOADING)
             self.progress = 0.0
             reason = await self._one_life()
+            if self._is_hopeless:
+                log.error("engine can't be had", extra={"reason": reason})
+                return self._hopeless(self.reason)
             pause = self._pause_s(self._crashes, self._clock())
             log.error("engine ended", extra={"reason": reason, "restart_in_s": pause})
             self.n_restarts += 1
@@ -155,6 +162,8 @@ class Supervisor:
             await asyncio.get_running_loop().create_unix_connection(lambda: door, sock=ours)
             self._door = door
             reason = await self._watch(door)
+            # Once one has served, the next may, too: what was free then is taken by a neighbour now.
+            self._is_hopeless = door.is_final and self.info is None
             self._fall(reason)
         finally:
             self._door = None
@@ -194,7 +203,7 @@ class Supervisor:
         self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
         self.reason = reason
         self._become(State.ENGINE_DOWN)
-        self._sink.lost(len(self._crashes) >= MAX_CRASHES)
+        self._sink.lost(self._is_hopeless or len(self._crashes) >= MAX_CRASHES)
         return reason
 
     def _receive(self, frame: Frame) -> None:

@@ -23,7 +23,9 @@ def engine(values: Settings, sink: Rill) -> Supervisor:
     async def prepare() -> list[str]:
         return [sys.executable, *([] if sys.argv[1].endswith(".py") else [SCRIPT]), *sys.argv[1:]]
 
-    return Supervisor(prepare=prepare, sink=sink, timeout_s=values.engine_timeout_s)
+    return Supervisor(
+        prepare=prepare, sink=sink, timeout_s=values.engine_timeout_s, hopeless=lambda _: sink.hopeless.set()
+    )
 
 
 if __name__ == "__main__":

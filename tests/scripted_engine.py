@@ -5,8 +5,8 @@ python tests/scripted_engine.py BEHAVIOUR [--slow-s S] --door FD
 obedient: answers each submission with six words. patient: accepts, reads the prompt, and says a word every slow_s.
 crash: dies (SIGKILL) at the first submission's second word. hang: no beat and no word after the first submission.
 stuck: beats, but its step goes on and on. garbage: sends what is no frame after the first submission. fatal: says
-Fatal instead of loading. slow: never gets ready. mute: says nothing at all. dies: ends at once. chatty: is obedient
-and writes to stderr.
+Fatal instead of loading. final: a Fatal that is final. slow: never gets ready. mute: says nothing at all. dies: ends
+at once. chatty: is obedient and writes to stderr.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Engine:
     def run(self) -> int:
         if self.behaviour == "dies":
             return 3
-        if self.behaviour == "fatal":
-            self.send(Fatal("no such model"))
+        if self.behaviour in ("fatal", "final"):
+            self.send(Fatal("no such model", is_final=self.behaviour == "final"))
             return 1
         if self.behaviour == "chatty":
             print("ggml says hello", file=sys.stderr, flush=True)

@@ -126,6 +126,14 @@ async def test_the_banner_names_the_page_and_a_curl_line_that_works(launch: Laun
     assert [line["message"] for line in service.log if line["logger"] == "service"] == ["ready", "draining", "stopped"]
 
 
+async def test_an_engine_that_cannot_be_had_ends_the_service(launch: Launch) -> None:
+    """Settings that only the engine can judge end it as wrong ones do: status 2, and the reason in a line."""
+    service = await launch("final")
+    _, errors = await service.process.communicate()
+    assert service.process.returncode == 2
+    assert errors.decode().splitlines()[-1] == "rill: no such model"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_running_streams_finish(launch: Launch, number: signal.Signals) -> None:
     """New work is refused at once, the stream ends with done, and the exit status is 0; the engine is gone too."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.engine.protocol import Step
+from service.engine.protocol import GPU, Step
 from service.metrics import Metrics
 from service.series import OUTCOMES
 from tests.fakes import finish, ready
@@ -50,6 +50,19 @@ def test_several_services_in_one_process() -> None:
     first, second = Metrics(version="1"), Metrics(version="1")
     first.refused("/stream", "invalid")
     assert value(second, "llm_requests_total", route="/stream", outcome="invalid") == 0
+
+
+def test_gpus() -> None:
+    """Memory of each card that takes part, as of the last load; and whether one is missed."""
+    metrics, name = Metrics(version="1"), "llm_engine_gpu_memory_bytes"
+    metrics.ready(ready(gpus=[GPU("CUDA0", "H100", 80, 20), GPU("CUDA1", "H100", 80, 30)]))
+    for device, free in (("CUDA0", 20), ("CUDA1", 30)):
+        labels = {"device": device, "description": "H100"}
+        assert (value(metrics, name, kind="free", **labels), value(metrics, name, kind="total", **labels)) == (free, 80)
+    assert value(metrics, "llm_engine_gpu_missing") == 0
+    metrics.ready(ready(no_gpu="no driver"))
+    assert value(metrics, "llm_engine_gpu_missing") == 1
+    assert value(metrics, name, kind="free", device="CUDA0", description="H100") is None
 
 
 def test_a_step_sets_the_gauges() -> None:

@@ -87,6 +87,7 @@ async def start() -> AsyncIterator[Start]:
             step_timeout_s=step_timeout_s,
             load_timeout_s=load_timeout_s,
             pause_s=pause,
+            hopeless=lambda reason: sink._note(f"hopeless: {reason}"),
         )
         started.append(supervisor)
         supervisor.start()
@@ -209,6 +210,24 @@ async def test_fatal_tells_why(start: Start) -> None:
     engine, sink = await start("fatal", "slow")
     await sink.losses(1)
     assert engine.reason == "no such model"
+
+
+async def test_what_the_settings_make_hopeless_is_not_tried_again(start: Start) -> None:
+    """A final word before any engine has served ends it: those who wait are told that it stays down, then why."""
+    engine, sink = await start("final")
+    await sink.until(lambda: len(sink.said) == 2)
+    assert (sink.said, sink.stays_down) == (["lost", "hopeless: no such model"], True)
+    assert (engine.state, engine.n_restarts) == (State.ENGINE_DOWN, 0)
+
+
+async def test_a_final_word_after_service_is_not_the_last(start: Start) -> None:
+    """What could be had once may be had again: a neighbour may only have taken the memory in between."""
+    engine, sink = await start("obedient", "final", "obedient")
+    await sink.readies(1)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    await sink.readies(2)
+    assert sink.said.count("lost") == 2
 
 
 async def test_loading_shows_its_progress(start: Start) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from .budget import BudgetError
+from .budget import ConfigurationError
 from .context import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
 from .engine import Engine
 from .llama import SPLIT_MODES, LlamaError
@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         return serve(socket.socket(fileno=args.door), options)
     try:
         return _print(args, options)
-    except (LlamaError, BudgetError, TemplateError) as e:
+    except (LlamaError, ConfigurationError, TemplateError) as e:
         print(f"engine: {e}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(e, ConfigurationError) else 1
     except (BrokenPipeError, KeyboardInterrupt):
         os._exit(130)  # whoever read has seen enough; nothing is left to flush, nor anyone to flush it to
 
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--n-threads", type=int, help="default: the physical cores that may be used")
     p.add_argument("--kv-type", choices=KV_TYPES, default="f16")
     p.add_argument("--flash-attention", choices=FLASH_ATTENTION, default="auto")
-    p.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all, when the build has a GPU")
+    p.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: as many as fit, where there is a GPU")
     p.add_argument("--split-mode", choices=SPLIT_MODES, default="layer")
     p.add_argument("--main-gpu", type=int, default=0)
     p.add_argument("--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="who shares prompts' beginnings")

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 # Bits a value takes in each type of KV cache, its block's scale included (ggml-common.h).
 KV_BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5, "iq4_nl": 4.5}
-DEFAULT_N_CTX = 16384  # 16 streams of 1,024 tokens; 2 GiB for an 8B model at f16, 200 MiB for a 0.5B one
+DEFAULT_N_CTX = (
+    16384  # in the machine's memory: 16 streams of 1,024 tokens; 2 GiB for an 8B model at f16, 200 MiB for a 0.5B one
+)
 
 
-class BudgetError(Exception):
+class ConfigurationError(Exception):
+    """What the settings ask for can't be had on this machine, however often it is tried; the message says what can."""
+
+
+class BudgetError(ConfigurationError):
     """The KV cache asked for does not fit into the memory that is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Memory that a part of the KV cache is in: bytes for each of its tokens, bytes free."""
+
+    bytes_per_token: float  # 0: not known
+    n_bytes_free: float
+    where: str = ""
+
+    @property
+    def n_tokens(self) -> float:
+        """How many fit."""
+        return self.n_bytes_free / self.bytes_per_token if self.bytes_per_token else math.inf
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -61,20 +83,23 @@ def kv_bytes_per_token(meta: Callable[[str], str | None], kv_type: str) -> int:
     return int(values * KV_BITS[kv_type] / 8)
 
 
-def choose_n_ctx(asked: int | None, *, n_ctx_train: int, n_seq: int, bytes_per_token: int, n_bytes_free: int) -> int:
-    """The KV budget in tokens: what was asked for, or what n_seq full streams need within DEFAULT_N_CTX.
+def choose_n_ctx(asked: int | None, *, default: int, pools: Iterable[Pool]) -> int:
+    """The KV budget in tokens: what was asked for, or as much of the default as fits into every pool of memory.
 
-    Raises BudgetError when the cache would take more than is free: the kernel would kill the process later instead.
+    Raises BudgetError when the cache would take more than is free: the kernel would kill the process later instead,
+    a GPU's driver would refuse without a number.
     """
-    wanted = asked or min(n_ctx_train * n_seq, DEFAULT_N_CTX)
-    if bytes_per_token == 0 or wanted * bytes_per_token <= n_bytes_free:
+    wanted = asked or default
+    pool = min(pools, key=lambda p: p.n_tokens)
+    if wanted <= pool.n_tokens:
         return wanted
-    fits = n_bytes_free // bytes_per_token
+    fits = int(pool.n_tokens)
     if asked is None and fits >= 512:  # less than a page of text is no service
         return fits // 256 * 256
     raise BudgetError(
-        f"a KV cache of {wanted} tokens needs {wanted * bytes_per_token / 2**20:.0f} MiB and "
-        f"{n_bytes_free / 2**20:.0f} MiB are free; {max(fits, 0)} tokens would fit (RILL_N_CTX)"
+        f"a KV cache of {wanted} tokens needs {wanted * pool.bytes_per_token / 2**20:.0f} MiB and "
+        f"{max(pool.n_bytes_free, 0) / 2**20:.0f} MiB are free{pool.where}; "
+        f"{max(fits, 0)} tokens would fit (RILL_N_CTX)"
     )
 
 

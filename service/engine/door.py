@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 
-from .budget import BudgetError
+from .budget import ConfigurationError
 from .engine import Engine
 from .inbox import Inbox, Opened
 from .llama import LlamaError
@@ -86,7 +86,10 @@ def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
     threading.Thread(target=door.beat, name="beat", daemon=True).start()
     try:
         loaded = load(options, _every_percent(door))
-    except (LlamaError, BudgetError, TemplateError) as e:
+    except ConfigurationError as e:
+        door.send(Fatal(str(e), is_final=True))
+        return 2
+    except (LlamaError, TemplateError) as e:
         door.send(Fatal(str(e)))
         return 1
     print(describe(loaded.ready), file=sys.stderr, flush=True)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp as lib
-from llama_cpp._ggml import libggml, libggml_base_path
 
 from .stack import run_deep
 
 VERSION: str = lib.__version__
+# libllama's own handle: a symbol asked through it is the one that libllama uses, in whichever of a wheel's libraries.
+LIBRARY: ctypes.CDLL = lib.llama_cpp._lib
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 
 
@@ -42,19 +43,6 @@ def start(log: Callable[[int, str], None]) -> None:
     lib.llama_backend_init()
 
 
-def gpu_devices() -> list[str]:
-    """Descriptions of the GPUs that this build can use; empty for a CPU build or where there is none."""
-    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-    libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    base = ctypes.CDLL(str(Path(libggml_base_path) / "libggml-base.so"))
-    base.ggml_backend_dev_type.argtypes = base.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_dev_description.restype = ctypes.c_char_p
-    devices = [libggml.ggml_backend_dev_get(i) for i in range(libggml.ggml_backend_dev_count())]
-    # ggml_backend_dev_type: 0 CPU, 1 GPU, 2 integrated GPU, 3 accelerator
-    return [base.ggml_backend_dev_description(d).decode() for d in devices if base.ggml_backend_dev_type(d) in (1, 2)]
-
-
 class Model:
     """The weights and the vocabulary of one GGUF file. Tokenizing is safe from any thread."""
 
@@ -65,15 +53,23 @@ class Model:
         n_gpu_layers: int = -1,
         split_mode: str = "layer",
         main_gpu: int = 0,
+        on_cpu: bool = False,
         on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Raises LlamaError when the file is no model that this build can read."""
+        """Raises LlamaError when the file is no model that this build can read, or memory for it can't be had.
+
+        n_gpu_layers: -1 for all. on_cpu: no GPU takes any part; with 0 layers on one, llama.cpp would still give it the
+        products of large batches.
+        """
         if not path.is_file():
             raise LlamaError(f"there is no model file at {path}")
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
         params.split_mode = SPLIT_MODES[split_mode]
         params.main_gpu = main_gpu
+        self._devices = (ctypes.c_void_p * 1)(None)  # an empty list's end, kept: C holds a pointer to it
+        if on_cpu:
+            params.devices = ctypes.addressof(self._devices)
 
         def report(progress: float, _: ctypes.c_void_p) -> bool:
             on_progress(progress)

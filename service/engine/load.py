@@ -7,21 +7,24 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import draft_model, llama
-from .budget import choose_n_ctx, free_memory, kv_bytes_per_token, usable_cores
+from . import devices, draft_model, llama, survey
+from .budget import DEFAULT_N_CTX, ConfigurationError, choose_n_ctx, kv_bytes_per_token, usable_cores
 from .context import N_TILE, Context
 from .draft_model import DraftModel
 from .drafts import Drafts
 from .exactness import is_exact
 from .inbox import Inbox
 from .llama import LlamaError, Model
+from .placement import Placement
 from .prefix import Memory
 from .protocol import Ready
 from .slices import STEP_S, Slices
+from .speculation import MAX_DRAFTS
 from .timing import measure_kept, measure_rows, warm_up
+from .vram import Need, default_cells
 
 PREFIX_SCOPES = ("tenant", "all", "off")
 SPECULATION = ("auto", "off")
@@ -91,19 +94,37 @@ class Journal:
 
 
 def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
-    """Read the model, make its context. Raises LlamaError, BudgetError or TemplateError, each saying what to do."""
+    """Read the model, make its context. Raises LlamaError, ConfigurationError, TemplateError: each says what to do."""
     began = time.monotonic()
     journal = Journal()
     llama.start(journal)
-    gpus = llama.gpu_devices()
+    n_threads = options.n_threads or usable_cores()
+    placement, need = survey.place(
+        options.model,
+        options.draft_model,
+        asked=options.n_gpu_layers,
+        split_mode=options.split_mode,
+        main_gpu=options.main_gpu,
+        n_ctx=options.n_ctx,
+        n_batch=options.n_batch,
+        n_outputs=options.n_seq + max(N_KEPT, MAX_DRAFTS),
+        kv_type=options.kv_type,
+        flash_attention=options.flash_attention != "off",
+        errors=journal.errors,
+    )
+    if placement.warning:
+        sys.stderr.write(f"engine: no GPU is used: {placement.warning}\n")
+    on_gpu = bool(placement.gpus)
+    if placement.is_partial and options.flash_attention == "auto":
+        options = replace(options, flash_attention="on")
     try:
-        model = _read(options.model, options, gpus, on_progress)
-        on_gpu = bool(gpus) and options.n_gpu_layers != 0
-        n_threads = options.n_threads or usable_cores()
-        context = _context(model, options, on_gpu=on_gpu, n_threads=n_threads)
+        model = _read(options.model, options, placement, on_progress)
+        context = _context(model, options, placement, need, n_threads=n_threads)
     except LlamaError as e:
-        reasons = "; ".join(journal.errors[-3:])
-        raise LlamaError(f"{e}: {reasons}" if reasons else str(e)) from e
+        error = "; ".join([str(e), *journal.errors[-3:]]).replace("; ", ": ", 1)
+        if on_gpu and re.search("cudaMalloc failed|failed to allocate|unable to allocate", error):
+            raise ConfigurationError(f"{error} (RILL_N_CTX, RILL_N_BATCH or RILL_N_GPU_LAYERS is too much)") from e
+        raise LlamaError(error) from e
     slices = warm_up(context, options.step_s)
     if context.in_order and not is_exact(context, model.n_vocab):
         sys.stderr.write("engine: texts depend on what else is computed: README, Exactness, says with which weights\n")
@@ -113,7 +134,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     costs = measure_rows(context, clock) if guesses else None
     draft = None
     if options.draft_model and guesses:
-        draft = load_draft(options, options.draft_model, model, context, gpus, n_threads, clock, on_progress)
+        draft = load_draft(options, options.draft_model, model, context, placement, n_threads, clock, on_progress)
     elif options.draft_model:
         sys.stderr.write("engine: the draft model is not used: guesses are off, or this model's memory can't be cut\n")
     drafts = Drafts(model.end_tokens, costs, model=draft, clock=clock) if costs else None
@@ -134,8 +155,11 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         kv_bytes=journal.kv_bytes,
         flash_attention=journal.flash_attention or options.flash_attention,
         n_layers=journal.n_layers or model.n_layers + 1,
-        n_layers_offloaded=journal.n_layers_offloaded if gpus else 0,
-        gpu=", ".join(gpus),
+        n_layers_offloaded=journal.n_layers_offloaded if on_gpu else 0,
+        gpu=", ".join(d.description for d in placement.gpus),
+        gpus=survey.told(placement),
+        no_gpu=placement.warning,
+        cpu=devices.cpu_variant(devices.cpu_library()),
         has_chat_template=inbox.has_template,
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
@@ -144,17 +168,23 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     return Loaded(model, context, inbox, ready, slices, most_kept_cells, drafts)
 
 
-def _context(model: Model, options: Options, *, on_gpu: bool, n_threads: int) -> Context:
+def _context(model: Model, options: Options, placement: Placement, need: Need, *, n_threads: int) -> Context:
     """Where all sequences of the model are computed. Raises LlamaError or BudgetError."""
+    on_gpu = bool(placement.gpus)
     exact = not on_gpu and options.kv_type in EXACT_KV_TYPES
     if exact:  # ggml else adds up products of eight rows or more in another order; it reads this at its first one
         os.environ.setdefault("GGML_CPU_TILED_MM", "0")
     n_ctx = choose_n_ctx(
         options.n_ctx,
-        n_ctx_train=model.n_ctx_train,
-        n_seq=options.n_seq,
-        bytes_per_token=0 if on_gpu else kv_bytes_per_token(model.meta, options.kv_type),
-        n_bytes_free=free_memory(),
+        default=default_cells(model.n_ctx_train, options.n_seq)
+        if placement.has_cards_of_its_own
+        else min(model.n_ctx_train * options.n_seq, DEFAULT_N_CTX),
+        pools=survey.pools(
+            kv_bytes_per_token(model.meta, options.kv_type),
+            placement,
+            need,
+            is_bound=options.n_ctx is not None and (model.n_swa > 0 or model.has_state),
+        ),
     )
     return Context(
         model,
@@ -175,7 +205,7 @@ def load_draft(
     path: Path,
     model: Model,
     context: Context,
-    gpus: list[str],
+    placement: Placement,
     n_threads: int,
     clock: Callable[[], float],
     on_progress: Callable[[float], None],
@@ -184,7 +214,7 @@ def load_draft(
     journal = Journal()
     llama.start(journal)
     try:
-        draft = _read(path, options, gpus, on_progress)
+        draft = _read(path, options, placement, on_progress)
         own = Context(
             draft,
             n_ctx=context.n_ctx,
@@ -201,12 +231,13 @@ def load_draft(
     return DraftModel(draft, own, measure_rows(own, clock), slices, n_vocab=model.n_vocab, clock=clock)
 
 
-def _read(path: Path, options: Options, gpus: list[str], on_progress: Callable[[float], None]) -> Model:
+def _read(path: Path, options: Options, placement: Placement, on_progress: Callable[[float], None]) -> Model:
     return Model(
         path,
-        n_gpu_layers=options.n_gpu_layers if gpus else 0,
+        n_gpu_layers=placement.n_gpu_layers,
         split_mode=options.split_mode,
         main_gpu=options.main_gpu,
+        on_cpu=not placement.gpus,
         on_progress=on_progress,
     )
 
@@ -220,11 +251,17 @@ def most_kept(model: Model) -> int:
 def describe(ready: Ready) -> str:
     """The line an operator reads after a start: model, KV budget, threads, what was offloaded."""
     drafts = f", drafts by {ready.draft_model}" if ready.draft_model else ""
-    offload = f"{ready.n_layers_offloaded} of {ready.n_layers} layers on {ready.gpu}" if ready.gpu else "no GPU"
+    gb = 2**30
+    cards = ", ".join(
+        f"{d.description} ({d.n_bytes_free / gb:.1f} of {d.n_bytes_total / gb:.1f} GiB free)" for d in ready.gpus
+    )
+    why = f" ({ready.no_gpu})" if ready.no_gpu else ""
+    offload = f"{ready.n_layers_offloaded} of {ready.n_layers} layers on {cards}" if cards else f"no GPU{why}"
     return (
         f"engine: {ready.model} ({ready.description}, {ready.model_bytes / 2**20:.1f} MiB) "
         f"loaded in {ready.load_s:.2f} s; "
         f"KV budget {ready.n_ctx} tokens ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
         f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
-        f"batch {ready.n_batch}, {ready.n_threads} threads, flash attention {ready.flash_attention}, {offload}{drafts}"
+        f"batch {ready.n_batch}, {ready.n_threads} threads, CPU code {ready.cpu}, "
+        f"flash attention {ready.flash_attention}, {offload}{drafts}"
     )

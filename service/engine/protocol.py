@@ -99,6 +99,16 @@ class Loading:
     progress: float
 
 
+@dataclass(frozen=True, slots=True)
+class GPU:
+    """One that takes part in the work."""
+
+    name: str  # ggml's own, e.g. CUDA0
+    description: str
+    n_bytes_total: int
+    n_bytes_free: int  # after the load; 0 of 0: it does not tell
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """The engine takes work from now on; what was loaded, and how."""
@@ -118,11 +128,14 @@ class Ready:
     flash_attention: str
     n_layers: int  # as llama.cpp counts what can be offloaded: the blocks and the output layer
     n_layers_offloaded: int
-    gpu: str  # the build's GPU devices, "" when it has none
+    gpu: str  # the descriptions of the GPUs that take part, "" without one
     has_chat_template: bool
     load_s: float
     llama_cpp: str  # version of the binding that vendors the engine's sources
     draft_model: str = ""  # general.name of the one that guesses, "" without one
+    gpus: list[GPU] = field(default_factory=list)
+    no_gpu: str = ""  # why none takes part although the build could use one, "" otherwise
+    cpu: str = ""  # which of ggml's CPU variants was loaded, "native" where there is but one
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +220,7 @@ class Fatal:
     """The engine can't go on and is about to exit: a model that does not load, a context that can't be had."""
 
     message: str
+    is_final: bool = False  # the settings ask for what can't be had here: to try again is no use
 
 
 Frame = Submit | Cancel | Loading | Ready | Accepted | Refused | Started | Step | Beat | Fatal
@@ -237,6 +251,8 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
         cls = _TYPES[values.pop("type")]
         if cls is Submit:
             values["sampling"] = Sampling.of(values["sampling"])
+        elif cls is Ready:
+            values["gpus"] = [GPU(**gpu) for gpu in values.get("gpus", [])]
         elif cls is Step:
             values["finished"] = [Finish(**f) for f in values["finished"]]
         frame: Frame = cls(**values)

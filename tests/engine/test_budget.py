@@ -10,9 +10,9 @@ import pytest
 
 from service.engine import budget, llama
 from service.engine.budget import (
-    DEFAULT_N_CTX,
     KV_BITS,
     BudgetError,
+    Pool,
     choose_n_ctx,
     free_memory,
     kv_bytes_per_token,
@@ -175,16 +175,14 @@ def test_kv_bytes_from_metadata(meta: dict[str, str], expected: int) -> None:
     assert kv_bytes_per_token(meta.get, "f16") == expected
 
 
-def choose(asked: int | None, free: int, *, train: int = 1024, n_seq: int = 4, per_token: int = 100) -> int:
-    return choose_n_ctx(asked, n_ctx_train=train, n_seq=n_seq, bytes_per_token=per_token, n_bytes_free=free)
+def choose(asked: int | None, free: int, *, default: int = 4096, per_token: float = 100) -> int:
+    return choose_n_ctx(asked, default=default, pools=[Pool(per_token, free)])
 
 
 @pytest.mark.parametrize(
     ("asked", "free", "options", "expected"),
     [
-        (None, 10**9, {}, 4096),  # n_seq full streams
-        (None, 10**9, {"n_seq": 64}, DEFAULT_N_CTX),
-        (None, 10**12, {"train": 131072, "n_seq": 1}, DEFAULT_N_CTX),
+        (None, 10**9, {}, 4096),
         (None, 100_000, {}, 768),  # what fits, in blocks of 256
         (None, 51_200, {}, 512),
         (5000, 500_000, {}, 5000),  # fits to the byte
@@ -195,8 +193,17 @@ def choose(asked: int | None, free: int, *, train: int = 1024, n_seq: int = 4, p
     ],
 )
 def test_choose_n_ctx(asked: int | None, free: int, options: dict[str, int], expected: int) -> None:
-    """What was asked for is given or refused; otherwise what the streams need, the default allows and fits."""
+    """What was asked for is given or refused; otherwise as much of the default as fits."""
     assert choose(asked, free, **options) == expected
+
+
+def test_the_cache_must_fit_into_every_memory() -> None:
+    """Of a cache that a card and the machine share, the one with least room decides, and is named."""
+    card, machine = Pool(75, 75 * 3000, " on a card"), Pool(25, 25 * 2000)
+    assert choose_n_ctx(None, default=4096, pools=[card]) == 2816
+    assert choose_n_ctx(None, default=4096, pools=[card, machine]) == 1792
+    with pytest.raises(BudgetError, match=r"MiB are free on a card; 3000 tokens would fit"):
+        choose_n_ctx(9000, default=4096, pools=[Pool(0, 0), card])
 
 
 @pytest.mark.parametrize(("asked", "free", "fits"), [(5000, 499_999, 4999), (None, 51_199, 511), (1, -5, 0), (9, 0, 0)])

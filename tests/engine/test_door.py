@@ -197,12 +197,12 @@ def test_the_front_leaves_while_loading(endless: Path) -> None:
         assert child.exit_status() == 0
 
 
-def fatal(*arguments: str) -> str:
-    """The message with which an engine that can't go on ends."""
+def fatal(*arguments: str, is_final: bool = False) -> str:
+    """The message with which an engine that can't go on ends; final where its settings are to blame."""
     with Child(*arguments) as child:
         (last,) = [f for f in child.rest() if not isinstance(f, Loading)]
         assert isinstance(last, Fatal)
-        assert child.exit_status() == 1
+        assert (last.is_final, child.exit_status()) == ((True, 2) if is_final else (False, 1))
         return last.message
 
 
@@ -220,7 +220,7 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
 
 def test_too_large_a_budget(endless: Path) -> None:
     """A KV cache that does not fit is fatal before the kernel kills anyone; the setting is named."""
-    message = fatal("--model", str(endless), "--n-ctx", str(2**31 - 1))
+    message = fatal("--model", str(endless), "--n-ctx", str(2**31 - 1), is_final=True)
     assert "RILL_N_CTX" in message
     assert "MiB are free" in message
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine import llama
 from service.engine.llama import LlamaError, Model
 
 from . import tiny
@@ -280,9 +278,3 @@ def test_the_log_is_the_callers(llama_log: list[tuple[int, str]], tmp_path: Path
 def test_environment() -> None:
     """Importing the room has set what ggml reads when it aborts."""
     assert os.environ["GGML_NO_BACKTRACE"]
-
-
-def test_gpu_devices() -> None:
-    """The list of GPUs is a list of their names, empty where the build has none."""
-    devices: list[Any] = llama.gpu_devices()
-    assert all(isinstance(d, str) and d for d in devices)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.engine import budget, llama, load
+from service.engine import budget, llama, load, survey
 from service.engine.budget import BudgetError
 from service.engine.llama import LlamaError
 from service.engine.load import Journal, Options, describe
@@ -87,10 +87,10 @@ def test_progress(bpe_path: Path) -> None:
 
 def test_too_large_a_budget(bpe_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that does not fit is refused before it is asked for, and the error names the setting."""
-    monkeypatch.setattr(load, "free_memory", lambda: 1 << 20)
+    monkeypatch.setattr(survey, "free_memory", lambda: 1 << 20)
     with pytest.raises(BudgetError, match=r"RILL_N_CTX"):
         loaded(bpe_path, n_ctx=1 << 20)
-    monkeypatch.setattr(load, "free_memory", lambda: 600 * 512)  # 512 bytes a token at f16
+    monkeypatch.setattr(survey, "free_memory", lambda: 600 * 512)  # 512 bytes a token at f16
     assert loaded(bpe_path).n_ctx == 512
 
 

@@ -105,9 +105,9 @@ def test_a_missing_model(tmp_path: Path) -> None:
 
 
 def test_too_large_a_budget(endless: Path) -> None:
-    """So is a KV cache that does not fit."""
+    """So is a KV cache that does not fit, with the status of a wrong setting."""
     done = run("x", "--model", str(endless), "--n-ctx", str(2**31 - 1))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "RILL_N_CTX" in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
 

@@ -1,0 +1,52 @@
+"""A GPU that is none: fake_gpu.c built, and Python run in a process of its own that has it registered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from service.engine.llama import LIBRARY
+
+from .child import PATIENCE_S, ROOT, environment
+
+# Registered as ggml registers what it loads at run time; a build whose CPU is linked in doesn't look for more itself.
+START = """
+import ctypes, sys
+from service.engine import llama
+llama.start(lambda level, text: None)
+llama.LIBRARY.ggml_backend_load.argtypes = [ctypes.c_char_p]
+llama.LIBRARY.ggml_backend_load.restype = ctypes.c_void_p
+assert llama.LIBRARY.ggml_backend_load(sys.argv.pop(1).encode())
+"""
+ENGINE = "from service.engine.__main__ import main\nsys.exit(main())"
+
+
+def build(folder: Path) -> Path:
+    """The backend's shared library, from the C compiler that every machine with this engine has."""
+    library = folder / "libggml-fake.so"
+    headers = Path(sysconfig.get_path("platlib")) / "include"
+    source = Path(__file__).with_name("fake_gpu.c")
+    libggml = Path(LIBRARY._name).with_name("libggml.so.0")  # by its name it will be the one that libllama brought
+    flags = ["-shared", "-fPIC", "-Wall", "-Werror", "-I", str(headers)]
+    subprocess.run(["cc", *flags, "-o", str(library), str(source), str(libggml)], check=True)
+    return library
+
+
+def run(library: Path, gpus: str, script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`script` with those cards (FAKE_GPUS) registered."""
+    return subprocess.run(
+        [sys.executable, "-c", START + script, str(library), *arguments],
+        cwd=ROOT,
+        env=environment(FAKE_GPUS=gpus, **env),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def engine(library: Path, gpus: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m service.engine` with those cards."""
+    return run(library, gpus, ENGINE, "--n-threads", "1", *arguments)
