@@ -19,6 +19,8 @@ from service.listen import listen
 from service.settings import Settings
 from tests.events import Event, parse
 from tests.fakes import ScriptedEngine
+from tests.patience import PATIENCE_S
+from tests.programs import missing, not_tested
 from tests.redis_server import PROGRAM, RedisServer
 
 
@@ -42,6 +44,15 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # after all else that is told at the end
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """The last line before the count says what was not tested, and what installs it."""
+    yield
+    reports = terminalreporter.stats.get("skipped", [])
+    if line := not_tested(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports):
+        terminalreporter.line(line)
+
+
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A developer's RILL_ variables must not change what is tested."""
@@ -54,7 +65,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     """An empty Redis of this test's own."""
     if PROGRAM is None:
-        pytest.skip("no redis-server here")
+        pytest.skip(missing("Redis"))
     server = RedisServer(tmp_path)
     server.start()
     yield server
@@ -114,7 +125,7 @@ async def serve() -> AsyncIterator[Serve]:
         runner, url = await listen(rill.app, "127.0.0.1", 0)
         assert isinstance(rill.engine, ScriptedEngine)
         client = aiohttp.ClientSession(
-            url, connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=20)
+            url, connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=PATIENCE_S)
         )
         services.append(Service(url, rill, rill.engine, client, runner))
         return services[-1]

@@ -13,6 +13,7 @@ from service.engine.protocol import Accepted, Cancel, Finish, FinishReason, Fram
 from service.events import Summary
 from service.replication import end
 from service.supervisor import State
+from tests.patience import PATIENCE_S
 
 STORY = ("Once", " upon", " a", " time", " ✨", ".")
 PROMPT = {"prompt": "hi"}
@@ -94,7 +95,7 @@ async def background(run: Callable[[], Coroutine[None, None, None]]) -> AsyncIte
 
 async def turns(condition: Callable[[], object]) -> None:
     """Lets the loop turn until that is so, which has no event of its own."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-PROGRAM = shutil.which("redis-server", path=f"/usr/sbin:/usr/bin:{os.environ.get('PATH', '')}")
+from tests.patience import PATIENCE_S
+from tests.programs import find
+
+PROGRAM = find("redis-server")
 
 
 class RedisServer:
@@ -30,7 +31,7 @@ class RedisServer:
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._directory)]
         options += ["--appendonly", "yes", "--save", "", "--daemonize", "no", "--loglevel", "warning"]
         self._process = subprocess.Popen([PROGRAM, *options], stdout=subprocess.DEVNULL)
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE_S
         while b"PONG" not in self.ask("PING"):
             assert time.monotonic() < end, "redis-server does not answer"
             time.sleep(0.02)

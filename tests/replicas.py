@@ -11,9 +11,10 @@ from service.streams import Stream
 from tests.conftest import Service
 from tests.events import Event, parse, text
 from tests.fakes import PROMPT
+from tests.patience import PATIENCE_S
 
 
-async def until(condition: Callable[[], bool], within_s: float = 15) -> None:
+async def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     """Waits for what goes on elsewhere, over the network, and has no event of its own here."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110

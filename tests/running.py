@@ -18,9 +18,9 @@ from typing import Any
 import aiohttp
 
 from tests.events import Event, parse
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
-START_S = 120
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Service:
 
     async def ready(self) -> dict[str, Any]:
         """Waits until it takes streams."""
-        async with asyncio.timeout(START_S):
+        async with asyncio.timeout(PATIENCE_S):
             while (await self.client.get("/readyz")).status != 200:  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.02)
         async with self.client.get("/v1/models") as response:
@@ -84,11 +84,13 @@ async def running(*command: str, **settings: str) -> AsyncIterator[Service]:
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(START_S):
+        async with asyncio.timeout(PATIENCE_S):
             banner = await process.stdout.readuntil(b"'\n")
         (url, *_) = re.findall(r"http://[\d.]+:\d+", banner.decode())
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(url, connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as client:
+        async with aiohttp.ClientSession(
+            url, connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)
+        ) as client:
             service = Service(url, process, client)
             await service.ready()
             yield service

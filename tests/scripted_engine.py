@@ -1,12 +1,12 @@
 """An engine's process without a model: it speaks the frames at its door and misbehaves as it is told.
 
-python tests/scripted_engine.py BEHAVIOUR [--slow-s S] --door FD
+python tests/scripted_engine.py BEHAVIOUR [--slow-s S] [--after FILE] --door FD
 
 obedient: answers each submission with six words. patient: accepts, reads the prompt, and says a word every slow_s.
 crash: dies (SIGKILL) at the first submission's second word. hang: no beat and no word after the first submission.
 stuck: beats, but its step goes on and on. garbage: sends what is no frame after the first submission. fatal: says
 Fatal instead of loading. final: a Fatal that is final. slow: never gets ready. mute: says nothing at all. dies: ends
-at once. chatty: is obedient and writes to stderr.
+at once. chatty: is obedient and writes to stderr. No word is said before FILE is there.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ BEAT_S = 0.05
 class Engine:
     """One behaviour, one door."""
 
-    def __init__(self, behaviour: str, door: socket.socket, slow_s: float) -> None:
-        self.behaviour, self.door, self.slow_s = behaviour, door, slow_s
+    def __init__(self, behaviour: str, door: socket.socket, slow_s: float, after: Path) -> None:
+        self.behaviour, self.door, self.slow_s, self.after = behaviour, door, slow_s, after
         self.busy_since: float | None = None
         self.silent = False
         self.talking: dict[str, list[str]] = {}  # id -> words to come
@@ -83,7 +83,7 @@ class Engine:
             if now >= beat_at and not self.silent:
                 self.send(Beat(0.0 if self.busy_since is None else now - self.busy_since))
                 beat_at = now + BEAT_S
-            if now >= word_at:
+            if now >= word_at and self.after.exists():
                 self._speak()
                 word_at = now + self.slow_s
 
@@ -122,10 +122,11 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("behaviour")
     parser.add_argument("--slow-s", type=float, default=0.01)
+    parser.add_argument("--after", type=Path, default=Path("/"))
     parser.add_argument("--door", type=int, required=True)
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Engine(args.behaviour, socket.socket(fileno=args.door), args.slow_s).run()
+    return Engine(args.behaviour, socket.socket(fileno=args.door), args.slow_s, args.after).run()
 
 
 if __name__ == "__main__":

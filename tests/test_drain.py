@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -13,12 +12,12 @@ import aiohttp
 import pytest
 
 from tests.events import Event, numbers, parse, text
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 from tests.running import Service, running, stall
 
 N_STREAMS = 64
-DRAIN_S = 2.0
-SPARE_S = 10.0  # for last words, a busy machine, and the engine's end
+DRAIN_S = 5.0  # the short streams end within it on a busy machine, the long ones don't on a fast one
 STORY = "Tell me a story about a fox"
 EXACT = {"kv_type": "bf16", "n_seq": str(N_STREAMS), "n_ctx": "65536", "n_threads": "1"}
 
@@ -40,9 +39,15 @@ async def launch() -> AsyncIterator[Launch]:
 async def term(service: Service) -> None:
     """SIGTERM, until it is seen to be heeded."""
     service.process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(DRAIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         while (await service.client.get("/readyz")).status != 503:  # noqa: ASYNC110  # another process
             await asyncio.sleep(0)
+
+
+async def ended(service: Service) -> int:
+    """The exit status of one that ends by itself: whatever it waits for beyond its grace lasts longer than we do."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await service.process.wait()
 
 
 def order(n: int, max_tokens: int) -> dict[str, Any]:
@@ -69,14 +74,12 @@ async def test_without_a_log_each_unfinished_stream_says_so(launch: Launch) -> N
                 body | {"messages": [{"role": "user", "content": STORY}], "stream": True},
             )
         responses.append(await service.client.post(path, json=body))
-    began = time.monotonic()
     await term(service)
     async with service.client.post("/stream", json=order(0, 5)) as refused:
         assert (refused.status, (await refused.json())["error"]["code"]) == (503, "shutting_down")
         assert int(refused.headers["Retry-After"]) > 0
     raws = await asyncio.gather(*[response.read() for response in responses])  # raises where a connection is cut
-    assert await service.process.wait() == 0
-    assert time.monotonic() - began < DRAIN_S + SPARE_S
+    assert await ended(service) == 0
     for n, raw in enumerate(raws):
         if n < N_STREAMS // 2:
             events = parse(raw)
@@ -91,17 +94,15 @@ async def test_without_a_log_each_unfinished_stream_says_so(launch: Launch) -> N
 
 async def test_readers_that_stalled_do_not_hold_it_up(launch: Launch) -> None:
     """Whoever reads nothing of a log that fills all buffers is not waited for beyond the grace: exit status 0."""
-    service = await launch()
+    service = await launch(write_timeout_s="600")
     body = {"messages": [{"role": "user", "content": STORY}], "stream": True, "ignore_eos": True, "max_tokens": 900}
     headers = {"X-Resumable": "1"}
     async with service.client.post("/v1/chat/completions", json=body, headers=headers) as response:
         id = response.headers["X-Stream-Id"]
         await response.read()
     stalled = await stall(service, [id], 8)
-    began = time.monotonic()
     await term(service)
-    assert await service.process.wait() == 0
-    assert time.monotonic() - began < DRAIN_S + SPARE_S
+    assert await ended(service) == 0
     for sock in stalled:
         sock.close()
 
@@ -127,11 +128,9 @@ async def test_with_a_log_nothing_is_lost(launch: Launch, redis: RedisServer) ->
                 events += parse(await resumed.read())
         return numbers(events, id), events
 
-    began = time.monotonic()
     await term(one)
     streams = asyncio.gather(*map(whole, responses))
-    assert await one.process.wait() == 0
-    assert time.monotonic() - began < DRAIN_S + SPARE_S
+    assert await ended(one) == 0
 
     async def alone(n: int) -> str:
         async with two.client.post("/stream", json=order(n, 200)) as response:

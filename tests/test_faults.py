@@ -22,6 +22,7 @@ from service.supervisor import DOWN_S, MAX_CRASHES, State, Supervisor, pause_s
 from tests.engine import tiny
 from tests.events import Event, numbers, parse, text
 from tests.fakes import Clock
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -73,7 +74,7 @@ class Service:
     client: aiohttp.ClientSession
 
     async def until_ready(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while self.engine.state is not State.READY:  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.01)
 
@@ -81,7 +82,7 @@ class Service:
         pid = self.engine.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while self.engine.pid == pid:  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.01)
 
@@ -125,7 +126,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     rill = Rill(Settings(), engine)
     assert isinstance(rill.engine, Supervisor)
     runner, url = await listen(rill.app, "127.0.0.1", 0)
-    async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=60)) as client:
+    async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as client:
         yield Service(rill, rill.engine, clock, client)
     await runner.cleanup()
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,10 +11,11 @@ import pytest
 
 from service.listen import KEEPALIVE_S, SEND_BUFFER_BYTES
 from tests.conftest import Serve, Service
+from tests.programs import find, missing
 
 ROOT = Path(__file__).parent.parent
 OWN_NETWORK = ["unshare", "--map-root-user", "--net"]
-HAS_NETWORKS = shutil.which("ip") is not None and shutil.which("unshare") is not None
+HAS_NETWORKS = find("unshare") is not None
 HAS_NETWORKS = HAS_NETWORKS and subprocess.run([*OWN_NETWORK, "true"], capture_output=True).returncode == 0
 
 
@@ -44,6 +44,7 @@ async def test_a_peer_that_vanished_is_found(serve: Serve) -> None:
 
 
 @pytest.mark.skipif(not HAS_NETWORKS, reason="no network of our own to break")
+@pytest.mark.skipif(find("ip") is None, reason=missing("ip"))
 def test_hosts_that_vanish() -> None:
     """The network goes down under a stream and under a request whose answer comes in one piece: both are found to have
     no client any more, though nobody said goodbye."""

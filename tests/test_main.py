@@ -17,6 +17,7 @@ import pytest
 
 from tests.events import parse, text
 from tests.fakes import STORY
+from tests.patience import PATIENCE_S
 
 
 def children(pid: int) -> list[int]:
@@ -44,8 +45,17 @@ class Process:
     client: aiohttp.ClientSession
     log: list[dict[str, Any]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._logging = asyncio.create_task(self._log())
+
+    async def _log(self) -> None:
+        """Its log as it comes: a service whose stderr is a full pipe stands still at its next line."""
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.log.append(json.loads(line))
+
     async def ready(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 async with self.client.get("/readyz") as response:
                     if response.status == 200:
@@ -58,16 +68,16 @@ class Process:
         return pid
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it, read its log, and return its exit status."""
+        """Signal it, and return its exit status."""
         if self.process.returncode is None:
             self.process.send_signal(number)
         return await self.wait()
 
     async def wait(self) -> int:
-        async with asyncio.timeout(30):
-            _, errors = await self.process.communicate()
-        self.log = [json.loads(line) for line in errors.splitlines()]
-        return self.process.returncode or 0
+        """Its exit status; its log is whole by then."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self._logging
+            return await self.process.wait()
 
 
 Launch = Callable[..., Awaitable[Process]]
@@ -88,10 +98,10 @@ async def launch() -> AsyncIterator[Launch]:
             stderr=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             banner = (await process.stdout.readuntil(b"'\n")).decode()
         url = re.findall(r"http://[\d.]+:\d+", banner)[0]
-        client = aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=30))
+        client = aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=PATIENCE_S))
         launched.append(Process(process, url, banner, client))
         return launched[-1]
 
@@ -100,7 +110,7 @@ async def launch() -> AsyncIterator[Launch]:
         await one.client.close()
         if one.process.returncode is None:
             one.process.kill()
-            await one.process.wait()
+        await one.wait()
 
 
 async def until(response: aiohttp.ClientResponse, what: bytes) -> bytes:
@@ -135,20 +145,22 @@ async def test_an_engine_that_cannot_be_had_ends_the_service(launch: Launch) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_lets_running_streams_finish(launch: Launch, number: signal.Signals) -> None:
+async def test_a_signal_lets_running_streams_finish(launch: Launch, number: signal.Signals, tmp_path: Path) -> None:
     """New work is refused at once, the stream ends with done, and the exit status is 0; the engine is gone too."""
-    service = await launch("obedient", "--slow-s", "0.2", DRAIN_S="30")
+    refused_all = tmp_path / "the engine may speak"
+    service = await launch("obedient", "--after", str(refused_all), DRAIN_S=str(PATIENCE_S))
     await service.ready()
     engine = await service.engine_pid()
     response = await service.client.get("/stream", params={"prompt": "x"})
     service.process.send_signal(number)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             async with service.client.get("/readyz") as readiness:
                 if readiness.status == 503:
                     break
     async with service.client.get("/stream", params={"prompt": "x"}) as refused:
         assert refused.status == 503
+    refused_all.touch()
     events = parse(await response.read())
     assert (events[-1].name, text(events)) == ("done", "".join(STORY))
     assert await service.wait() == 0
@@ -173,7 +185,7 @@ async def test_a_second_signal_ends_the_drain(launch: Launch) -> None:
     response = await service.client.get("/stream", params={"prompt": "x"})
     await until(response, b'"text"')
     service.process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             async with service.client.get("/readyz") as readiness:
                 if readiness.status == 503:
@@ -210,7 +222,7 @@ async def test_the_engine_dies_with_the_front(launch: Launch) -> None:
     engine = await service.engine_pid()
     service.process.kill()
     await service.process.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while runs(engine):  # noqa: ASYNC110  # it is nobody's child now
             await asyncio.sleep(0.02)
 
@@ -284,16 +296,18 @@ async def test_a_second_service_on_one_file(launch: Launch, tmp_path: Path) -> N
 
 async def test_a_full_disk(launch: Launch, tmp_path: Path) -> None:
     """A stream goes on, is not durable, and is again when there is room; nothing of it is lost in the file."""
-    service = await launch("patient", STORE_PATH=str(tmp_path / "streams.db"))
+    # A stream is durable again when a write leaves nothing to be written: a word comes more seldom than a write takes.
+    service = await launch("patient", "--slow-s", "0.1", STORE_PATH=str(tmp_path / "streams.db"))
     await service.ready()
 
     async def becomes(durable: bool) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 headers = {"Accept": "application/json"}
                 async with service.client.get(f"/v1/streams/{id}", headers=headers) as receipt:
                     if (await receipt.json())["durable"] is durable:
                         return
+                await asyncio.sleep(0.02)
 
     response = await service.client.get("/stream", params={"prompt": "x"})
     id = response.headers["X-Stream-Id"]

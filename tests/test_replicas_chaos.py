@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Serve, Service
 from tests.events import Event, numbers, parse, text
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 from tests.replicas import kill, resume, suspend
 
@@ -103,7 +104,7 @@ async def test_nothing_is_lost(serve: Serve, redis: RedisServer, seed: int) -> N
     ids = [await world.start() for _ in range(N_STREAMS)]
     trouble = asyncio.create_task(world.cause_trouble())
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             read = await asyncio.gather(*(world.read(id) for id in ids))
     finally:
         trouble.cancel()

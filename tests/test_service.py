@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.events import numbers, parse, text
+from tests.patience import PATIENCE_S
 from tests.running import Service, running
 
 STORY = "Tell me a story about a fox"
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service() -> AsyncIterator[Service]:
-    async with running(kv_type="bf16", engine_timeout_s="3") as one:  # bf16: exact on a CPU
+    async with running(kv_type="bf16") as one:  # exact on a CPU
         yield one
         assert await one.end() == 0
 
@@ -144,7 +145,7 @@ async def test_a_client_that_leaves_frees_its_sequence(service: Service) -> None
     for response in responses:
         await response.content.readuntil(b'"text"')
         response.close()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             async with service.client.get("/metrics") as response:
                 exposition = await response.text()
@@ -196,10 +197,12 @@ async def test_no_sampler_forgets_with_the_engine(service: Service) -> None:
     """Streams of every sampler go on in the next engine with the text of an undisturbed run; those whose state can't be
     had again end with not_resumable."""
     bodies = [{"prompt": STORY, "ignore_eos": True, "max_tokens": 300, "seed": i} | s for i, s in enumerate(SAMPLERS)]
-    forgetful = [{"prompt": STORY, "ignore_eos": True, "max_tokens": 300, "seed": 1} | s for s in FORGETFUL]
+    # Longer, so that they are sure to be at work when the others have all begun.
+    forgetful = [{"prompt": STORY, "ignore_eos": True, "max_tokens": 900, "seed": 1} | s for s in FORGETFUL]
     undisturbed = await asyncio.gather(*[service.whole(**body) for body in bodies])
-    responses = [await service.client.post("/stream", json=body) for body in [*bodies, *forgetful]]
-    heads = [await response.content.readuntil(b'"text"') for response in responses]
+    ask = [service.client.post("/stream", json=body) for body in [*bodies, *forgetful]]
+    responses = await asyncio.gather(*ask)
+    heads = await asyncio.gather(*[response.content.readuntil(b'"text"') for response in responses])
     os.kill(service.engine_pid(), signal.SIGKILL)
     ended = [parse(head + await response.read()) for head, response in zip(heads, responses, strict=True)]
     for body, events, whole in zip(bodies, ended, undisturbed, strict=False):

@@ -22,6 +22,7 @@ from service.store import NOWHERE, Place, StoreDown, Write
 from tests.conftest import Serve, Service, read
 from tests.events import Event, parse, text
 from tests.fakes import PROMPT, ROUTES
+from tests.patience import PATIENCE_S
 from tests.replicas import begun, check_beyond, first_events, is_durable, kill, receipt, replication, stream_of, until
 
 ROOT = Path(__file__).parent.parent
@@ -77,7 +78,7 @@ async def test_a_stream_goes_on_after_a_restart(live: Live, route: str, body: di
     two = await live(starts_ready=False)
     async with two.client.get(f"/v1/streams/{id}", headers={"Last-Event-ID": whole[-1].id}) as response:
         two.engine.load()
-        adopted = await asyncio.wait_for(two.engine.submission(), 5)
+        adopted = await asyncio.wait_for(two.engine.submission(), PATIENCE_S)
         assert (adopted.id, adopted.delivered) == (id, [7, 7])
         assert adopted.sampling.seed == one.engine.submitted[0].sampling.seed
         two.engine.accept(id)
@@ -281,7 +282,7 @@ async def test_the_file_fails(live: Live, path: Path, how: str) -> None:
         fail(path)
         one.engine.delta(id, *"cdef")
         raw = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while b'"f"' not in raw:
                 raw += await response.content.readany()
         await until(lambda: not stream_of(one, id).durable)
@@ -305,7 +306,7 @@ async def test_a_silent_streams_file_is_deleted(live: Live, path: Path) -> None:
     await asyncio.to_thread(path.unlink)
     await until(lambda: path.exists() and id.encode() in on_disk(path))
     two = await live()
-    assert (await asyncio.wait_for(two.engine.submission(), 5)).delivered == [7]
+    assert (await asyncio.wait_for(two.engine.submission(), PATIENCE_S)).delivered == [7]
 
 
 async def test_while_the_file_is_away_a_stranger_is_told_to_come_back(live: Live, path: Path) -> None:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
+
 FRONT = str(Path(__file__).parent / "front.py")
 CHAT = b'{"messages": [{"role": "user", "content": "x"}]}'
 REQUESTS = [
@@ -35,7 +37,7 @@ async def main() -> None:
     )
     assert service.stdout is not None and service.stderr is not None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             port = re.findall(rb"http://[\d.]+:(\d+)", await service.stdout.readuntil(b"'\n"))[0]
             while b'"ready"' not in await service.stderr.readline():
                 pass

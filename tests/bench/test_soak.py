@@ -8,6 +8,7 @@ import pytest
 
 from tests.bench import soak
 from tests.bench.soak import MIB, Look, growth
+from tests.patience import PATIENCE_S
 from tests.running import running
 
 
@@ -37,7 +38,7 @@ def test_the_warm_up_does_not_count() -> None:
 async def test_a_short_soak() -> None:
     """Sixty visits to the real service: every kind of end is there, nothing goes wrong, and nothing is left behind."""
     async with running(**soak.SETTINGS) as service:
-        looks, visits = await soak.soak(service, 60, 60.0, random.Random(1))
+        looks, visits = await soak.soak(service, 60, PATIENCE_S, random.Random(1))
         assert [look.n for look in looks] == list(range(1, 61))
         assert visits.outcomes.total() == 60
         assert {"done", "left", "resumed", "cancelled"} <= set(visits.outcomes)

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from tests.compose.stack import Stack, engine_runs, run, until, up
+from tests.programs import missing
 
 STANDINS = os.environ.get("RILL_STANDINS")  # a script that starts an engine and makes stand-ins for the base images
 
@@ -29,7 +30,7 @@ def stack() -> Iterator[Stack]:
     if STANDINS:
         run(STANDINS, timeout_s=900)
     elif not engine_runs():
-        pytest.skip("no Docker engine runs here")
+        pytest.skip(missing("Docker"))
     with up("rilltest", "rill-test", "prometheus", kv_type="bf16") as one:
         try:
             yield one

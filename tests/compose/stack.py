@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.programs import search_path
+
 ROOT = Path(__file__).parents[2]
 # The distribution's docker comes first: its command line brings BuildKit's client with it.
-PATH = f"/usr/sbin:/usr/bin:/sbin:/bin:{os.environ.get('PATH', '')}"
+PATH = search_path()
 BUILD_S = 2400  # llama.cpp for seven kinds of CPU: 4 minutes on two idle cores, several times that on busy ones
 
 

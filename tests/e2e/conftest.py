@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from typing import Literal
 
@@ -11,13 +10,15 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from tests.patience import PATIENCE_S
+from tests.programs import find, missing
 from tests.running import running
 
 from .wire import Wire
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=1000 * PATIENCE_S)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,9 +34,9 @@ async def port() -> AsyncIterator[int]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    path = shutil.which("chromium")
+    path = find("chromium")
     if path is None:
-        pytest.skip("Chromium is not installed")
+        pytest.skip(missing("Chromium"))
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

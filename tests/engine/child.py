@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from service.engine.protocol import Beat, Decoder, Frame, Ready, encode
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60  # a test that waits so long has failed; nothing is timed by it
 F = TypeVar("F")
 
 

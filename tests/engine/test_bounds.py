@@ -12,8 +12,9 @@ import orjson
 import pytest
 
 from service.engine.protocol import Finish, Frame, Refused, Sampling, Step, Submit
+from tests.patience import PATIENCE_S
 
-from .child import PATIENCE_S, Child
+from .child import Child
 
 N_VOCAB = 318  # tiny's
 PLAIN: dict[str, Any] = {"text": "the fox", "max_tokens": 8}

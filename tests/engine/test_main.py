@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from service.engine.llama import Model
+from tests.patience import PATIENCE_S
 
-from .child import PATIENCE_S, ROOT, environment
+from .child import ROOT, environment
 
 
 def command(*arguments: str) -> list[str]:

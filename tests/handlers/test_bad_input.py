@@ -18,6 +18,7 @@ from service.errors import Invalid
 from service.openai import ChatRequest, TextRequest, refuse_unsupported
 from service.schema import StreamRequest, parse_json, parse_query, validate
 from tests.conftest import Serve, Service
+from tests.patience import PATIENCE_S
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 POSTS = ("/stream", "/v1/streams", "/v1/chat/completions", "/v1/completions")
@@ -312,7 +313,7 @@ async def raw_request(service: Service, raw: bytes) -> bytes:
     """The answer to bytes of our own making."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(service.url.rsplit(":", 1)[1]))
     writer.write(raw)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await reader.read()
     writer.close()
     return answer

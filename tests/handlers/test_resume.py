@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Serve, Service, read
 from tests.events import parse, text
-from tests.fakes import CHAT, PROMPT, ROUTES, STORY, Clock
+from tests.fakes import CHAT, PROMPT, ROUTES, STORY, Clock, turns
 
 COMING_BACK = [{"X-Resumable": "1"}, {"X-Resumable": "true"}, {"Idempotency-Key": "a-1"}, {"Idempotency-Key": '"a-1"'}]
 
@@ -50,8 +50,7 @@ async def test_a_post_that_may_come_back(
     service = await serve(by_hand=True, clock=clock, resume_grace_s=30)
     response, id = await begun(service, path, body, **headers)
     response.close()
-    while service.rill.streams.n_readers:  # noqa: ASYNC110  # the server notices in its own time
-        await asyncio.sleep(0.001)
+    await turns(lambda: not service.rill.streams.n_readers)
     assert service.engine.cancelled == []
     clock.advance(31)
     service.rill.streams.tick()
@@ -64,8 +63,7 @@ async def test_a_plain_post_does_not(serve: Serve, path: str, body: dict[str, An
     service = await serve(by_hand=True)
     response, id = await begun(service, path, body)
     response.close()
-    while service.rill.streams.n_readers:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+    await turns(lambda: not service.rill.streams.n_readers)
     assert [id] == service.engine.cancelled
 
 
@@ -142,8 +140,7 @@ async def test_a_receipt(serve: Serve) -> None:
     while b'"a"' not in got:
         got += await response.content.readany()
     response.close()
-    while service.rill.streams.n_readers:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+    await turns(lambda: not service.rill.streams.n_readers)
     service.engine.delta(id, "b", "c")
     assert (await receipt(service, id))["tokens"] == {"generated": 3, "delivered": 1, "wasted": 0}
     service.engine.finish(id, n_generated=3)

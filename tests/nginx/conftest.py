@@ -14,10 +14,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.patience import PATIENCE_S
+from tests.programs import find, missing
+
 from .upstream import Upstream
 
 ROOT = Path(__file__).parents[2]
-NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+NGINX = find("nginx")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,7 +89,7 @@ def cmdline(pid: int) -> bytes:
     return b""
 
 
-async def until(condition: Callable[[], bool], within_s: float = 10) -> None:
+async def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     """Waits for what another process does, which nothing in this one announces."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 (files and /proc announce nothing that could be waited for)
@@ -109,7 +112,7 @@ async def running(home: Path, *command: str, **env: str) -> AsyncIterator[Nginx]
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), 10)
+            await asyncio.wait_for(process.wait(), PATIENCE_S)
         except TimeoutError:
             process.kill()
             await process.wait()
@@ -120,7 +123,7 @@ async def running(home: Path, *command: str, **env: str) -> AsyncIterator[Nginx]
 def in_front_of(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Nginx]]:
     """`async with in_front_of(upstream, ...)`: nginx with these replicas, fixed: nobody watches whether they live."""
     if NGINX is None:
-        pytest.skip("nginx is not installed")
+        pytest.skip(missing("nginx"))
 
     def start(*upstreams: Upstream) -> contextlib.AbstractAsyncContextManager[Nginx]:
         port = free_port()
@@ -139,7 +142,7 @@ def in_front_of(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContext
 def watching(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Nginx]]:
     """`async with watching(upstream, ...)`: nginx as `nginx/start` runs it, which follows the replicas' readiness."""
     if NGINX is None:
-        pytest.skip("nginx is not installed")
+        pytest.skip(missing("nginx"))
 
     def start(*upstreams: Upstream) -> contextlib.AbstractAsyncContextManager[Nginx]:
         home = tmp_path / "watching"
@@ -158,5 +161,5 @@ def watching(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextMan
 
 @pytest.fixture
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session:
         yield session

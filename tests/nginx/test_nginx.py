@@ -13,6 +13,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from tests.patience import PATIENCE_S
+
 from .conftest import Nginx
 from .upstream import Upstream, crash, never, open_stream, plain, upstream
 
@@ -32,7 +34,7 @@ async def raw(port: int, request: bytes) -> tuple[bytes, bytes]:
     """Sends bytes that no HTTP client would; the head of the answer and its body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         head = (await reader.readuntil(b"\r\n\r\n")).removesuffix(b"\r\n\r\n")
         length = next((f for f in head.split(b"\r\n") if f.startswith(b"Content-Length: ")), b": 0")
         body = b"" if request.startswith(b"HEAD") else await reader.readexactly(int(length.split()[1]))
@@ -72,7 +74,7 @@ async def test_an_event_leaves_before_the_next_is_made(
         for n in range(5):
             event = b"data: %d\n\n" % n
             await response.write(event)
-            assert event == await asyncio.wait_for(received.get(), 5)
+            assert event == await asyncio.wait_for(received.get(), PATIENCE_S)
         return response
 
     async with (
@@ -96,7 +98,7 @@ async def test_the_head_of_a_stream_leaves_before_its_first_event(
 
     async def stream(request: web.Request) -> web.StreamResponse:
         response = await open_stream(request)
-        await asyncio.wait_for(seen.wait(), 5)
+        await asyncio.wait_for(seen.wait(), PATIENCE_S)
         return response
 
     async with (
@@ -146,7 +148,7 @@ async def test_a_client_that_leaves_is_noticed(in_front_of: InFrontOf, client: a
     async with upstream(stream) as service, in_front_of(service) as nginx:
         async with client.get(nginx.url + "/stream") as response:
             assert await response.content.readany() == b"data: 0\n\n"
-        await asyncio.wait_for(gone.wait(), 2)
+        await asyncio.wait_for(gone.wait(), PATIENCE_S)
 
 
 async def test_64_streams_at_once_from_one_address(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
@@ -160,7 +162,7 @@ async def test_64_streams_at_once_from_one_address(in_front_of: InFrontOf, clien
         if arrived == 64:
             all_here.set()
         response = await open_stream(request)
-        await asyncio.wait_for(all_here.wait(), 10)
+        await asyncio.wait_for(all_here.wait(), PATIENCE_S)
         for _ in range(3):
             await response.write(f"data: {request.query['n']}\n\n".encode())
         return response
@@ -513,7 +515,9 @@ async def test_the_request_rate_of_one_address_is_bounded(
 
         burst = [await status("/v1/completions") for _ in range(200)]
         assert {200} == set(burst)
-        flood = await asyncio.gather(*(status("/stream") for _ in range(400)))
+        flood: list[int] = []
+        while 429 not in flood:  # 50 a second pass, which a busy machine may take a while to exceed
+            flood += await asyncio.gather(*(status("/stream") for _ in range(400)))
         assert {200, 429} == set(flood)
         assert len(service.asked) == 200 + flood.count(200)
         while True:
@@ -699,10 +703,16 @@ async def test_a_prompt_is_never_written_down(in_front_of: InFrontOf, client: ai
             n += 1
             await raw(nginx.port, request.encode())
         assert len(await nginx.logged(n)) == n
-        for _ in range(300):  # into the limits
+
+        async def status() -> int:
             async with client.get(nginx.url + "/stream" + url_query) as response:
                 await response.read()
-        assert 429 in {line["status"] for line in await nginx.logged(n + 300)}
+                return response.status
+
+        statuses: list[int] = []
+        while 429 not in statuses:  # 50 a second pass, which a busy machine may take a while to exceed
+            statuses += await asyncio.gather(*(status() for _ in range(300)))
+        assert 429 in {line["status"] for line in await nginx.logged(n + len(statuses))}
         assert SECRET not in nginx.written
 
 

@@ -9,6 +9,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.patience import PATIENCE_S
+
 from .conftest import Nginx, until
 from .upstream import open_stream, upstream
 
@@ -97,7 +99,7 @@ async def test_a_stop_lets_streams_end(watching: Watching, client: aiohttp.Clien
         await until(lambda: not nginx.listens)
         go_on.set()
         assert await response.read() == b"data: 1\n\n"
-        assert await asyncio.wait_for(nginx.process.wait(), 10) == 0
+        assert await asyncio.wait_for(nginx.process.wait(), PATIENCE_S) == 0
 
 
 async def test_no_replica_at_all(watching: Watching, client: aiohttp.ClientSession) -> None:
@@ -108,7 +110,7 @@ async def test_no_replica_at_all(watching: Watching, client: aiohttp.ClientSessi
             async with client.get(nginx.url + "/v1/models") as response:
                 assert response.status == 502
             await one.start()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 status = 0
                 while status != 200:
                     async with client.get(nginx.url + "/v1/models") as response:

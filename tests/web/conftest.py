@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.patience import PATIENCE_S
+from tests.programs import find, missing
 
 from .scripted import Service
 
@@ -31,14 +33,14 @@ FLAGS = [
 # What Chromium itself says of a connection that a test refused or cut; anything else on the console is a fault.
 EXPECTED = ("Failed to load resource", "net::ERR_")
 
-expect.set_options(timeout=15_000)  # a shared CI machine may take seconds for what takes milliseconds
+expect.set_options(timeout=1000 * PATIENCE_S)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    path = shutil.which("chromium")
+    path = find("chromium")
     if path is None:
-        pytest.skip("Chromium is not installed")
+        pytest.skip(missing("Chromium"))
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

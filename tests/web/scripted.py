@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.patience import PATIENCE_S
+
 WEB = Path(__file__).parents[2] / "service" / "web"
 
 # The page must live with this policy: it is what makes text from a model harmless even if a line of the page is wrong.
@@ -102,7 +104,7 @@ class Service:
         self.app.router.add_delete("/v1/streams/{stream}", self._delete)
 
     async def next(self) -> Connection:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.connected.get()
 
     async def listen(self) -> web.AppRunner:

@@ -8,6 +8,8 @@ import re
 import pytest
 from playwright.async_api import Page, expect
 
+from tests.patience import PATIENCE_S
+
 from .reader import ask
 from .scripted import Service
 
@@ -102,7 +104,7 @@ async def test_stop_cancels_the_stream(page: Page, service: Service) -> None:
     await stream.text("Once upon")
     await expect(page.locator("#answer")).to_have_text("Once upon")
     await page.get_by_role("button", name="Stop").click()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert stream.stream == await service.deleted.get()
         await stream.left.wait()
     await expect(page.locator("#status")).to_have_text("Stopped")

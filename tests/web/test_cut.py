@@ -7,6 +7,8 @@ import asyncio
 import pytest
 from playwright.async_api import Page, expect
 
+from tests.patience import PATIENCE_S
+
 from .reader import ask
 from .scripted import Service
 
@@ -109,7 +111,7 @@ async def test_a_finished_stream_is_left_alone(page: Page, service: Service) -> 
     await first.text("all of it")
     await first.send("done", {"finish_reason": "stop"})
     await expect(page.locator("#status")).to_have_text("Done")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await first.left.wait()  # the service has not ended the response; only the page can have
     await ask(page, "Something else")
     second = await service.next()
@@ -129,6 +131,6 @@ async def test_stop_while_reconnecting(page: Page, service: Service) -> None:
     await expect(page.locator("#status")).to_have_text("Reconnecting…")
     await page.get_by_role("button", name="Stop").click()
     await expect(page.locator("#status")).to_have_text("Stopped")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert first.stream == await service.deleted.get()
         await second.left.wait()

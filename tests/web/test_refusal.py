@@ -8,6 +8,8 @@ import pytest
 from aiohttp import web
 from playwright.async_api import Page, expect
 
+from tests.patience import PATIENCE_S
+
 from .reader import ask
 from .scripted import Service
 
@@ -104,7 +106,7 @@ async def test_stop_before_the_first_event(page: Page, service: Service) -> None
     stream = await service.next()
     await stream.open()
     await page.get_by_role("button", name="Stop").click()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert stream.stream == await service.deleted.get()
         await stream.left.wait()
 
@@ -116,7 +118,7 @@ async def test_stop_before_the_stream_has_a_name(page: Page, service: Service) -
     await page.get_by_role("button", name="Stop").click()
     await expect(page.locator("#status")).to_have_text("Stopped")
     service.answering.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert await service.deleted.get() == "stream0"
     assert service.connected.empty()
 
@@ -142,5 +144,5 @@ async def test_an_event_that_is_not_json(page: Page, service: Service) -> None:
     await stream.text("fine")
     await stream.response.write(f'id: {stream.stream}.1\ndata: {{"text":\n\n'.encode())
     await expect(page.get_by_role("alert")).to_contain_text("bad_event")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await stream.left.wait()

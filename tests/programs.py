@@ -1,0 +1,45 @@
+"""The programs beside Python that end-to-end tests run: where they are looked for, and what a run without them says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+
+# What a test is skipped for, and the Debian packages that bring it.
+PACKAGES = {
+    "nginx": "nginx-light",
+    "Redis": "redis-server",
+    "Chromium": "chromium",
+    "Docker": "docker.io docker-compose",
+    "ip": "iproute2",
+}
+
+
+def search_path() -> str:
+    """PATH, and where Debian keeps what not every user runs; an empty PATH stays empty."""
+    path = os.environ.get("PATH")
+    return f"/usr/sbin:/usr/bin:{path}" if path else ""
+
+
+def find(command: str) -> str | None:
+    return shutil.which(command, path=search_path())
+
+
+def missing(name: str) -> str:
+    """Why a test is skipped for want of one of PACKAGES."""
+    assert name in PACKAGES
+    return f"{name} is not here"
+
+
+def not_tested(reasons: Iterable[str]) -> str:
+    """One line for all skipped tests: what they lack, how many each, and what installs it; empty if there is none."""
+    counts = Counter(reasons)
+    programs = {name: n for name in PACKAGES if (n := counts.pop(missing(name), 0))}
+    parts = [f"{name} ({n})" for name, n in programs.items()]
+    if n_others := counts.total():
+        parts.append(f"{n_others} for other reasons, shown above")
+    if programs:
+        parts[-1] += ": apt-get install -y " + " ".join(PACKAGES[name] for name in programs)
+    return f"not tested: {', '.join(parts)}" if parts else ""
