@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from .machine import Gpu, Machine, Version
 
+# ggml's own thread pool, whose threads poll for a bounded time and then sleep (service/engine/thread_pool.py).
+THREADS = "-DGGML_OPENMP=OFF"
 LIBRARIES_ONLY = (  # no llama-server, tools, examples, tests, and nothing of what they share
     *("-DLLAVA_BUILD=OFF", "-DLLAMA_BUILD_COMMON=OFF", "-DLLAMA_BUILD_TOOLS=OFF", "-DLLAMA_BUILD_SERVER=OFF"),
     *("-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_CURL=OFF"),
@@ -36,7 +38,7 @@ class Plan:
 
     def cmake_args(self, own: str, cuda_root: str = "") -> str:
         """CMake's arguments; own are the user's, which come last and so win. cuda_root: where NVIDIA's wheels lie."""
-        arguments = [*LIBRARIES_ONLY]
+        arguments = [*LIBRARIES_ONLY, THREADS]
         if self.compiler:
             arguments.append("-DGGML_CUDA=ON")
         if self.cards:

@@ -14,6 +14,7 @@ from .cells import Copy
 from .llama import LlamaError, Model
 from .prefix import Memory
 from .speculation import MAX_DRAFTS
+from .thread_pool import ThreadPool
 
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ: sequence ids of one context
 N_TILE = 48  # GGML_FA_TILE_Q as deploy/patches has it: rows from which on a CPU's attention is computed in tiles
@@ -51,11 +52,12 @@ class Context:
         flash_attention: str = "auto",
         in_order: bool = False,
         n_tile: int | None = N_TILE,
+        pool: ThreadPool | None = None,
     ) -> None:
         """Raises LlamaError when the memory can't be had or the model refuses the combination.
 
         n_seq: sequences in one batch at most; n_kept: how many more there may be in the cache.
-        n_tile: of batch.Batch.calls; None on a GPU.
+        n_tile: of batch.Batch.calls; None on a GPU. pool: another context's, to compute with the same threads.
         in_order: keep each sequence's cells in the order of its tokens (cells.py); for n_seq < MAX_SEQUENCES only,
         because the dead cells belong to a sequence that nobody runs.
         """
@@ -76,6 +78,8 @@ class Context:
         self._context = lib.llama_init_from_model(model._model, params)
         if not self._context:
             raise LlamaError(f"a context of {n_ctx} tokens with a {kv_type} KV cache could not be had")
+        self.pool, self._owns_pool = pool or ThreadPool(n_threads), pool is None
+        self.pool.attach(self._context)
         self._memory = lib.llama_get_memory(self._context)
         self._n_vocab = model.n_vocab
         self._warm_up_token = max(model.bos, 0)
@@ -254,8 +258,10 @@ class Context:
                 lib.llama_memory_seq_cp(self._memory, copy.source, copy.seq_id, 0, copy.n_shared)
 
     def close(self) -> None:
-        """Free the context."""
+        """Free the context, and end its threads."""
         lib.llama_free(self._context)
+        if self._owns_pool:
+            self.pool.close()
 
 
 def _bytes(array: Any) -> Any:

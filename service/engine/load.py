@@ -223,6 +223,7 @@ def load_draft(
             n_threads=n_threads,
             flash_attention=options.flash_attention,
             n_tile=context.n_tile,
+            pool=context.pool,
         )
         draft_model.check(model, draft, own)
     except LlamaError as e:

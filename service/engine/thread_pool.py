@@ -1,0 +1,66 @@
+"""The threads that compute: ggml's own pool, whose threads poll for each other for a bounded time, then sleep.
+
+Without one ggml makes new threads for every decode. In a build with OpenMP the pool is empty, and OpenMP's threads wait
+in their own way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from .llama import LIBRARY, LlamaError
+
+MAX_THREADS = 512  # GGML_MAX_N_THREADS
+# ggml's polling level: 131,072 looks for the next graph, 4,096 at a barrier (0011-threads-that-sleep.patch). That is
+# 2 to 6 ms and 0.06 to 0.2 ms, for a pause instruction takes 15 to 45 ns. Python needs 1 ms between two decodes; to
+# sleep and be woken takes 0.05 ms.
+POLL = 1
+
+
+class _Params(ctypes.Structure):
+    """ggml_threadpool_params (ggml.h)."""
+
+    _fields_ = (
+        ("cpumask", ctypes.c_bool * MAX_THREADS),
+        ("n_threads", ctypes.c_int),
+        ("prio", ctypes.c_int),
+        ("poll", ctypes.c_uint32),
+        ("strict_cpu", ctypes.c_bool),
+        ("paused", ctypes.c_bool),
+    )
+
+
+class ThreadPool:
+    """Up to n_threads threads, the calling one among them; contexts of one thread may share it."""
+
+    def __init__(self, n_threads: int) -> None:
+        """Raises LlamaError where the CPU's backend has no pool to give."""
+        new, self._free = _function(b"ggml_threadpool_new"), _function(b"ggml_threadpool_free")
+        params = _Params()
+        LIBRARY.ggml_threadpool_params_init(ctypes.byref(params), min(n_threads, MAX_THREADS))
+        params.poll = POLL
+        self._pool = new(ctypes.byref(params))
+
+    def attach(self, context: Any) -> None:
+        """Have a context compute with these threads; it must be freed before they are."""
+        pool = ctypes.c_void_p(self._pool)
+        LIBRARY.llama_attach_threadpool(ctypes.cast(context, ctypes.c_void_p), pool, pool)
+
+    def close(self) -> None:
+        """End the threads; a second call does nothing."""
+        if self._pool:
+            self._free(self._pool)
+            self._pool = None
+
+
+def _function(name: bytes) -> Any:
+    """One of the CPU backend's functions, pointer to pointer, asked for as those of a loadable backend must be."""
+    by_name, address_of = LIBRARY.ggml_backend_reg_by_name, LIBRARY.ggml_backend_reg_get_proc_address
+    by_name.restype = address_of.restype = ctypes.c_void_p
+    by_name.argtypes, address_of.argtypes = [ctypes.c_char_p], [ctypes.c_void_p, ctypes.c_char_p]
+    backend = by_name(b"CPU")
+    address = address_of(backend, name) if backend else None
+    if not address:
+        raise LlamaError(f"the CPU's backend has no {name.decode()}")
+    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)
