@@ -34,12 +34,13 @@ NOT_ABOVE = "equal or smaller"
 
 
 class RedisStore:
-    """A store.Store. `ttl_s`: how long an ended stream is kept, and at least a live one after its last renewal."""
+    """A store.Store. `ttl_s`: how long an ended stream is kept, and at least a live one after its last renewal.
+    `timeout_s`: for one answer."""
 
-    def __init__(self, url: str, *, ttl_s: float, lease_s: float) -> None:
-        options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "protocol": 2, "socket_connect_timeout": TIMEOUT_S}
-        self._redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, **options)
-        self._tail = Redis.from_url(url, socket_timeout=TIMEOUT_S + BLOCK_MS / 1000, **options)
+    def __init__(self, url: str, *, ttl_s: float, lease_s: float, timeout_s: float = TIMEOUT_S) -> None:
+        options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "protocol": 2, "socket_connect_timeout": timeout_s}
+        self._redis = Redis.from_url(url, socket_timeout=timeout_s, **options)
+        self._tail = Redis.from_url(url, socket_timeout=timeout_s + BLOCK_MS / 1000, **options)
         self._ttl_s = max(1, round(ttl_s))
         self._lease_ms = round(lease_s * 1000)
         self._read_ms = 2 * self._lease_ms  # a note that somebody reads is worth so long

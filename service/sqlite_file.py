@@ -27,12 +27,13 @@ T = TypeVar("T")
 
 class SqliteFile:
     """`await do(work)`. `schema` makes the tables of this `version`; a file of another one is refused. It is opened at
-    once, and after an error anew, with the next work. Raises StoreDown."""
+    once, and after an error anew, with the next work. `timeout_s`: for one answer. Raises StoreDown."""
 
-    def __init__(self, path: str, *, schema: str, version: int) -> None:
+    def __init__(self, path: str, *, schema: str, version: int, timeout_s: float = TIMEOUT_S) -> None:
         self._path = os.path.abspath(path)  # sqlite3 takes `:memory:` for no file at all
         self._schema = schema
         self._version = version
+        self._timeout_s = timeout_s
         self._db: sqlite3.Connection | None = None
         self._identity = (0, 0)  # of the file that is open: device, inode
         self._work(lambda db: None)
@@ -41,7 +42,7 @@ class SqliteFile:
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Its result. An error undoes what it has begun."""
         try:
-            async with asyncio.timeout(TIMEOUT_S):  # what still waits for the thread by then is not done
+            async with asyncio.timeout(self._timeout_s):  # what still waits for the thread by then is not done
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._work, work)
         except TimeoutError:
             raise StoreDown(f"{self._path}: it does not answer") from None

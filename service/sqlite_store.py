@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from service.sqlite_file import SqliteFile
+from service.sqlite_file import TIMEOUT_S, SqliteFile
 from service.store import GONE_S, NOWHERE, Entry, Place, StoreDown, Write
 
 BLOCK_S = 0.5  # how long `follow` waits
@@ -36,10 +36,12 @@ CREATE TABLE keys (key TEXT PRIMARY KEY, expires_at REAL NOT NULL, value BLOB NO
 
 class SqliteStore:
     """A store.Store. `ttl_s`: how long an ended stream is kept; a live one is as long as it lives. `clock`: seconds
-    since the epoch. Raises StoreDown when the file can't be used."""
+    since the epoch. `timeout_s`: for one answer. Raises StoreDown when the file can't be used."""
 
-    def __init__(self, path: str, *, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
-        self._file = SqliteFile(path, schema=SCHEMA, version=VERSION)
+    def __init__(
+        self, path: str, *, ttl_s: float, timeout_s: float = TIMEOUT_S, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._file = SqliteFile(path, schema=SCHEMA, version=VERSION, timeout_s=timeout_s)
         self._ttl_s = ttl_s
         self._clock = clock  # only for times to live, since it may jump
         self._owned: set[str] = set()  # in this life

@@ -340,7 +340,7 @@ class Clock:
 
 
 def opened(path: Path, clock: Clock | None = None) -> SqliteStore:
-    return SqliteStore(str(path), ttl_s=TTL_S, clock=clock or Clock())
+    return SqliteStore(str(path), ttl_s=TTL_S, timeout_s=PATIENCE_S, clock=clock or Clock())
 
 
 async def purged(store: SqliteStore) -> None:

@@ -12,6 +12,7 @@ import pytest
 from service.redis_store import RedisStore
 from service.sqlite_store import SqliteStore
 from service.store import NOWHERE, Place, Store, Write
+from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
 TTL_S = 60.0
@@ -22,10 +23,10 @@ ID, OTHER = "a" * 32, "b" * 32
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     store: Store
     if request.param == "sqlite":
-        store = SqliteStore(str(tmp_path / "streams.db"), ttl_s=TTL_S)
+        store = SqliteStore(str(tmp_path / "streams.db"), ttl_s=TTL_S, timeout_s=PATIENCE_S)
     else:
         redis: RedisServer = request.getfixturevalue("redis")
-        store = RedisStore(redis.url, ttl_s=TTL_S, lease_s=60)
+        store = RedisStore(redis.url, ttl_s=TTL_S, lease_s=PATIENCE_S, timeout_s=PATIENCE_S)
     yield store
     await store.close()
 

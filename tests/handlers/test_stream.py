@@ -541,7 +541,7 @@ async def test_a_stalled_reader_is_let_go_and_delays_nobody(serve: Serve) -> Non
 async def test_stalled_readers_hold_little(serve: Serve) -> None:
     """Whatever their stream has said, each of twenty readers that read nothing has less than 256 KiB waiting for it, in
     the process and in the kernel, and who reads gets everything meanwhile."""
-    service = await serve(by_hand=True)
+    service = await serve(by_hand=True, clock=Clock())  # none of them is let go, however long this takes
     quick = asyncio.create_task(read(service, "/stream?prompt=x"))
     id = (await service.engine.submission()).id
     service.engine.accept(id)
