@@ -59,7 +59,7 @@ lock:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rill needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 
-# Asked each time, in half a second: only the installer knows whether sources, flags, compiler, processor and card are
+# Asked each time, in a quarter of a second: only the installer knows whether sources, flags, compiler, processor and card are
 # still those that the engine was built from. It touches the stamp when it has installed one.
 .venv/.engine: always | .venv/bin/python
 	@deploy/install-engine $(BIN)/python $@
