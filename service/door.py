@@ -21,6 +21,8 @@ class Door(asyncio.Protocol):
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.heard_at = clock()
         self.busy_s = 0.0
+        self.fatal: Fatal | None = None  # its last word, when it had one
+        self.died = False  # it ended by itself, without such a word
         self._receive = receive
         self._clock = clock
         self._decoder = Decoder()
@@ -44,6 +46,7 @@ class Door(asyncio.Protocol):
             if isinstance(frame, Beat):
                 self.busy_s = frame.busy_s
             elif isinstance(frame, Fatal):
+                self.fatal = frame
                 self.ended.set_result(frame.message)
                 return
             else:
@@ -54,6 +57,7 @@ class Door(asyncio.Protocol):
             with self._socket as last_words:
                 self._hear(last_words)
         if not self.ended.done():
+            self.died = True
             self.ended.set_result("it died")
 
     def _hear(self, last_words: socket.socket) -> None:

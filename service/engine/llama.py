@@ -42,6 +42,12 @@ def start(log: Callable[[int, str], None]) -> None:
     lib.llama_backend_init()
 
 
+def features() -> str:
+    """What the library was built for, in its own words: "CPU : AVX2 = 1 | AMX_INT8 = 1 | ". Computes nothing."""
+    text: bytes = lib.llama_print_system_info()
+    return text.decode("utf-8", "replace")
+
+
 def gpu_devices() -> list[str]:
     """Descriptions of the GPUs that this build can use; empty for a CPU build or where there is none."""
     libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
