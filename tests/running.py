@@ -21,6 +21,7 @@ from tests.events import Event, parse
 
 ROOT = Path(__file__).parent.parent
 START_S = 120
+PATIENCE_S = 300  # for a whole answer, beside whatever neighbours
 
 
 @dataclass(frozen=True)
@@ -71,24 +72,29 @@ class Service:
 
 
 @asynccontextmanager
-async def running(*command: str, **settings: str) -> AsyncIterator[Service]:
-    """`python -m service`, or `python` with another command, on a free port of this machine, ended after use."""
+async def running(*command: str, log: Path | str = os.devnull, **settings: str) -> AsyncIterator[Service]:
+    """`python -m service`, or `python` with another command, on a free port of this machine, ended after use.
+
+    log: a file that is given what it writes to stderr."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
     environment |= {"RILL_PORT": "0"} | {f"RILL_{name.upper()}": value for name, value in settings.items()}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *(command or ("-m", "service"))),
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        cwd=ROOT,
-    )
+    with Path(log).open("ab") as stderr:  # noqa: ASYNC230  # a file that is there, or is made at once
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *(command or ("-m", "service"))),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            cwd=ROOT,
+        )
     try:
         assert process.stdout is not None
         async with asyncio.timeout(START_S):
             banner = await process.stdout.readuntil(b"'\n")
         (url, *_) = re.findall(r"http://[\d.]+:\d+", banner.decode())
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(url, connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as client:
+        async with aiohttp.ClientSession(
+            url, connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)
+        ) as client:
             service = Service(url, process, client)
             await service.ready()
             yield service
