@@ -122,7 +122,7 @@ class Supervisor:
     async def _run(self) -> None:
         while True:
             self._become(State.LOADING)
-            self.progress, self._works, self._advanced_at = 0.0, False, self._clock()
+            self.progress, self._works = 0.0, False
             death, lines = await self._one_life()
             self._fall(death)
             pause = self._pause_s(self._crashes, self._clock())
@@ -141,7 +141,7 @@ class Supervisor:
             return self._before_it_lived(f"it can't be started: {e}" if self._command else str(e))
         except Exception as e:
             return self._before_it_lived(str(e))
-        self.pid, self._door, status = process.pid, door, 0
+        self.pid, self._door, self._advanced_at = process.pid, door, self._clock()
         try:
             silence = await self._watch(door)
             was_ready = self.state is State.READY

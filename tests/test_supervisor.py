@@ -13,7 +13,7 @@ import pytest
 from service.deaths import Kind
 from service.engine.protocol import Accepted, Ready, Refused, Sampling, Started, Step, Submit
 from service.supervisor import CRASH_WINDOW_S, DOWN_S, MAX_CRASHES, TABLE, State, Supervisor, command, pause_s
-from tests.fakes import STORY
+from tests.fakes import STORY, Clock
 
 SCRIPT = str(Path(__file__).parent / "scripted_engine.py")
 
@@ -323,6 +323,23 @@ async def test_a_model_that_cannot_be_had_is_tried_again() -> None:
         assert engine.reason == "no network"
         await sink.readies(1)
         assert (attempts, engine.reason) == (3, "")
+    finally:
+        await engine.stop()
+
+
+async def test_a_download_is_no_part_of_the_load() -> None:
+    """However long it takes to have the model, the load has all of its time."""
+    sink, clock = Sink(), Clock()
+
+    async def prepare() -> list[str]:
+        clock.advance(10_000)
+        return [sys.executable, SCRIPT, "obedient"]
+
+    engine = Supervisor(prepare=prepare, sink=sink, load_timeout_s=600.0, clock=clock)
+    engine.start()
+    try:
+        await sink.readies(1)
+        assert "lost" not in sink.said
     finally:
         await engine.stop()
 
