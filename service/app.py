@@ -14,6 +14,7 @@ from aiohttp import web
 
 from service import __version__
 from service.admission import Admission
+from service.deaths import Kind
 from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
 from service.errors import NotReady, ShuttingDown
 from service.handlers.access import Access
@@ -167,9 +168,9 @@ class Rill:
     def deliver(self, frame: Accepted | Refused | Started | Step) -> None:
         self.streams.live.deliver(frame)
 
-    def lost(self, stays_down: bool) -> None:
+    def lost(self, stays_down: bool, kind: Kind = Kind.CRASH) -> None:
         self.metrics.lost()
-        self.streams.live.lost(self._why_closed, stays_down)
+        self.streams.live.lost(self._why_closed, stays_down, kind)
 
     # Life cycle.
 

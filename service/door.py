@@ -14,15 +14,15 @@ from service.engine.protocol import Beat, Decoder, Fatal, Frame, ProtocolError, 
 class Door(asyncio.Protocol):
     """`receive` gets every frame but those on the process itself: a Beat sets `busy_s`, a Fatal ends it.
 
-    `heard_at` is when anything came last; `ended` tells why there will be no more, `is_final` that it is no use to try
-    again.
+    `heard_at` is when anything came last; `ended` tells why there will be no more.
     """
 
     def __init__(self, receive: Callable[[Frame], None], clock: Callable[[], float]) -> None:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.heard_at = clock()
         self.busy_s = 0.0
-        self.is_final = False
+        self.fatal: Fatal | None = None  # its last word, when it had one
+        self.died = False  # it ended by itself, without such a word
         self._receive = receive
         self._clock = clock
         self._decoder = Decoder()
@@ -46,7 +46,7 @@ class Door(asyncio.Protocol):
             if isinstance(frame, Beat):
                 self.busy_s = frame.busy_s
             elif isinstance(frame, Fatal):
-                self.is_final = frame.is_final
+                self.fatal = frame
                 self.ended.set_result(frame.message)
                 return
             else:
@@ -57,6 +57,7 @@ class Door(asyncio.Protocol):
             with self._socket as last_words:
                 self._hear(last_words)
         if not self.ended.done():
+            self.died = True
             self.ended.set_result("it died")
 
     def _hear(self, last_words: socket.socket) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from service.admission import MAX_RETRY_AFTER_S, Admission
+from service.deaths import Kind
 from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
 from service.errors import EngineCrash, QueueTimeout, RillError, refused_by_engine
 from service.errors import Refused as RefusedError
@@ -75,7 +76,8 @@ class Live:
             stream.fail(make(), self._clock())
 
     def time_out(self, queue_timeout_s: float) -> None:
-        """End those that have waited for so long."""
+        """End those that have waited for so long; and the wait for a suspect."""
+        self._send()
         now = self._clock()
         for stream in [s for s in self._streams.values() if s.started_at is None]:
             if now - stream.waits_since >= queue_timeout_s:
@@ -108,12 +110,12 @@ class Live:
             prompt = "messages" if stream.route == "/v1/chat/completions" else "prompt"
             stream.fail(refused_by_engine(frame.code, frame.message, frame.param or prompt), self._clock())
 
-    def lost(self, shut: Callable[[], RefusedError], stays_down: bool) -> None:
-        """It died: refuse new streams. The live ones go on when it is back, but for those that killed it twice; if it
-        stays down none can."""
+    def lost(self, shut: Callable[[], RefusedError], stays_down: bool, kind: Kind = Kind.CRASH) -> None:
+        """It died, in this way: refuse new streams. The live ones go on when it is back, but for one that kills it each
+        time; if it stays down none can."""
         self._admission.shut(shut)
-        for id in self._recovery.down():
-            self._fail(self._streams[id], "The engine stopped twice while it was at work on this request.")
+        for id in self._recovery.down(kind):
+            self._fail(self._streams[id], "The engine stopped each time that it was at work on this request alone.")
         for stream in list(self._streams.values()) if stays_down else []:
             self._fail(stream, "The engine stopped too often; it stays down for a while.")
 
@@ -122,7 +124,7 @@ class Live:
 
     def _send(self) -> None:
         """Submit what is due, each with what its readers have of it."""
-        for id in self._recovery.due():
+        for id in self._recovery.due(self._clock()):
             stream = self._streams[id]
             if stream.n_lives:
                 self._observer.continued()
@@ -140,8 +142,10 @@ class Live:
                 stream.prefill(n_done, n_prompt, now)
         for id, tokens, text in step.deltas:
             if stream := live.get(id):
-                self._recovery.speaks(id)
+                self._recovery.proves(id)
                 stream.delta(tokens, text, now)
+        for id in step.unsaid:
+            self._recovery.proves(id)
         for finish in step.finished:
             if stream := live.get(finish.id):
                 stream.finish(finish, now)

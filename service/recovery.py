@@ -1,45 +1,62 @@
 """Which streams the engine is sent, and in what order after it died: suspects one by one, then the others. Pure.
 
-Whatever the engine was at when it died is suspect. Suspects come back first and one by one: the next follows when the
-one before has said a word or ended. A poisonous request then kills the engine a second time by itself; whoever is to
-blame for two deaths does not come back, so that one request does not burn its neighbours.
+After a crash all that the engine was at are suspect, after a hang or an error of its own code those that had not made
+a token since it was last restarted; a kill from outside makes nobody suspect. Suspects come back first and one by one:
+the next follows when the one before has made a token, has ended, or has had its time. A token proves a stream innocent
+of all that was before. Where the engine dies of the only one that has not proven itself, that one is tried first, and
+so alone; and when it dies of that too the stream does not come back, so that one request does not burn its neighbours.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-MAX_DEATHS = 2
+from service.deaths import Kind
+
+# Trials that have to end in the engine's death, with nothing else at work, before a stream does not come back. A hang
+# may be a stopped process, an error of our own code a bad measurement: for these it takes more. The other kinds are no
+# stream's doing. Beside others that have proven themselves a trial is worth BESIDE at most.
+TRIALS = {Kind.CRASH: 1, Kind.HANG: 2, Kind.OWN: 3}
+BESIDE = 1 / 2
+TRIAL_S = 2.0  # the others wait meanwhile: enough to read a prompt of some hundred tokens and make one
+MOST_PATIENCE = 8.0  # 16 s: as long as anybody should wait for one request
 
 
 class Recovery:
-    """The live streams by id. `due` says which to send; it is told what becomes of them."""
+    """The live streams by id. `due` says which to send; it is told what becomes of them. Times: monotonic seconds."""
 
     def __init__(self) -> None:
-        self._deaths: dict[str, int] = {}  # by stream, oldest first: the engine's deaths that it is to blame for
+        self._failed: dict[str, float] = {}  # by stream, oldest first: how much of what TRIALS ask is there
         self._suspects: deque[str] = deque()  # to be sent one by one
         self._others: deque[str] = deque()  # to be sent after them
         self._at_work: set[str] = set()  # what the engine is at: reading its text, computing its tokens
-        self._trial: str | None = None  # the suspect that was sent last and has not said a word yet
+        self._proven: set[str] = set()  # has made a token since the engine was last restarted
+        self._tried: set[str] = set()  # suspects that were sent since then, and have not
+        self._trial: str | None = None  # the one of these that the others wait for
+        self._trial_ends = 0.0
+        self._patience = 1.0  # trials take so many times longer, since it could not be told which one was to blame
         self._up = False
 
     def add(self, id: str) -> None:
         """A new stream."""
-        self._deaths[id] = 0
+        self._failed[id] = 0.0
         self._others.append(id)
 
     def up(self) -> None:
         """The engine takes work from now on."""
         self._up = True
 
-    def due(self) -> list[str]:
+    def due(self, now: float) -> list[str]:
         """The streams to send now; they count as sent."""
-        if not self._up or self._trial is not None:
+        if not self._up or (self._trial is not None and now < self._trial_ends):
             return []
         if self._suspects:
             self._trial = self._suspects.popleft()
+            self._trial_ends = now + TRIAL_S * self._patience
+            self._tried.add(self._trial)
             sent = [self._trial]
         else:
+            self._trial = None
             sent = list(self._others)
             self._others.clear()
         self._at_work.update(sent)
@@ -51,34 +68,56 @@ class Recovery:
 
     def starts(self, id: str) -> None:
         """The engine computes it from now on."""
-        if id in self._deaths:
+        if id in self._failed:
             self._at_work.add(id)
 
-    def speaks(self, id: str) -> None:
-        """It has said a word."""
-        if id == self._trial:
-            self._trial = None
+    def proves(self, id: str) -> None:
+        """It has made a token, with text or without."""
+        if id in self._failed:
+            self._failed[id] = 0.0
+            self._proven.add(id)
+            self._pass(id)
 
     def end(self, id: str) -> None:
         """It is over, however it ended."""
-        self._deaths.pop(id, None)
+        self._failed.pop(id, None)
         self._at_work.discard(id)
-        self.speaks(id)
+        self._proven.discard(id)
+        self._pass(id)
         for unsent in (self._suspects, self._others):
             if id in unsent:
                 unsent.remove(id)
 
-    def down(self) -> list[str]:
+    def down(self, kind: Kind) -> list[str]:
         """The engine died: all that live are to be sent again, but for those returned, who have to end."""
-        busy = [id for id in self._deaths if id in self._at_work]
-        for id in [self._trial] if self._trial in busy else busy:
-            self._deaths[id] += 1
-        suspects = list(dict.fromkeys([*busy, *([self._trial] if self._trial else []), *self._suspects]))
-        self._suspects = deque(suspects)
-        self._others = deque(id for id in self._deaths if id not in set(suspects))
-        self._at_work, self._trial, self._up = set(), None, False
-        return [id for id, n in self._deaths.items() if n >= MAX_DEATHS]
+        busy = [id for id in self._failed if id in self._at_work]
+        unproven = [id for id in busy if id not in self._proven]
+        if kind in TRIALS and self._tried:
+            if len(unproven) == 1 and unproven[0] in self._tried:
+                self._failed[unproven[0]] += min(1 / TRIALS[kind], 1.0 if busy == unproven else BESIDE)
+                self._patience = 1.0
+            else:
+                self._patience = min(2 * self._patience, MOST_PATIENCE)
+        suspects = [id for id in self._failed if id in self._tried]
+        if kind in TRIALS:
+            suspects += unproven
+        if kind is Kind.CRASH:
+            suspects += busy
+        ordered = sorted(dict.fromkeys([*suspects, *self._suspects]), key=lambda id: -self._failed[id])
+        self._suspects = deque(ordered)
+        self._others = deque(id for id in self._failed if id not in set(ordered))
+        self._at_work, self._proven, self._tried = set(), set(), set()
+        self._trial, self._up = None, False
+        return [id for id, failed in self._failed.items() if failed > 0.99]  # thirds do not add up to 1
+
+    def _pass(self, id: str) -> None:
+        """It is no suspect any more."""
+        self._tried.discard(id)
+        if id == self._trial:
+            self._trial = None
+        if not self._tried and not self._suspects:
+            self._patience = 1.0
 
     def __repr__(self) -> str:
         unsent = f"{len(self._suspects)} suspects and {len(self._others)} others to send"
-        return f"<Recovery {len(self._deaths)} live, {unsent}, on trial {self._trial}>"
+        return f"<Recovery {len(self._failed)} live, {unsent}, on trial {self._trial}>"

@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     step_timeout_s: float = Field(
         default=120.0, gt=0, description="An engine whose one step takes longer is killed and restarted."
     )
-    load_timeout_s: float = Field(default=600.0, gt=0, description="A load without progress for so long is given up.")
+    load_timeout_s: float = Field(
+        default=600.0, gt=0, description="A load without progress for so long, heartbeats or not, is given up."
+    )
     max_body_bytes: int = Field(
         default=1 << 20, ge=1024, description="Largest request body; a 128k-token prompt is about half of the default."
     )

@@ -1,28 +1,29 @@
 """The engine's process: spawn, listen, watch its heartbeat, restart. It knows nothing of streams.
 
 States and what moves them are in TABLE. A death is noticed by the door's end, a hang by its silence (no frame for
-timeout_s, or one step that takes step_timeout_s); either way the process is killed, waited for, and started again
-after a pause that `pause_s` decides.
+timeout_s, or one step that takes step_timeout_s), a load that does not get on by load_timeout_s without progress. Each
+way the process is killed, waited for, and started again after a pause that `pause_s` decides. What it died of is for
+deaths.py to say.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Protocol
 
+from service.deaths import Death, Kind, judge
 from service.door import Door
-from service.engine.protocol import Accepted, Cancel, Frame, Loading, Ready, Refused, Started, Step, Submit
+from service.engine.protocol import Accepted, Build, Cancel, Frame, Loading, Ready, Refused, Started, Step, Submit
+from service.process import Process
 
 log = logging.getLogger("service.supervisor")
 
-# Five crashes within a minute are no accident: stay down, and try again only slowly.
+# Five deaths within a minute, and not a token between them, are no accident: stay down, and try again only slowly.
 CRASH_WINDOW_S = 60.0
 MAX_CRASHES = 5
 DOWN_S = 30.0
@@ -49,12 +50,12 @@ class Sink(Protocol):
 
     def ready(self, ready: Ready, /) -> None: ...
     def deliver(self, frame: Accepted | Refused | Started | Step, /) -> None: ...
-    def lost(self, stays_down: bool, /) -> None: ...
+    def lost(self, stays_down: bool, kind: Kind, /) -> None: ...
 
 
 def pause_s(crashes: list[float], now: float) -> float:
-    """Seconds until the next start, given the times of the past crashes: none, for readers wait, until the fifth within
-    a minute."""
+    """Seconds until the next start, given the times of the deaths since it last worked: none, for readers wait, until
+    the fifth within a minute."""
     return DOWN_S if sum(now - at < CRASH_WINDOW_S for at in crashes) >= MAX_CRASHES else 0.0
 
 
@@ -96,7 +97,10 @@ class Supervisor:
         self._is_hopeless = False
         self._door: Door | None = None
         self._task: asyncio.Task[None] | None = None
-        self._crashes: list[float] = []
+        self._crashes: list[float] = []  # deaths since an engine last made a token
+        self._features = ""  # of its build
+        self._works = False  # this one has made a token
+        self._advanced_at = 0.0  # when this one's load last got on
 
     def start(self) -> None:
         """Spawn the engine and keep it running; returns at once."""
@@ -122,96 +126,101 @@ class Supervisor:
     async def _run(self) -> None:
         while True:
             self._become(State.LOADING)
-            self.progress = 0.0
-            reason = await self._one_life()
+            self.progress, self._works = 0.0, False
+            death, lines = await self._one_life()
+            self._fall(death)
             if self._is_hopeless:
-                log.error("engine can't be had", extra={"reason": reason})
+                log.error("engine can't be had", extra={"reason": death.reason})
                 return self._hopeless(self.reason)
             pause = self._pause_s(self._crashes, self._clock())
-            log.error("engine ended", extra={"reason": reason, "restart_in_s": pause})
+            words = {"last_words": lines[-5:]} if lines else {}
+            log.error("engine ended", extra={"reason": death.reason, "kind": death.kind, "restart_in_s": pause} | words)
             self.n_restarts += 1
             await asyncio.sleep(pause)
 
-    async def _one_life(self) -> str:
-        """From spawn to death; returns why it ended. The sink has been told, and the process is gone, by then."""
-        try:
-            self._command = self._command or await self._prepare()
-        except Exception as e:
-            return self._fall(str(e))
-        ours, theirs = socket.socketpair()
+    async def _one_life(self) -> tuple[Death, list[str]]:
+        """From spawn to death; the process is gone then. Returns what it died of, and what it wrote last."""
         door = Door(self._receive, self._clock)
         try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    "--door",
-                    str(theirs.fileno()),
-                    pass_fds=[theirs.fileno()],
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
-                    start_new_session=True,  # a signal to our group is ours to answer: we drain first
-                    env=_environment(),
-                )
-            self.pid = process.pid
+            self._command = self._command or await self._prepare()
+            process = await Process.spawn(self._command, door)
         except OSError as e:
-            ours.close()
-            return self._fall(f"it can't be started: {e}")
-        assert process.stderr is not None
-        words = asyncio.create_task(_log_lines(process.stderr))
+            return self._before_it_lived(f"it can't be started: {e}" if self._command else str(e))
+        except Exception as e:
+            return self._before_it_lived(str(e))
+        self.pid, self._door, self._advanced_at = process.pid, door, self._clock()
         try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: door, sock=ours)
-            self._door = door
-            reason = await self._watch(door)
+            silence = await self._watch(door)
+            was_ready = self.state is State.READY
+            self._become(State.ENGINE_DOWN)
             # Once one has served, the next may, too: what was free then is taken by a neighbour now.
-            self._is_hopeless = door.is_final and self.info is None
-            self._fall(reason)
+            self._is_hopeless = door.fatal is not None and door.fatal.is_final and self.info is None
         finally:
             self._door = None
             door.close()
+            status = await process.end()
             self.pid = None
-            if process.returncode is None:
-                process.kill()
-            status = await process.wait()
-            words.cancel()
-        return f"{reason} (exit status {status})"
+        lines = list(process.lines)
+        death = judge(
+            was_ready=was_ready,
+            reason=silence or door.ended.result(),
+            fatal=door.fatal,
+            silenced=bool(silence),
+            status=status if door.died else 0,
+            features=self._features,
+            stderr=lines,
+        )
+        return death, lines
+
+    @staticmethod
+    def _before_it_lived(reason: str) -> tuple[Death, list[str]]:
+        return Death(Kind.LOADING, reason), []
 
     async def _watch(self, door: Door) -> str:
-        """Wait for the door's end, a broken frame or too long a silence; returns which."""
+        """Wait for the door's end, or for too long a silence: returns the latter's description, "" for the former."""
         look_s = min(self._timeout_s, self._step_timeout_s, self._load_timeout_s) / 4
         while True:
             try:
-                async with asyncio.timeout(look_s):
-                    return await asyncio.shield(door.ended)
+                async with asyncio.timeout(min(look_s, max(TURN_S, self._patience_s(door)))):
+                    await asyncio.shield(door.ended)
+                    return ""
             except TimeoutError:
                 pass
-            if self._is_silent(door):
+            if self._patience_s(door) < 0:
                 # If it was we who slept, its words are waiting to be read: look again after one turn of the loop.
                 await asyncio.sleep(TURN_S)
-                if self._is_silent(door):
-                    return f"no heartbeat for {self._silence_limit_s():g} s"
+                if self._patience_s(door) < 0 and not door.ended.done():
+                    if self.state is State.READY:
+                        return f"no heartbeat for {self._timeout_s:g} s"
+                    return f"its load made no progress for {self._load_timeout_s:g} s (RILL_LOAD_TIMEOUT_S)"
             if door.busy_s > self._step_timeout_s:
                 return f"one step took more than {self._step_timeout_s:g} s"
 
-    def _is_silent(self, door: Door) -> bool:
-        return self._clock() - door.heard_at > self._silence_limit_s()
+    def _patience_s(self, door: Door) -> float:
+        """Seconds that it may be silent yet; while it loads, without progress, for it beats whatever it does."""
+        if self.state is State.READY:
+            return door.heard_at + self._timeout_s - self._clock()
+        return self._advanced_at + self._load_timeout_s - self._clock()
 
-    def _silence_limit_s(self) -> float:
-        return self._timeout_s if self.state is State.READY else self._load_timeout_s
-
-    def _fall(self, reason: str) -> str:
+    def _fall(self, death: Death) -> None:
         now = self._clock()
-        self._crashes = [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
-        self.reason = reason
+        recent = [] if self._works else [at for at in self._crashes if now - at < CRASH_WINDOW_S] + [now]
+        self._crashes, self.reason = recent, death.reason
         self._become(State.ENGINE_DOWN)
-        self._sink.lost(self._is_hopeless or len(self._crashes) >= MAX_CRASHES)
-        return reason
+        self._sink.lost(self._is_hopeless or len(recent) >= MAX_CRASHES, death.kind)
 
     def _receive(self, frame: Frame) -> None:
         if isinstance(frame, Step | Started | Accepted | Refused):
             if self.state is State.READY:
+                if isinstance(frame, Step) and (frame.deltas or frame.unsaid or frame.finished):
+                    self._works = True
                 self._sink.deliver(frame)
         elif isinstance(frame, Loading):
+            if frame.progress != self.progress:  # it may begin anew, with a draft model
+                self._advanced_at = self._clock()
             self.progress = frame.progress
+        elif isinstance(frame, Build):
+            self._features = frame.features
         elif isinstance(frame, Ready):
             self.info, self.reason = frame, ""
             self._become(State.READY)
@@ -224,23 +233,6 @@ class Supervisor:
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.state} pid {self.pid}, {self.n_restarts} restarts>"
-
-
-def _environment() -> dict[str, str]:
-    """Ours, less what is only ours: API keys are none of the engine's business."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
-
-
-async def _log_lines(stream: asyncio.StreamReader) -> None:
-    """What the engine's process writes to stderr (llama.cpp's last words among it), a log line each."""
-    while True:
-        try:
-            line = await stream.readline()
-        except ValueError:  # longer than the reader's buffer, and dropped by it
-            continue
-        if not line:
-            return
-        log.info("engine says", extra={"line": line.decode(errors="replace").rstrip()})
 
 
 def command(model: str, options: dict[str, object]) -> list[str]:

@@ -71,17 +71,20 @@ class Service:
 
 
 @asynccontextmanager
-async def running(*command: str, **settings: str) -> AsyncIterator[Service]:
-    """`python -m service`, or `python` with another command, on a free port of this machine, ended after use."""
+async def running(*command: str, log: Path | str = os.devnull, **settings: str) -> AsyncIterator[Service]:
+    """`python -m service`, or `python` with another command, on a free port of this machine, ended after use.
+
+    log: a file that is given what it writes to stderr."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
     environment |= {"RILL_PORT": "0"} | {f"RILL_{name.upper()}": value for name, value in settings.items()}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *(command or ("-m", "service"))),
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        cwd=ROOT,
-    )
+    with Path(log).open("ab") as stderr:  # noqa: ASYNC230  # a file that is there, or is made at once
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *(command or ("-m", "service"))),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            cwd=ROOT,
+        )
     try:
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):

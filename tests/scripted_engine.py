@@ -5,8 +5,10 @@ python tests/scripted_engine.py BEHAVIOUR [--slow-s S] [--after FILE] --door FD
 obedient: answers each submission with six words. patient: accepts, reads the prompt, and says a word every slow_s.
 crash: dies (SIGKILL) at the first submission's second word. hang: no beat and no word after the first submission.
 stuck: beats, but its step goes on and on. garbage: sends what is no frame after the first submission. fatal: says
-Fatal instead of loading. final: a Fatal that is final. slow: never gets ready. mute: says nothing at all. dies: ends
-at once. chatty: is obedient and writes to stderr. No word is said before FILE is there.
+Fatal instead of loading. final: a Fatal that is final. errs: has an error of its own at the first submission. slow:
+never gets ready, and says again and again how far it has come. late: gets ready after a while of small steps. mute:
+says nothing at all. dies: ends at once. illegal: dies of SIGILL while it loads. aborts: as llama.cpp does, at the
+first submission. chatty: is obedient and writes to stderr. No word is said before FILE is there.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from service.engine.protocol import (
     Accepted,
     Beat,
+    Build,
     Cancel,
     Decoder,
     Fatal,
@@ -57,6 +60,13 @@ class Engine:
         if self.behaviour in ("fatal", "final"):
             self.send(Fatal("no such model", is_final=self.behaviour == "final"))
             return 1
+        if self.behaviour == "illegal":
+            self.send(Build("CPU : AVX2 = 1 | AMX_INT8 = 1 | "))
+            os.kill(os.getpid(), signal.SIGILL)
+        if self.behaviour == "late":
+            for percent in range(1, 41):
+                self.send(Loading(percent / 100))
+                time.sleep(0.1)
         if self.behaviour == "chatty":
             print("ggml says hello", file=sys.stderr, flush=True)
         if self.behaviour == "mute":
@@ -82,6 +92,8 @@ class Engine:
             now = time.monotonic()
             if now >= beat_at and not self.silent:
                 self.send(Beat(0.0 if self.busy_since is None else now - self.busy_since))
+                if self.behaviour == "slow":
+                    self.send(Loading(0.5))
                 beat_at = now + BEAT_S
             if now >= word_at and self.after.exists():
                 self._speak()
@@ -96,6 +108,12 @@ class Engine:
             self.silent = True
         elif self.behaviour == "stuck":
             self.busy_since = time.monotonic()
+        elif self.behaviour == "errs":
+            self.send(Fatal("ZeroDivisionError: division by zero at speculation.py:61 observe", ours=True))
+            sys.exit(1)
+        elif self.behaviour == "aborts":
+            print("/build/ggml.c:7: GGML_ASSERT(a > 0) failed", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGABRT)
         elif self.behaviour == "garbage":
             self.door.sendall(b"\x00\x00\x00\x07garbage")
         self.send(Accepted(frame.id, 3, 100))

@@ -67,9 +67,12 @@ def test_the_engine_imports_nothing_of_the_front() -> None:
 
 
 def test_the_front_takes_only_the_frames_from_the_engines_room() -> None:
-    """service/engine/protocol.py is the door; nothing else of the engine is imported by the front."""
+    """service/engine/protocol.py is the door, and deaths.py has the words for both; nothing else of the engine is
+    imported by the front."""
     inside = {m for n in FRONT for m in imports(n) if m.startswith("service.engine.")}
-    assert set() == {m for m in inside if not m.startswith("service.engine.protocol")}
+    open_ones = ("service.engine.protocol", "service.engine.deaths")
+    assert set() == {m for m in inside if not m.startswith(open_ones)}
+    assert importing(FRONT, "service.engine.deaths") == ["deaths.py"]
 
 
 def test_only_the_settings_file_reads_the_environment() -> None:
@@ -78,8 +81,8 @@ def test_only_the_settings_file_reads_the_environment() -> None:
     assert importing(FILES, "service.settings") == ["__main__.py", "app.py"]
 
 
-DECIDERS = ["admission", "dialects", "errors", "events", "fields", "follower", "openai", "reader", "registry"]
-DECIDERS += ["replication", "schema", "sse", "store", "streams", "writer"]
+DECIDERS = ["admission", "deaths", "dialects", "errors", "events", "fields", "follower", "openai", "reader", "registry"]
+DECIDERS += ["replication", "schema", "sse", "store", "recovery", "streams", "writer"]
 
 
 @pytest.mark.parametrize("name", [f"{name}.py" for name in DECIDERS])

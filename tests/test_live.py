@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from service.deaths import Kind
 from service.engine.protocol import Accepted, Refused, Step
 from service.errors import EngineCrash, NotReady
+from service.recovery import TRIAL_S
 from tests.fakes import finish, ready
 from tests.house import ORDER, House
 
@@ -116,11 +118,12 @@ def test_a_dead_engine_ends_no_stream() -> None:
         house.open()
     n_events = len(stream.log)
     house.streams.live.ready(ready(n_seq=2))
-    assert house.engine.submitted[2:] == [replace(stream.submit, delivered=[1])]
-    house.streams.live.deliver(Accepted(stream.id, 3, 100))
-    house.streams.live.deliver(Step(prefill=[(stream.id, 4, 3)]))
+    assert house.engine.submitted[2:] == [silent.submit], "the more suspect one first"
+    house.streams.live.deliver(Accepted(silent.id, 3, 100))
+    house.streams.live.deliver(Step(prefill=[(silent.id, 4, 3)]))
+    house.streams.live.deliver(Step(unsaid=[silent.id]))
+    assert house.engine.submitted[3:] == [replace(stream.submit, delivered=[1])], "one after the other"
     house.streams.live.deliver(Step(deltas=[(stream.id, [2], "y")]))
-    assert house.engine.submitted[3:] == [silent.submit], "one after the other"
     assert house.observer.n_continued == 2
     house.streams.live.deliver(Step(finished=[finish(stream.id)]))
     assert b"".join(stream.log[n_events:]).startswith(b"id: %b.%d." % (stream.id.encode(), n_events))
@@ -139,7 +142,7 @@ def test_tokens_that_were_held_back_are_made_again() -> None:
 
 
 def test_a_poisonous_request_dies_alone() -> None:
-    """It kills the engine twice, the second time without its neighbours, and fails; they go on."""
+    """It kills the engine three times, at last without its neighbours, and fails; they go on."""
     house = House()
     neighbour, poison = house.running(), house.running()
     house.streams.live.lost(lambda: NotReady("restarting"), False)
@@ -147,6 +150,39 @@ def test_a_poisonous_request_dies_alone() -> None:
     house.streams.live.deliver(Step(deltas=[(neighbour.id, [2], "y")]))
     assert [s.id for s in house.engine.submitted[2:]] == [neighbour.id, poison.id]
     house.streams.live.lost(lambda: NotReady("restarting"), False)
+    house.streams.live.ready(ready(n_seq=2))
+    assert [s.id for s in house.engine.submitted[4:]] == [poison.id]
+    house.streams.live.lost(lambda: NotReady("restarting"), False)
     assert isinstance(poison.error, EngineCrash) and neighbour.open
     house.streams.live.ready(ready(n_seq=2))
-    assert [s.id for s in house.engine.submitted[4:]] == [neighbour.id]
+    assert [s.id for s in house.engine.submitted[5:]] == [neighbour.id]
+
+
+def test_one_that_says_nothing_holds_nobody_up() -> None:
+    """After a crash the others wait for a suspect no longer than its trial takes; one whose tokens have no text is
+    cleared by these."""
+    house = House()
+    silent, neighbour = house.running(), house.running()
+    for seconds, step in ((TRIAL_S, Step()), (0.0, Step(unsaid=[silent.id]))):
+        house.streams.live.lost(lambda: NotReady("restarting"), False)
+        house.streams.live.ready(ready(n_seq=2))
+        assert house.engine.submitted[-1].id == silent.id
+        house.pass_time(seconds)
+        house.streams.live.deliver(step)
+        assert house.engine.submitted[-1].id == neighbour.id
+        house.streams.live.deliver(Step(deltas=[(neighbour.id, [2], "y")], unsaid=[silent.id]))
+
+
+@pytest.mark.parametrize("kind", [Kind.OUTSIDE, Kind.LOADING, Kind.OWN, Kind.HANG])
+def test_what_is_not_theirs_ends_no_stream(kind: Kind) -> None:
+    """Kills from outside, errors of the engine's own code, hangs, loads that fail, again and again: streams that get on
+    between them all go on at once."""
+    house = House()
+    streams = [house.running(), house.running()]
+    for _ in range(7):
+        house.streams.live.lost(lambda: NotReady("restarting"), False, kind)
+        n = len(house.engine.submitted)
+        house.streams.live.ready(ready(n_seq=2))
+        assert [s.id for s in house.engine.submitted[n:]] == [s.id for s in streams]
+        house.streams.live.deliver(Step(deltas=[(s.id, [1], "x") for s in streams]))
+    assert all(s.open for s in streams)

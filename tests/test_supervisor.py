@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from service.deaths import Kind
 from service.engine.protocol import Accepted, Ready, Refused, Sampling, Started, Step, Submit
 from service.supervisor import CRASH_WINDOW_S, DOWN_S, MAX_CRASHES, TABLE, State, Supervisor, command, pause_s
 from tests.fakes import STORY, Clock
@@ -23,6 +24,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.said: list[object] = []
+        self.kinds: list[Kind] = []  # of its losses
         self._more = asyncio.Condition()
 
     def ready(self, ready: Ready, /) -> None:
@@ -31,8 +33,9 @@ class Sink:
     def deliver(self, frame: Accepted | Refused | Started | Step, /) -> None:
         self._note(frame)
 
-    def lost(self, stays_down: bool, /) -> None:
+    def lost(self, stays_down: bool, kind: Kind, /) -> None:
         self.stays_down = stays_down
+        self.kinds.append(kind)
         self._note("lost")
 
     def _note(self, what: object) -> None:
@@ -103,6 +106,11 @@ async def start() -> AsyncIterator[Start]:
     yield go
     for supervisor in started:
         await supervisor.stop()
+
+
+def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Why each of the processes ended, as it was logged."""
+    return [getattr(record, "reason", "") for record in caplog.records if record.message == "engine ended"]
 
 
 def submit(id: str) -> Submit:
@@ -216,6 +224,82 @@ async def test_a_load_without_progress_is_given_up(start: Start) -> None:
     assert sink.said[0] == "lost"
 
 
+async def test_a_load_that_only_beats_is_given_up(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """Heartbeats, and the same progress told again, are no sign that it gets on."""
+    engine, sink = await start("slow", "obedient", load_timeout_s=3.0)
+    await sink.readies(1)
+    assert sink.said[0] == "lost"
+    assert sink.kinds[0] is Kind.LOADING
+    assert "no progress for 3 s" in reasons(caplog)[0]
+    assert engine.reason == ""
+
+
+async def test_a_load_that_gets_on_may_take_its_time(start: Start) -> None:
+    """Each step forward begins the time anew: 4 s in steps of a tenth."""
+    _, sink = await start("late", load_timeout_s=3.0)
+    await sink.readies(1)
+    assert "lost" not in sink.said
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "reason"),
+    [
+        ("crash", Kind.OUTSIDE, "it died of SIGKILL (exit status -9): it was killed from outside"),
+        ("aborts", Kind.CRASH, "llama.cpp gave up, because of what it was asked for or for want of memory: ggml.c:7: "),
+        ("errs", Kind.OWN, "an error of its own: ZeroDivisionError: division by zero at speculation.py:61 observe"),
+        ("garbage", Kind.OWN, "it sent what is no frame"),
+        ("hang", Kind.HANG, "no heartbeat for 1 s"),
+    ],
+)
+async def test_a_death_at_work_has_its_kind_and_its_words(
+    start: Start, behaviour: str, kind: Kind, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One error line says what it was, and /readyz the same; the sink is told of whose doing it may be."""
+    engine, sink = await start(behaviour, "slow", timeout_s=1.0)
+    await sink.readies(1)
+    engine.submit(submit("a"))
+    await sink.losses(1)
+    assert sink.kinds == [kind]
+    assert reason in engine.reason
+    assert reasons(caplog) == [engine.reason]
+
+
+async def test_an_illegal_instruction_is_told_with_what_was_built(start: Start) -> None:
+    """Also while it loads, where its first product is."""
+    engine, sink = await start("illegal", "slow")
+    await sink.losses(1)
+    assert sink.kinds == [Kind.LOADING]
+    assert "it died of SIGILL (exit status -4)" in engine.reason
+    assert "AVX2, AMX_INT8" in engine.reason and "CMAKE_ARGS=-DGGML_NATIVE=OFF" in engine.reason
+
+
+async def test_last_words_are_logged_with_the_death(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """What it wrote to stderr just before, at the level of an error."""
+    engine, sink = await start("aborts", "slow")
+    await sink.readies(1)
+    engine.submit(submit("a"))
+    await sink.losses(1)
+    (ended,) = [record for record in caplog.records if record.message == "engine ended"]
+    assert getattr(ended, "last_words", []) == ["/build/ggml.c:7: GGML_ASSERT(a > 0) failed"]
+
+
+async def test_deaths_with_work_between_them_are_no_loop(start: Start) -> None:
+    """Killed again and again, but each time after a token: it does not stay down."""
+    engine, sink = await start("crash")
+    for n in range(1, MAX_CRASHES + 3):
+        await sink.readies(n)
+        engine.submit(submit("a"))
+        await sink.losses(n)
+        assert not sink.stays_down
+
+
+async def test_deaths_without_work_between_them_are_a_loop(start: Start) -> None:
+    """Loads that fail, or engines that die before a token: the fifth within a minute stays down."""
+    _, sink = await start("dies")
+    await sink.losses(MAX_CRASHES)
+    assert sink.stays_down
+
+
 async def test_one_that_ends_at_once_is_replaced(start: Start) -> None:
     """Before it is ready a death is a loss as well: whoever waits is told."""
     _, sink = await start("dies", "obedient")
@@ -276,6 +360,23 @@ async def test_a_model_that_cannot_be_had_is_tried_again() -> None:
         assert engine.reason == "no network"
         await sink.readies(1)
         assert (attempts, engine.reason) == (3, "")
+    finally:
+        await engine.stop()
+
+
+async def test_a_download_is_no_part_of_the_load() -> None:
+    """However long it takes to have the model, the load has all of its time."""
+    sink, clock = Sink(), Clock()
+
+    async def prepare() -> list[str]:
+        clock.advance(10_000)
+        return [sys.executable, SCRIPT, "obedient"]
+
+    engine = Supervisor(prepare=prepare, sink=sink, load_timeout_s=600.0, clock=clock)
+    engine.start()
+    try:
+        await sink.readies(1)
+        assert "lost" not in sink.said
     finally:
         await engine.stop()
 

@@ -1,122 +1,54 @@
-"""The engine's process. `python -m service.engine "prompt"` streams to stdout; with --door it serves the front."""
+"""The engine's process. `python -m service.engine "prompt"` streams to stdout; with --door it serves the front.
+
+Native code that does what a processor can't ends its process at once, so that it can't say why: where no front looks
+after it, the work is done in a child, and this process says what became of it.
+"""
 
 from __future__ import annotations
 
-import argparse
+import ctypes
 import os
-import random
 import signal
-import socket
+import subprocess
 import sys
-import time
-from pathlib import Path
 
-from .budget import ConfigurationError
-from .context import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
-from .engine import Engine
-from .llama import SPLIT_MODES, LlamaError
-from .load import PREFIX_SCOPES, SPECULATION, Options, describe, load
-from .protocol import N_SEEDS, Refused, Sampling, Submit
-from .slices import STEP_S
-from .template import TemplateError
+from .deaths import by_signal
 
-STARTER = Path(__file__).parent.parent / "starter" / "rill-starter-q8_0.gguf"
+WATCHED = "RILL_ENGINE_WATCHED"  # in the child's environment: the process that watches it
+PR_SET_PDEATHSIG = 1  # prctl(2)
+FEATURES = "from service.engine.llama import features; print(features())"
+# What an operator's shell or an init sends: the child answers, and we tell how.
+FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one of the two modes; returns the exit status."""
-    args = _parser().parse_args(argv)
-    options = Options(
-        model=args.model,
-        n_ctx=args.n_ctx,
-        n_seq=args.n_seq,
-        n_batch=args.n_batch,
-        n_threads=args.n_threads,
-        kv_type=args.kv_type,
-        flash_attention=args.flash_attention,
-        n_gpu_layers=args.n_gpu_layers,
-        split_mode=args.split_mode,
-        main_gpu=args.main_gpu,
-        prefix_scope=args.prefix_scope,
-        speculation=args.speculation,
-        draft_model=args.draft_model,
-        step_s=args.step_ms / 1000,
-    )
-    if args.door is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's to answer: it drains first
-        from .door import serve
+def main() -> int:
+    """Do the work, or have it done; returns the exit status, as a shell has it: 128 + the signal for one."""
+    argv = sys.argv[1:]
+    if WATCHED not in os.environ and not any(word.split("=")[0] == "--door" for word in argv):
+        return _watch([sys.executable, "-m", "service.engine", *argv])
+    if os.environ.pop(WATCHED, "") == str(os.getppid()) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    from .cli import run  # not before: what loads the libraries may end the process
 
-        return serve(socket.socket(fileno=args.door), options)
-    try:
-        return _print(args, options)
-    except (LlamaError, ConfigurationError, TemplateError) as e:
-        print(f"engine: {e}", file=sys.stderr)
-        return 2 if isinstance(e, ConfigurationError) else 1
-    except (BrokenPipeError, KeyboardInterrupt):
-        os._exit(130)  # whoever read has seen enough; nothing is left to flush, nor anyone to flush it to
+    return run(argv)
 
 
-def _print(args: argparse.Namespace, options: Options) -> int:
-    """One prompt, its answer on stdout as it is made, its figures on stderr."""
-    loaded = load(options, lambda _: None)
-    print(describe(loaded.ready), file=sys.stderr)
-    messages = [{"role": "system", "content": args.system}] if args.system else []
-    submit = Submit(
-        id="stdout",
-        sampling=Sampling(seed=args.seed, temperature=args.temperature),
-        text=args.prompt if args.raw else None,
-        messages=None if args.raw else [*messages, {"role": "user", "content": args.prompt}],
-        max_tokens=args.max_tokens,
-    )
-    opened = loaded.inbox.open(submit, time.monotonic())
-    if isinstance(opened, Refused):
-        print(f"engine: {opened.message}", file=sys.stderr)
-        return 1
-    engine = Engine(loaded.model, loaded.context, drafts=loaded.drafts)
-    engine.submit(*opened[:2])
-    while not engine.is_idle:
-        step = engine.step()
-        for _, _, text in step.deltas:
-            print(text, end="", flush=True)
-        for finish in step.finished:
-            speed = (finish.n_generated - 1) / finish.decode_s if finish.decode_s else 0.0
-            figures = f"{finish.n_prompt} tokens read, {finish.n_generated} made, {speed:.0f} a second"
-            print(f"\nengine: {finish.reason}; {figures}", file=sys.stderr)
-    engine.close()
-    return 0
+def _watch(command: list[str]) -> int:
+    child = subprocess.Popen(command, env=os.environ | {WATCHED: str(os.getpid())})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the child, too, which ends by it
+    for number in FORWARDED:
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    if (status := child.wait()) >= 0:
+        return status
+    print(f"engine: {by_signal(-status, features=_features(status))}", file=sys.stderr)
+    return 128 - status
 
 
-def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m service.engine", description=__doc__)
-    p.add_argument("prompt", nargs="?", default="Tell me a story about a fox", help="answered on stdout")
-    p.add_argument("--door", type=int, help="serve the front on this socket descriptor instead")
-    p.add_argument("--model", type=Path, default=STARTER, help="a GGUF file (default: the embedded starter)")
-    p.add_argument("--raw", action="store_true", help="complete the prompt as it stands, without a chat template")
-    p.add_argument("--system", default="", help="a system message")
-    p.add_argument("--max-tokens", type=int)
-    p.add_argument("--temperature", type=float, default=0.8)
-    p.add_argument("--seed", type=int, default=random.randrange(N_SEEDS))
-    p.add_argument("--n-ctx", type=int, help="KV budget in tokens, all sequences together")
-    p.add_argument("--n-seq", type=_sequences, default=32)
-    p.add_argument("--n-batch", type=int, default=512)
-    p.add_argument("--n-threads", type=int, help="default: the physical cores that may be used")
-    p.add_argument("--kv-type", choices=KV_TYPES, default="f16")
-    p.add_argument("--flash-attention", choices=FLASH_ATTENTION, default="auto")
-    p.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: as many as fit, where there is a GPU")
-    p.add_argument("--split-mode", choices=SPLIT_MODES, default="layer")
-    p.add_argument("--main-gpu", type=int, default=0)
-    p.add_argument("--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="who shares prompts' beginnings")
-    p.add_argument("--speculation", choices=SPECULATION, default="auto", help="decode guesses beside each next token")
-    p.add_argument("--draft-model", type=Path, help="a GGUF file of the same vocabulary, whose guesses are decoded too")
-    p.add_argument("--step-ms", type=float, default=STEP_S * 1000, help="a step with a prompt's slice takes so long")
-    return p
-
-
-def _sequences(text: str) -> int:
-    n = int(text)
-    if not 1 <= n <= MAX_SEQUENCES:
-        raise argparse.ArgumentTypeError(f"1 to {MAX_SEQUENCES}")
-    return n
+def _features(status: int) -> str:
+    """What the library was built for, where that matters: asked in another process, for the same reason."""
+    if -status != signal.SIGILL:
+        return ""
+    return subprocess.run([sys.executable, "-c", FEATURES], capture_output=True, text=True, check=False).stdout
 
 
 if __name__ == "__main__":

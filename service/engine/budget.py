@@ -45,8 +45,8 @@ def usable_cores(root: Path = Path("/")) -> int:
     allowed = os.sched_getaffinity(0)
     cores = {_core(root, cpu) for cpu in allowed}
     quota = _read(root / "sys/fs/cgroup/cpu.max").split()
-    if len(quota) == 2 and quota[0].isdigit():
-        return max(1, min(len(cores), round(int(quota[0]) / int(quota[1]))))
+    if len(quota) == 2 and all(n.isdigit() for n in quota) and (period := int(quota[1])):
+        return max(1, min(len(cores), round(int(quota[0]) / period)))
     return max(1, len(cores))
 
 

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 
 from .budget import ConfigurationError
+from .deaths import by_error
 from .engine import Engine
 from .inbox import Inbox, Opened
-from .llama import LlamaError
+from .llama import LlamaError, features
 from .load import Loaded, Options, describe, load
 from .protocol import (
     Beat,
+    Build,
     Cancel,
     Decoder,
     Fatal,
@@ -85,41 +87,45 @@ def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
     door = Door(sock)
     threading.Thread(target=door.beat, name="beat", daemon=True).start()
     try:
-        loaded = load(options, _every_percent(door))
+        _serve(door, options, load)
     except ConfigurationError as e:
         door.send(Fatal(str(e), is_final=True))
         return 2
     except (LlamaError, TemplateError) as e:
         door.send(Fatal(str(e)))
-        return 1
+    except Exception as e:  # of our own code: the front has to know that, and what it was
+        door.send(Fatal(by_error(e), ours=True))
+    return 1
+
+
+def _serve(door: Door, options: Options, load: Load) -> None:
+    """Ends only by an exception or with the process."""
+    door.send(Build(features()))
+    loaded = load(options, _every_percent(door))
     print(describe(loaded.ready), file=sys.stderr, flush=True)
     door.send(loaded.ready)
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(door, loaded.inbox, work), name="door", daemon=True).start()
-    try:
-        # Who sets the number of threads gets it; otherwise they make room for neighbours.
-        threads = None if options.n_threads else Threads(loaded.ready.n_threads)
-        engine = Engine(
-            loaded.model,
-            loaded.context,
-            slices=loaded.slices,
-            most_kept_cells=loaded.most_kept_cells,
-            shares=options.prefix_scope != "off",
-            drafts=loaded.drafts,
-            threads=threads,
-            n_threads=loaded.ready.n_threads,
-            started=lambda ids: door.send(Started(ids)),
-            refused=door.send,
-        )
-        with closing(engine):
-            _run(engine, door, work)
-    except LlamaError as e:
-        door.send(Fatal(str(e)))
-    return 1
+    # Who sets the number of threads gets it; otherwise they make room for neighbours.
+    threads = None if options.n_threads else Threads(loaded.ready.n_threads)
+    engine = Engine(
+        loaded.model,
+        loaded.context,
+        slices=loaded.slices,
+        most_kept_cells=loaded.most_kept_cells,
+        shares=options.prefix_scope != "off",
+        drafts=loaded.drafts,
+        threads=threads,
+        n_threads=loaded.ready.n_threads,
+        started=lambda ids: door.send(Started(ids)),
+        refused=door.send,
+    )
+    with closing(engine):
+        _run(engine, door, work)
 
 
 def _run(engine: Engine, door: Door, work: queue.SimpleQueue[Work]) -> None:
-    """Step while there is something to do. Ends only by LlamaError or with the process."""
+    """Step while there is something to do. Ends only by an exception or with the process."""
     while True:
         first = [_next(work, engine.rest)] if engine.is_idle else []
         door.busy_since = time.monotonic()  # to take one may be long, too: a grammar reads all that was delivered
@@ -168,7 +174,7 @@ def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
                 elif isinstance(frame, Cancel):
                     work.put(frame.id)
     except Exception as e:  # without this thread the process would beat on, deaf
-        door.send(Fatal(str(e) if isinstance(e, ProtocolError) else f"a frame that can't be served: {e!r}"))
+        door.send(Fatal(str(e) if isinstance(e, ProtocolError) else by_error(e), ours=True))
         os._exit(1)
 
 

@@ -28,11 +28,12 @@ class DraftModel:
         *,
         n_vocab: int,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.monotonic,
     ) -> None:
-        """costs: of a decode by its rows, as the clock measures them. slices: how much of a text it reads in a step.
-        n_vocab: of the large model."""
+        """costs: of a decode by its rows, as the clock measures them. slices: how much of a text it reads in a step, of
+        so many seconds by the wall's clock. n_vocab: of the large model."""
         self.model, self.context, self.costs, self.clock = model, context, costs, clock
-        self._slices = slices
+        self._slices, self._wall = slices, wall
         self._n_vocab = min(n_vocab, model.n_vocab)
         self._held: dict[str, tuple[int, list[int]]] = {}  # by sequence: its id here, its tokens; last used, last in it
         self._free_ids = list(range(context.n_ids))
@@ -78,11 +79,14 @@ class DraftModel:
         self, rows: list[tuple[Sequence, int, list[int]]], guesses: dict[str, list[int]]
     ) -> list[tuple[Sequence, int, list[int]]]:
         """One decode, and one token more of each that is at the end of its text; what to decode next."""
-        began = self.clock()
+        began, began_to_read = self.clock(), self._wall()
         at = self.context.decode([(seq_id, len(self._held[s.id][1]), tokens, 1) for s, seq_id, tokens in rows])
         drawn = [int(self.context.logits(index)[: self._n_vocab].argmax()) for index in at]
         if all(len(tokens) == 1 for _, _, tokens in rows):
             self.costs.observe(len(rows), self.clock() - began)
+        n_read = sum(len(tokens) for _, _, tokens in rows if len(tokens) > 1)
+        n_decoded = sum(len(tokens) == 1 for _, _, tokens in rows)
+        self._slices.observe(n_decoded, n_read, self._wall() - began_to_read)
         more = []
         for (s, seq_id, tokens), token in zip(rows, drawn, strict=True):
             held = self._held[s.id][1]

@@ -43,6 +43,12 @@ def start(log: Callable[[int, str], None]) -> None:
     lib.llama_backend_init()
 
 
+def features() -> str:
+    """What the library was built for, in its own words: "CPU : AVX2 = 1 | AMX_INT8 = 1 | ". Computes nothing."""
+    text: bytes = lib.llama_print_system_info()
+    return text.decode("utf-8", "replace")
+
+
 class Model:
     """The weights and the vocabulary of one GGUF file. Tokenizing is safe from any thread."""
 

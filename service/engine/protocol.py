@@ -1,15 +1,15 @@
 """The frames of the two doors between front and engine. Plain values only; both sides import this file.
 
 A frame on the wire is a 4-byte big-endian length and one JSON object whose `type` names the frame (orjson).
-Door 1, front -> engine: Submit, Cancel. Door 2, engine -> front: Loading, Ready, Accepted, Refused, Started, Step,
-Beat, Fatal. Each generation is named by an `id` that the front chose; the engine never invents one.
+Door 1, front -> engine: Submit, Cancel. Door 2, engine -> front: Build, Loading, Ready, Accepted, Refused, Started,
+Step, Beat, Fatal. Each generation is named by an `id` that the front chose; the engine never invents one.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
@@ -90,6 +90,13 @@ class Cancel:
     """Free the generation's sequence before the next step. Unknown or finished ids are ignored."""
 
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What llama.cpp was built for, in its own words. Sent before anything is computed: should that kill it."""
+
+    features: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +196,13 @@ class Step:
     prefill:  (id, n_done, n_prompt) of prompts that this step read a slice of; the first one ends the waiting
     deltas:   (id, token ids, text): the text these tokens made deliverable; a token whose bytes or stop string are
               not complete yet comes with a later delta
+    unsaid:   ids of generations that made tokens and have no delta for them: without text, or not complete yet
     """
 
     queued: list[tuple[str, int]] = field(default_factory=list)
     prefill: list[tuple[str, int, int]] = field(default_factory=list)
     deltas: list[tuple[str, list[int], str]] = field(default_factory=list)
+    unsaid: list[str] = field(default_factory=list)
     finished: list[Finish] = field(default_factory=list)
     n_running: int = 0
     n_waiting: int = 0
@@ -217,17 +226,19 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Fatal:
-    """The engine can't go on and is about to exit: a model that does not load, a context that can't be had."""
+    """The engine can't go on and is about to exit: a model that does not load, a context that can't be had.
+
+    ours: an error of our own code, which no request is to be blamed for; the message never holds any of a request.
+    """
 
     message: str
     is_final: bool = False  # the settings ask for what can't be had here: to try again is no use
+    ours: bool = False
 
 
-Frame = Submit | Cancel | Loading | Ready | Accepted | Refused | Started | Step | Beat | Fatal
+Frame = Submit | Cancel | Build | Loading | Ready | Accepted | Refused | Started | Step | Beat | Fatal
 
-_TYPES: dict[str, type[Any]] = {
-    cls.__name__.lower(): cls for cls in (Submit, Cancel, Loading, Ready, Accepted, Refused, Started, Step, Beat, Fatal)
-}
+_TYPES: dict[str, type[Any]] = {cls.__name__.lower(): cls for cls in get_args(Frame)}
 
 
 class ProtocolError(Exception):

@@ -12,6 +12,8 @@ MOST_TIMES = 3.0
 FIRST_TOKEN = 2.0
 LEAST = 32  # tokens: reading fewer wastes the step, whose weights are fetched for 8 rows as for 32
 WEIGHT = 0.3  # of the newest step: three slow ones in a row count, one that a neighbour disturbed does not
+# Of a row, whatever a clock says: no GPU reads ten million tokens a second, and a step may take 120 s for 32.
+LEAST_ROW_S, MOST_ROW_S = 1e-7, 4.0
 
 
 class Slices:
@@ -32,7 +34,7 @@ class Slices:
     def size(self, n_decoding: int, n_reading: int) -> int:
         """Tokens to read, of so many prompts, beside so many running streams: with these they make whole fours."""
         times = min(max(FIRST_TOKEN * n_reading / n_decoding, 1.0), MOST_TIMES) if n_decoding else MOST_TIMES
-        n = round(times * self.target_s / self.row_s) - n_decoding if self.row_s else 2 * LEAST
+        n = round(times * self.target_s / _bounded(self.row_s)) - n_decoding if self.row_s else 2 * LEAST
         n = max(n, n_decoding)  # beside many the rhythm is theirs already: reading takes about as long again
         if self.n_tile and n >= self.n_tile / MOST_TIMES:
             n = max(1, round(n / self.n_tile)) * self.n_tile
@@ -41,8 +43,14 @@ class Slices:
         return max(1, n - (n + beside) % AT_ONCE)
 
     def observe(self, n_decoding: int, n_read: int, step_s: float) -> None:
-        """A step took so long. Those that read little tell of what a step costs, not of what a token does."""
-        if n_read < LEAST // 2:
+        """A step took so long. Those that read little tell of what a step costs, not of what a token does; a clock that
+        stands still tells nothing."""
+        if n_read < LEAST // 2 or not step_s > 0:
             return
-        row_s = step_s / (n_decoding + n_read)
-        self.row_s = row_s if not self.row_s else self.row_s + WEIGHT * (row_s - self.row_s)
+        row_s = _bounded(step_s / (n_decoding + n_read))
+        before = _bounded(self.row_s) if self.row_s else row_s
+        self.row_s = before + WEIGHT * (row_s - before)
+
+
+def _bounded(row_s: float) -> float:
+    return min(max(row_s, LEAST_ROW_S), MOST_ROW_S)

@@ -23,49 +23,101 @@ SHARE = 1 / 8  # of the last observation in a chance: about the last eight guess
 MIN_GAIN = 1.03  # of all streams' speeds; less may be noise
 MIN_CHANCE = 0.02  # of a draft, when all before it must be right: rows cost more than that everywhere
 MIN_SECONDS = 0.002  # of a decode: to guess and to plan takes 0.05 ms for one stream, 0.3 ms for 32
+LEAST_S, MOST_S = 1e-6, 3600.0  # of a decode, whatever a clock says: a kernel call takes a microsecond
+MOST_SURPRISE = 2.0  # factor between what was expected and what counts of it
+OWN, SHARED = 1 / 16, 1 / 4  # of a surprise in the ratio of its rows, and of the rest in what all share
+# Of a ratio's worth with each decode that tells nothing of it: half after 2,080, a minute at 40 tokens/s. Four rows
+# that cost 1.4 and were taken for 4 are tried again within two; trying what is dear takes one decode in a hundred.
+FADE = 1 - 1 / 3000
+FRESH = 100  # decodes that it is worth all of it
+LEAST_FADE = 1 / 64  # more rows than that are not planned
 
 
 class Costs:
-    """Seconds of a decode by its rows, as measured: what all share (how busy the machine is) and what is theirs."""
+    """Seconds of a decode by its rows, as measured: what all share (how busy the machine is) and what is theirs.
+
+    A measurement may be wrong by any factor: neighbours take whole time slices, clocks stand still. So all are bounded,
+    each observation moves what is known by a bounded step, and what has not been seen for long is taken for cheaper
+    and cheaper until it is tried again: it would else be shunned for ever for having been measured badly once.
+    """
 
     def __init__(self) -> None:
-        self._seconds = 0.0  # of a decode with a ratio of 1
+        self._seconds = LEAST_S  # of a decode with a ratio of 1
         self._ratios: dict[int, float] = {}
         self._known: list[int] = []
+        self._seen: dict[int, int] = {}  # which observation was the last of each
+        self._n = 0  # observations
 
     def observe(self, n_rows: int, seconds: float) -> None:
         """A decode of so many rows, all of them with logits, took so long. A clock that stands still tells nothing."""
-        if seconds <= 0:
+        if not seconds > 0:  # NaN is not either
             return
-        if not self._known:
-            self._seconds = seconds
-        if n_rows not in self._ratios:
-            self._ratios[n_rows] = seconds / self._seconds
-            self._known = sorted(self._ratios)
-            return
-        # A pause of the whole machine is no news of llama.cpp; a lasting change is there after ten more decodes.
-        expected = self.of(n_rows)
-        seconds = min(max(seconds, expected / 2), expected * 2)
-        self._seconds += (seconds / self._ratios[n_rows] - self._seconds) / 4
-        self._ratios[n_rows] += (seconds / self._seconds - self._ratios[n_rows]) / 16
+        seconds = min(max(seconds, LEAST_S), MOST_S)
+        self._n += 1
+        if n_rows in self._ratios:
+            self._learn(n_rows, seconds)
+        else:
+            self._begin(n_rows, seconds)
+        self._seen[n_rows] = self._n
 
     def of(self, n_rows: int) -> float:
-        """Seconds that so many rows may take: between two that are known, in proportion; beyond them each row takes
-        what those took on average, if it did not go on faster last."""
+        """Seconds that so many rows may take, always more than 0: between two that are known, in proportion; beyond
+        them each row takes what those took on average, if it did not go on faster last. LEAST_S a row if none is."""
         known = self._known
         if n_rows in self._ratios:
-            # No less than one row: else a disturbed measurement of that one would fill up every lone stream's decode.
-            return self._seconds * max(self._ratios[n_rows], self._ratios.get(1, 0.0))
+            # No less than one row, however seldom it was seen: else it would fill up every lone stream's decode.
+            return self._seconds * max(self._ratio(n_rows), self._one())
         if len(known) < 2:  # as if each row cost the same: nothing pays then
             return self._seconds * n_rows / (known[0] if known else 1)
         at = min(max(bisect_left(known, n_rows), 1), len(known) - 1)
         left, right = known[at - 1], known[at]
-        slope = (self._ratios[right] - self._ratios[left]) / (right - left)
+        ratio, next_ratio = self._ratio(left), self._ratio(right)
+        slope = (next_ratio - ratio) / (right - left)
         if n_rows > right:
-            left, slope = right, max(slope, self._ratios[right] / right)
+            left, ratio, slope = right, next_ratio, max(slope, next_ratio / right)
         # Never less than half of its neighbour's: two measurements may lie, and nothing is free.
-        ratio = max(self._ratios[left] + slope * (n_rows - left), self._ratios[left] / 2)
-        return self._seconds * max(ratio, self._ratios.get(1, 0.0))
+        return self._seconds * max(ratio + slope * (n_rows - left), ratio / 2, self._one())
+
+    def _begin(self, n_rows: int, seconds: float) -> None:
+        """The first observation of so many rows: no more is believed than that each was decoded alone."""
+        if not self._known:
+            self._seconds = seconds
+        ratio = seconds / self._seconds
+        self._put(n_rows, min(ratio, n_rows * self._ratios[1]) if 1 in self._ratios else ratio)
+        self._known = sorted(self._ratios)
+
+    def _learn(self, n_rows: int, seconds: float) -> None:
+        """One more. A pause of the whole machine is no news of llama.cpp; a lasting change is there after ten decodes.
+        The longer it was not seen the more it is believed, and as news of these rows alone."""
+        fade = self._fade(n_rows)
+        most = math.log(MOST_SURPRISE) / fade
+        surprise = math.log(seconds / (self._seconds * self._ratios[n_rows]))
+        surprise = min(max(surprise, -most), most)
+        own = 1 - fade * (1 - OWN)
+        self._put(n_rows, self._ratios[n_rows] * math.exp(own * surprise))
+        self._seconds = _bounded(self._seconds * math.exp((1 - own) * SHARED * surprise))
+
+    def _put(self, n_rows: int, ratio: float) -> None:
+        """One row takes no longer than more: when it seems to, it was disturbed, for what disturbs only adds."""
+        self._ratios[n_rows] = ratio = _bounded(ratio)
+        if 1 in self._ratios:
+            self._ratios[1] = min(self._ratios[1], ratio)
+
+    def _ratio(self, n_rows: int) -> float:
+        return self._ratios[n_rows] * self._fade(n_rows)
+
+    def _one(self) -> float:
+        return self._ratio(1) if 1 in self._ratios else 0.0
+
+    def _fade(self, n_rows: int) -> float:
+        """What its ratio is worth, seen so long ago."""
+        age = self._n - self._seen[n_rows] - FRESH
+        return max(FADE**age, LEAST_FADE) if age > 0 else 1.0
+
+
+def _bounded(factor: float) -> float:
+    """Two of them multiplied, by as many rows as there may be, are finite and more than 0."""
+    return min(max(factor, 1e-30), 1e30)
 
 
 class Guesses:

@@ -51,6 +51,7 @@ class Threads:
             self._last = now
             # What others used, and what we would have used had they not: together, what they want.
             wanted = ((now.all - last.all) - (now.own - last.own) + (now.waited - last.waited)) / (now.at - last.at)
+            wanted = min(max(wanted, 0.0), len(self._cpus))  # counters of a virtual machine may jump
             free = len(self._cpus) - int(wanted + 0.25)  # three quarters of a core are as bad as a whole one
             self._n = max(1, min(self.n_threads, free))
         return self._n
@@ -61,10 +62,9 @@ class Threads:
     def _all(self) -> float:
         """/proc/stat: cpuN user nice system idle iowait irq softirq steal ... in ticks (proc(5))."""
         ticks = 0
-        for line in _read(self._root / "proc/stat").splitlines():
-            name, *fields = line.split()
-            if name[3:].isdigit() and int(name[3:]) in self._cpus:
-                user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
+        for name, *fields in filter(None, map(str.split, _read(self._root / "proc/stat").splitlines())):
+            if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in self._cpus:
+                user, nice, system, _idle, _iowait, irq, softirq = map(_count, (*fields, *["0"] * 7)[:7])
                 ticks += user + nice + system + irq + softirq
         return ticks / TICKS_PER_S
 
@@ -75,7 +75,11 @@ class Threads:
             stats = [_read(task / "schedstat").split() for task in tasks.iterdir()]
         except OSError:
             return 0.0
-        return sum(int(fields[1]) for fields in stats if len(fields) == 3) / 1e9
+        return sum(_count(fields[1]) for fields in stats if len(fields) == 3) / 1e9
+
+
+def _count(field: str) -> int:
+    return int(field) if field.isdigit() else 0
 
 
 def _read(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .context import Context
 from .prefix import Memory
 from .slices import Slices
-from .speculation import Costs
+from .speculation import LEAST_S, Costs
 
 WARM_UP_TOKENS = 32
 # The rows whose decodes are timed, those first that others are guessed from. All take a CPU second with a 0.5B model,
@@ -18,6 +18,8 @@ TIMED_ROWS = (1, 4, 8, 2, 3, 16)
 TIMED_S = 1.0
 TAX = 0.2  # of a step, for cells that nobody in it looks at; 3,000 take 0 to 0.08 of one on a CPU, 0.45 unpatched
 LEAST_KEPT = 4096  # cells: some shared prompts are worth more than that, and what is measured in a moment is not exact
+MOST_CELLS = 1 << 31  # llama.cpp counts them in 32 bits
+LOOKS = 3  # each of three tokens: what is decided here holds as long as the process lives
 
 
 def warm_up(context: Context, step_s: float) -> Slices:
@@ -48,7 +50,7 @@ def measure_rows(context: Context, clock: Callable[[], float]) -> Costs:
     return costs
 
 
-def measure_kept(context: Context) -> int:
+def measure_kept(context: Context, clock: Callable[[], float] = time.monotonic) -> int:
     """How many cells may be kept: attention passes over each in every step, which must not take TAX longer for them."""
     if not context.can_share or context.memory is not Memory.CUTTABLE:
         return context.n_ctx
@@ -56,14 +58,22 @@ def measure_kept(context: Context) -> int:
     def token_s() -> float:
         times: list[float] = []
         for _ in range(3):  # the least of three: what disturbs it only adds
-            began = time.monotonic()
+            began = clock()
             context.decode([(0, 0, [0], True)])
-            times.append(time.monotonic() - began)
+            times.append(clock() - began)
             context.forget(0)
         return min(times)
 
     free_s = token_s()
     n_cells = context.burden(WARM_UP_TOKENS)
-    cell_s = max(0.0, token_s() - free_s) / n_cells if n_cells else 0.0
+    most, looks = LEAST_KEPT, 0
+    while n_cells and most < context.n_ctx and looks < LOOKS:  # what seems dear, for it may have been disturbed
+        most, looks = max(most, _affordable(free_s, token_s(), n_cells)), looks + 1
     context.clear()
-    return min(context.n_ctx, max(LEAST_KEPT, int(TAX * free_s / cell_s))) if cell_s else context.n_ctx
+    return min(context.n_ctx, most) if n_cells else context.n_ctx
+
+
+def _affordable(free_s: float, burdened_s: float, n_cells: int) -> int:
+    """Cells that take TAX of a token's time, where n_cells make it so much longer: more than there are if none seem
+    to take any."""
+    return int(min(TAX * free_s * n_cells / max(burdened_s - free_s, LEAST_S), MOST_CELLS))

@@ -9,12 +9,14 @@ import signal
 from collections.abc import AsyncIterator
 
 from tests.chaos import cuts, engine, readers, replicas, storm
+from tests.chaos.busy import busy
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="of the engine, under 16 streams")
     parser.add_argument("--stops", type=int, default=10, help="SIGSTOPs of the engine")
+    parser.add_argument("--busy", type=int, default=2, help="loops that never rest, beside which both are done again")
     parser.add_argument("--cuts", type=int, default=1000, help="of connections, for each client")
     parser.add_argument("--stalled", type=int, default=500, help="readers that stop reading")
     parser.add_argument("--live", type=int, default=50, help="streams that are read beside them")
@@ -32,11 +34,18 @@ async def lines(args: argparse.Namespace) -> AsyncIterator[str]:
         ("bf16", signal.SIGSTOP, args.stops),
         ("f16", signal.SIGKILL, args.kills // 5),
     )
-    if any(n for _, _, n in kinds):
+    for n_busy in dict.fromkeys([0, args.busy]) if any(n for _, _, n in kinds) else []:
+        yield f"\nBeside {n_busy} busy processes:\n" if n_busy else "Quiet:\n"
         yield engine.HEAD
-    for kv_type, number, n in kinds:
-        if n:
-            yield engine.row(kv_type, number, await engine.trials(kv_type, number, n, args.seed))
+        notes: list[str] = []
+        async with busy(n_busy):
+            for kv_type, number, n in kinds:
+                if n:
+                    tally = await engine.trials(kv_type, number, n, args.seed)
+                    yield engine.row(kv_type, number, tally)
+                    notes += [f"{kv_type}, {number.name}, {note}" for note in tally.notes]
+        for note in notes:
+            yield f"  {note}"
     if args.cuts:
         yield "\n" + cuts.HEAD
         async for line in cuts.trials(args.cuts, args.seed):

@@ -1,13 +1,20 @@
-"""The engine is killed or stopped under 16 streams, again and again: what did their readers get?"""
+"""The engine is killed or stopped under 16 streams, again and again: what did their readers get?
+
+What went wrong is kept: the last events of each stream that failed, and what the engine died of where that was not us.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,6 +25,8 @@ from tests.running import Service, orders, running
 N_STREAMS = 16
 MAX_TOKENS = 300
 TIMEOUT_S = 2  # RILL_ENGINE_TIMEOUT_S: after so long a silence the engine counts as hung
+N_LAST = 3  # events kept of a stream that failed
+OURS = {signal.SIGKILL: "it died of SIGKILL", signal.SIGSTOP: f"no heartbeat for {TIMEOUT_S} s"}
 
 
 @dataclass
@@ -34,6 +43,7 @@ class Tally:
     n_failed: int = 0  # streams that ended in a failure
     recoveries_s: list[float] = field(default_factory=list)  # from the kill to the last stream's next event
     bounds_s: list[float] = field(default_factory=list)  # model load + prefill of the live tokens + 1 s
+    notes: list[str] = field(default_factory=list)  # on what should not have been
 
 
 async def follow(response: aiohttp.ClientResponse, seen: list[tuple[float, int]]) -> tuple[bytes, bool]:
@@ -52,7 +62,10 @@ def compare(tally: Tally, id: str, events: list[Event], whole: list[Event]) -> N
     got = numbers(events, id)
     tally.n_lost += len(set(range(max(got, default=-1) + 1)) - set(got))
     tally.n_repeated += len(got) - len(set(got))
-    tally.n_failed += events[-1].name != "done"
+    if events[-1].name != "done":
+        tally.n_failed += 1
+        last = " ".join(f"[{event.name} {event.data[:200]}]" for event in events[-N_LAST:])
+        tally.notes.append(f"trial {tally.n_trials}, stream {id[:8]}, {len(events)} events, the last: {last}")
     tally.n_changed += text(events) != text(whole)
 
 
@@ -87,13 +100,25 @@ async def trial(service: Service, number: signal.Signals, rng: random.Random, ta
 
 
 async def trials(kv_type: str, number: signal.Signals, n: int, seed: int) -> Tally:
-    """n trials, four a service: five deaths within a minute would be another matter, it then stays down."""
+    """n trials, four a service."""
     rng, tally = random.Random(seed), Tally()
+    settings = {"kv_type": kv_type, "engine_timeout_s": str(TIMEOUT_S), "max_waiting": "64"}
     while tally.n_trials < n:
-        async with running(kv_type=kv_type, engine_timeout_s=str(TIMEOUT_S), max_waiting="64") as service:
-            for _ in range(min(4, n - tally.n_trials)):
-                await trial(service, number, rng, tally)
+        with tempfile.TemporaryDirectory() as directory:
+            log = Path(directory) / "log"
+            async with running(log=log, **settings) as service:
+                for _ in range(min(4, n - tally.n_trials)):
+                    await trial(service, number, rng, tally)
+            tally.notes += [f"up to trial {tally.n_trials}: {death}" for death in other_deaths(log, OURS[number])]
     return tally
+
+
+def other_deaths(log: Path, ours: str) -> Iterator[str]:
+    """What the engine died of, with its last words, but for the deaths that we caused."""
+    for line in log.read_text().splitlines():
+        entry = json.loads(line) if line.startswith("{") else {}
+        if entry.get("message") == "engine ended" and not entry["reason"].startswith(ours):
+            yield " | ".join([entry["reason"], *entry.get("last_words", [])])
 
 
 HEAD = (

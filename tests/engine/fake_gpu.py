@@ -8,8 +8,9 @@ import sysconfig
 from pathlib import Path
 
 from service.engine.llama import LIBRARY
+from tests.patience import PATIENCE_S
 
-from .child import PATIENCE_S, ROOT, environment
+from .child import ROOT, environment
 
 # Registered as ggml registers what it loads at run time; a build whose CPU is linked in doesn't look for more itself.
 START = """

@@ -66,6 +66,8 @@ SOCKETS = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1)}  # two packages number th
         (SOCKETS, {0, 1, 2, 3}, "20000 100000\n", 1),  # less than one core is still one thread
         (SOCKETS, {0, 1}, "800000 100000\n", 2),  # a quota wider than what the affinity allows
         (SOCKETS, {0, 1, 2, 3}, "garbage", 4),
+        (SOCKETS, {0, 1, 2, 3}, "200000 0\n", 4),
+        (SOCKETS, {0, 1, 2, 3}, "200000 max\n", 4),
         (SOCKETS, {0, 1, 2, 3}, "", 4),
     ],
 )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import queue
 import signal
+import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from service.engine.protocol import (
     MAX_FRAME_BYTES,
     Accepted,
     Beat,
+    Build,
     Cancel,
+    Decoder,
     Fatal,
     Finish,
     Loading,
@@ -27,8 +32,9 @@ from service.engine.protocol import (
     Step,
     Submit,
 )
+from tests.patience import PATIENCE_S
 
-from .child import Child
+from .child import ROOT, Child
 
 GREEDY = Sampling(seed=0, temperature=0.0)
 FOREVER = 60_000  # tokens: longer than any test waits
@@ -200,10 +206,48 @@ def test_the_front_leaves_while_loading(endless: Path) -> None:
 def fatal(*arguments: str, is_final: bool = False) -> str:
     """The message with which an engine that can't go on ends; final where its settings are to blame."""
     with Child(*arguments) as child:
-        (last,) = [f for f in child.rest() if not isinstance(f, Loading)]
+        (last,) = [f for f in child.rest() if not isinstance(f, Loading | Build)]
         assert isinstance(last, Fatal)
         assert (last.is_final, child.exit_status()) == ((True, 2) if is_final else (False, 1))
         return last.message
+
+
+BREAKS = """
+import socket, sys
+from pathlib import Path
+from service.engine.door import serve
+from service.engine.load import Options
+
+def load(options, on_progress):
+    raise ZeroDivisionError("float division by zero")
+
+sys.exit(serve(socket.socket(fileno=int(sys.argv[1])), Options(model=Path("x.gguf")), load))
+"""
+
+
+def test_an_error_of_our_own() -> None:
+    """The front is told its type, message and place, and that it was ours."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-c", BREAKS, str(theirs.fileno())]
+        with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as process:
+            theirs.close()
+            raw = b"".join(iter(lambda: ours.recv(1 << 16), b""))
+            assert process.wait(PATIENCE_S) == 1
+    (last,) = [frame for frame in Decoder().feed(raw) if isinstance(frame, Fatal)]
+    assert last.ours
+    assert (
+        last.message
+        == "ZeroDivisionError: float division by zero at <string>:8 load < " + last.message.partition(" < ")[2]
+    )
+
+
+def test_what_it_was_built_for_comes_before_anything_is_computed(endless: Path) -> None:
+    """So that the front can tell it of a process that dies of the first product."""
+    with Child("--model", str(endless), "--n-ctx", "256") as child:
+        while not isinstance(frame := child.receive(), Build):
+            assert isinstance(frame, Beat)
+        assert " = 1 | " in frame.features
 
 
 def test_a_missing_model(tmp_path: Path) -> None:

@@ -47,6 +47,16 @@ def without_ends(model: Model, tokens: list[int]) -> list[int]:
     return tokens[: next((i for i, t in enumerate(tokens) if t in model.end_tokens), len(tokens))]
 
 
+def test_how_much_it_reads_is_learnt(bpe: Model, make_context: MakeContext) -> None:
+    """What a row took when it was loaded, beside whatever neighbours, is not believed for ever."""
+    slices, at = Slices(target_s=0.2, n_batch=64, row_s=1.0), iter(range(10**6))
+    context = make_context(bpe, n_ctx=256, n_seq=2, n_kept=0, n_batch=64)
+    draft = DraftModel(bpe, context, Costs(), slices, n_vocab=bpe.n_vocab, wall=lambda: next(at) / 1000)
+    for i in range(20):
+        draft.guess([sequence("a", [5 + i] * 32)], 1)
+    assert slices.row_s < 0.01
+
+
 def test_it_guesses_what_it_would_say(bpe: Model, draft: DraftModel, make_context: MakeContext) -> None:
     """Of two texts at once, whether they go on as guessed, otherwise, or begin anew."""
     context, texts = make_context(bpe), {"a": [5, 6, 7, 8], "b": [40, 30, 20]}

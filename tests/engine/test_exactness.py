@@ -9,7 +9,7 @@ from pathlib import Path
 import llama_cpp as lib
 import pytest
 
-from service.engine.__main__ import STARTER
+from service.engine.cli import STARTER
 from service.engine.exactness import is_exact
 from service.engine.llama import Model
 from service.engine.protocol import Sampling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.llama import Model
+from service.engine.deaths import by_signal
+from service.engine.llama import Model, features
 from tests.patience import PATIENCE_S
 
 from .child import ROOT, environment
@@ -135,6 +137,47 @@ def test_arguments_out_of_range(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert b"usage:" in done.stderr
+
+
+def watched(script: str) -> subprocess.CompletedProcess[str]:
+    """What `python -m service.engine` makes of a child that runs this."""
+    watch = (
+        f"import sys; from service.engine.__main__ import _watch; sys.exit(_watch([sys.executable, '-c', {script!r}]))"
+    )
+    return subprocess.run([sys.executable, "-c", watch], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGILL, signal.SIGKILL, signal.SIGSEGV])
+def test_a_death_by_a_signal_is_told(number: signal.Signals) -> None:
+    """In the front's words, and with a shell's status, whatever the child could say itself."""
+    done = watched(f"import os; os.kill(os.getpid(), {int(number)})")
+    told = by_signal(number, features=features())
+    assert done.stderr.splitlines()[-1] == f"engine: {told}"
+    assert done.returncode == 128 + number
+
+
+def test_another_end_is_the_childs() -> None:
+    """Its status and its words are passed on as they are."""
+    done = watched("import sys; print('out'); print('err', file=sys.stderr); sys.exit(7)")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
+
+
+def test_who_ends_it_ends_the_work() -> None:
+    """SIGTERM, also before anything is loaded, leaves no child behind."""
+    with subprocess.Popen(
+        command("x", "--max-tokens", "1000000", "--n-ctx", "1024"),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
+        assert not Path(f"/proc/{child}").exists()
 
 
 def test_the_starter() -> None:

@@ -16,6 +16,7 @@ from service.engine.protocol import (
     MAX_FRAME_BYTES,
     Accepted,
     Beat,
+    Build,
     Cancel,
     Decoder,
     Fatal,
@@ -33,7 +34,7 @@ from service.engine.protocol import (
     encode,
 )
 
-FRAMES: list[type[Any]] = [Submit, Cancel, Loading, Ready, Accepted, Refused, Started, Step, Beat, Fatal]
+FRAMES: list[type[Any]] = [Build, Submit, Cancel, Loading, Ready, Accepted, Refused, Started, Step, Beat, Fatal]
 
 st.register_type_strategy(int, st.integers(-(2**63), 2**63 - 1))  # what a JSON number of orjson's holds
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.engine.slices import LEAST, Slices
 
@@ -85,6 +87,21 @@ def test_steps_that_read_little_tell_nothing() -> None:
     slices.observe(1, LEAST // 2 - 1, 10.0)
     slices.observe(30, 0, 10.0)
     assert slices.row_s == 0.004
+
+
+anything = st.floats() | st.floats(0.0, 1e-6) | st.sampled_from([5e-324, 1e308])
+
+
+@given(st.lists(anything, max_size=20), anything, st.integers(0, 64), st.integers(0, 64))
+def test_no_measurement_stops_it(steps_s: list[float], row_s: float, n_decoding: int, n_reading: int) -> None:
+    """Whatever clocks said there is a slice, within its bounds; and forty steps are enough to forget it."""
+    slices = Slices(target_s=0.2, n_batch=512, row_s=row_s if row_s > 0 else 0.0)
+    for step_s in steps_s:
+        slices.observe(4, 40, step_s)
+        assert 1 <= slices.size(n_decoding, n_reading) <= 512
+    for _ in range(40):
+        slices.observe(4, 40, 44 * 0.004)
+    assert slices.row_s == pytest.approx(0.004, rel=0.01)
 
 
 def test_repr() -> None:

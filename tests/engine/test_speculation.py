@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -186,7 +188,7 @@ def test_a_pause_changes_little() -> None:
 def test_nothing_is_cheaper_than_one_row() -> None:
     """Had a pause hit the one row's measurement, a lone stream without guesses would else be filled up for ever."""
     costs = costs_of(0.05, 0.034, 0.048, 0.026)
-    assert [costs.of(n) for n in (1, 2, 4)] == pytest.approx([0.05] * 3)
+    assert [costs.of(n) for n in (1, 2, 4)] == pytest.approx([0.026, 0.034, 0.026])
     assert plan(costs, [0.0], [0], 60) == [0]
 
 
@@ -198,6 +200,100 @@ def test_one_that_was_thought_cheap_is_learnt() -> None:
     assert costs.of(3) == pytest.approx(0.03)
     costs.observe(3, 0.048)
     assert costs.of(3) == pytest.approx(0.048)
+
+
+# --- whatever is measured
+
+
+anything = st.one_of(
+    st.floats(), st.floats(0.0, 1e-6), st.floats(0.001, 10.0), st.sampled_from([0.0, 5e-324, math.inf])
+)
+observed = st.lists(st.tuples(st.integers(1, 64), anything), max_size=60)
+
+
+@given(observed, observed, st.lists(st.floats(0.0, 1.0), max_size=40), st.integers(0, 60))
+def test_no_measurement_stops_it(
+    seen: list[tuple[int, float]], drafts_seen: list[tuple[int, float]], chances: list[float], n_more: int
+) -> None:
+    """Zero, infinite, negative and no numbers at all, nothing observed: costs are finite and more than nothing, and
+    plans are made."""
+    costs, draft_costs = Costs(), Costs()
+    for of, all_seen in ((costs, seen), (draft_costs, drafts_seen)):
+        for n_rows, seconds in all_seen:
+            of.observe(n_rows, seconds)
+    assert all(0 < costs.of(n) < math.inf for n in (*range(1, 70), 1000, 10**9))
+    n = len(chances)
+    counts = plan(costs, chances, [8] * n, n_more, min_seconds=0.0)
+    assert len(counts) == n and 0 <= sum(counts) <= n_more
+    assert 0 <= depth(costs, draft_costs, chances, [(3, c) for c in chances], n_more) <= MAX_DRAFTS
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.floats(1e-12, 1e6), st.integers(1, 8))
+def test_what_was_measured_badly_is_measured_again(n_rows: int, wrong: float, n_others: int) -> None:
+    """However wrong the first measurement, of whatever number of rows, that is forgotten after a hundred right ones;
+    and so is it when all were wrong."""
+    costs, true = Costs(), {1: 0.02, 2: 0.034, 4: 0.028, 8: 0.05}
+    for n, seconds in true.items():
+        costs.observe(n, wrong if n == n_rows or n > n_others else seconds)
+    for _ in range(100):
+        costs.observe(n_rows, true[n_rows])
+    assert costs.of(n_rows) == pytest.approx(true[n_rows], rel=0.01)
+
+
+def decodes(costs: Costs, true: Costs, n_streams: int, n: int) -> list[int]:
+    """The rows of n decodes, as planned, each of which takes what it truly does."""
+    rows = []
+    for _ in range(n):
+        planned = plan(costs, [0.9] * n_streams, [8] * n_streams, 60)
+        rows.append(n_streams + sum(planned))
+        costs.observe(rows[-1], true.of(rows[-1]))
+    return rows
+
+
+MEASURED = (1, 4, 8, 2, 3, 16)
+WRONG = [{1: 2.0}, {4: 2.0}, dict.fromkeys(MEASURED[1:], 2.0), {1: 2e-6}, {4: 2e-6}]
+
+
+@pytest.mark.parametrize(("wrong", "n_streams"), [*((wrong, 1) for wrong in WRONG), (WRONG[2], 3)])
+def test_plans_recover(wrong: dict[int, float], n_streams: int) -> None:
+    """A first measurement that a neighbour made a hundred times as dear, or too cheap, is not believed for ever: in the
+    end what is planned is as fast as where all was measured well."""
+    well, badly = Costs(), Costs()
+    for n in MEASURED:
+        well.observe(n, FOURS.of(n))
+        badly.observe(n, wrong.get(n, FOURS.of(n)))
+
+    def speed(costs: Costs) -> float:
+        ((n_rows, _),) = Counter(decodes(costs, FOURS, n_streams, 100)).most_common(1)
+        each, more = divmod(n_rows - n_streams, n_streams)
+        return score(FOURS, [0.9] * n_streams, [each + (i < more) for i in range(n_streams)])
+
+    decodes(badly, FOURS, n_streams, 6000)
+    assert speed(badly) >= speed(well) - n_streams * math.log(MIN_GAIN)
+
+
+@pytest.mark.parametrize("dear", [2, 10, 100, 10_000])
+def test_one_row_that_seemed_dear_does_not_drive_costs_apart(dear: float) -> None:
+    """Others that are observed ever after, each cheaper than it, stay what they are: what is between them would else be
+    multiplied at each, up to infinity, and what is measured then is nothing, by which is divided."""
+    rng, costs = random.Random(1), Costs()
+
+    def true(n_rows: int) -> float:
+        return 0.003 * (1 + n_rows / 8)
+
+    for n in MEASURED:
+        costs.observe(n, true(n) * (dear if n == 1 else 1))
+    for _ in range(3000):
+        n = rng.randint(2, 30)
+        costs.observe(n, true(n) * rng.uniform(0.9, 1.1))
+    assert [costs.of(n) for n in range(2, 31)] == pytest.approx([true(n) for n in range(2, 31)], rel=0.2)
+
+
+def test_what_is_dear_is_tried_seldom() -> None:
+    """Less than one decode in a hundred goes to numbers of rows that turn out no better than was known."""
+    costs = costs_of(*(FOURS.of(n) for n in range(1, 17)))
+    rows = Counter(decodes(costs, FOURS, 1, 20_000))
+    assert rows.most_common(1)[0][1] > 0.99 * 20_000
 
 
 # --- chances

@@ -88,6 +88,23 @@ def test_a_machine_that_does_not_tell(tmp_path: Path) -> None:
     assert [threads.choose() for _ in range(3)] == [4, 4, 4]
 
 
+def test_a_machine_that_tells_something_else(tmp_path: Path) -> None:
+    """Fields that are missing, no numbers, or counters that jump (containers' /proc, virtual machines): some number of
+    threads, and no exception."""
+    machine = Machine(tmp_path)
+    threads = machine.threads()
+    for stat, schedstat in (
+        ("cpu0 1 2\n\ncpu1\nintr", "x y z"),
+        ("cpu0 a b c d e f g\ncpu1 9999999999999999999 0 0 0 0 0 0", "1 99999999999999999999 3"),
+        ("", "1"),
+        ("cpu0 0 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0", "0 0 0"),
+    ):
+        (tmp_path / "proc/stat").write_text(stat)
+        (tmp_path / "proc/self/task/7/schedstat").write_text(schedstat)
+        machine.at += 1
+        assert 1 <= threads.choose() <= 2
+
+
 def test_this_machine() -> None:
     """The real /proc can be read: the choice lies within its bounds."""
     at = iter(range(100))

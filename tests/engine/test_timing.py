@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from itertools import cycle
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from service.engine.timing import TIMED_ROWS, measure_rows
+from service.engine.prefix import Memory
+from service.engine.timing import LEAST_KEPT, TIMED_ROWS, measure_kept, measure_rows
 
 
 class Timed:
@@ -31,6 +36,56 @@ def test_rows_are_timed() -> None:
     costs = measure_rows(cast(Any, context), lambda: context.now)
     assert {*context.shapes} == {*TIMED_ROWS}
     assert [costs.of(n) for n in (1, 4, 16)] == pytest.approx([0.001, 0.004, 0.016])
+
+
+@given(st.lists(st.floats(0.0, 1e9), min_size=1), st.sampled_from([1, 32, 64]))
+def test_no_clock_stops_it(ticks: list[float], n_ctx: int) -> None:
+    """One that stands still, leaps or goes backwards: costs are told, a slice and how many cells may be kept."""
+    context, clock = Timed(0.0), cycle(ticks)
+    context.n_ctx = n_ctx
+    assert 0 < measure_rows(cast(Any, context), lambda: next(clock)).of(3) < math.inf
+    kept = Keeping()
+    assert LEAST_KEPT <= measure_kept(cast(Any, kept), lambda: next(clock)) <= kept.n_ctx
+
+
+class Keeping:
+    """A context in which kept cells cost what it is told, and some tokens take longer, for a neighbour's sake."""
+
+    n_ctx, can_share, memory = 16384, True, Memory.CUTTABLE
+
+    def __init__(self, cell_s: float = 0.0, disturbed: set[int] | None = None) -> None:
+        self.now, self.cell_s, self.disturbed = 0.0, cell_s, disturbed or set()
+        self.n_cells = self.n_tokens = 0
+
+    def decode(self, rows: Any) -> None:
+        self.n_tokens += 1
+        self.now += 0.01 + self.cell_s * self.n_cells + (1.0 if self.n_tokens in self.disturbed else 0.0)
+
+    def forget(self, seq_id: int) -> None:
+        pass
+
+    def burden(self, n_tokens: int) -> int:
+        self.n_cells = 2048
+        return self.n_cells
+
+    def clear(self) -> None:
+        self.n_cells = 0
+
+
+@pytest.mark.parametrize(
+    ("cell_s", "expected"), [(0.0, 16384), (1e-9, 16384), (0.002 / 8000, 8000), (0.002 / 1000, LEAST_KEPT)]
+)
+def test_kept_cells(cell_s: float, expected: int) -> None:
+    """As many as take a fifth of a token's time, all where they take next to none, and some in any case."""
+    context = Keeping(cell_s)
+    assert measure_kept(cast(Any, context), lambda: context.now) == pytest.approx(expected, abs=1)
+    assert context.n_cells == 0
+
+
+def test_what_seems_dear_is_measured_again() -> None:
+    """Whatever disturbs the first tokens beside kept cells: fewer would be kept as long as the process lives."""
+    context = Keeping(0.0, disturbed={4, 5, 6, 7, 8, 9})
+    assert measure_kept(cast(Any, context), lambda: context.now) == 16384
 
 
 def test_a_slow_model_is_not_held_up() -> None:

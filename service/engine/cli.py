@@ -1,0 +1,119 @@
+"""What `python -m service.engine` does: streams an answer to stdout; with --door it serves the front."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from .budget import ConfigurationError
+from .context import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
+from .engine import Engine
+from .llama import SPLIT_MODES, LlamaError
+from .load import PREFIX_SCOPES, SPECULATION, Options, describe, load
+from .protocol import N_SEEDS, Refused, Sampling, Submit
+from .slices import STEP_S
+from .template import TemplateError
+
+STARTER = Path(__file__).parent.parent / "starter" / "rill-starter-q8_0.gguf"
+
+
+def run(argv: list[str]) -> int:
+    """Run one of the two modes; returns the exit status."""
+    args = _parser().parse_args(argv)
+    options = Options(
+        model=args.model,
+        n_ctx=args.n_ctx,
+        n_seq=args.n_seq,
+        n_batch=args.n_batch,
+        n_threads=args.n_threads,
+        kv_type=args.kv_type,
+        flash_attention=args.flash_attention,
+        n_gpu_layers=args.n_gpu_layers,
+        split_mode=args.split_mode,
+        main_gpu=args.main_gpu,
+        prefix_scope=args.prefix_scope,
+        speculation=args.speculation,
+        draft_model=args.draft_model,
+        step_s=args.step_ms / 1000,
+    )
+    if args.door is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's to answer: it drains first
+        from .door import serve
+
+        return serve(socket.socket(fileno=args.door), options)
+    try:
+        return _print(args, options)
+    except (LlamaError, ConfigurationError, TemplateError) as e:
+        print(f"engine: {e}", file=sys.stderr)
+        return 2 if isinstance(e, ConfigurationError) else 1
+    except (BrokenPipeError, KeyboardInterrupt):
+        os._exit(130)  # whoever read has seen enough; nothing is left to flush, nor anyone to flush it to
+
+
+def _print(args: argparse.Namespace, options: Options) -> int:
+    """One prompt, its answer on stdout as it is made, its figures on stderr."""
+    loaded = load(options, lambda _: None)
+    print(describe(loaded.ready), file=sys.stderr)
+    messages = [{"role": "system", "content": args.system}] if args.system else []
+    submit = Submit(
+        id="stdout",
+        sampling=Sampling(seed=args.seed, temperature=args.temperature),
+        text=args.prompt if args.raw else None,
+        messages=None if args.raw else [*messages, {"role": "user", "content": args.prompt}],
+        max_tokens=args.max_tokens,
+    )
+    opened = loaded.inbox.open(submit, time.monotonic())
+    if isinstance(opened, Refused):
+        print(f"engine: {opened.message}", file=sys.stderr)
+        return 1
+    engine = Engine(loaded.model, loaded.context, drafts=loaded.drafts)
+    engine.submit(*opened[:2])
+    while not engine.is_idle:
+        step = engine.step()
+        for _, _, text in step.deltas:
+            print(text, end="", flush=True)
+        for finish in step.finished:
+            speed = (finish.n_generated - 1) / finish.decode_s if finish.decode_s else 0.0
+            figures = f"{finish.n_prompt} tokens read, {finish.n_generated} made, {speed:.0f} a second"
+            print(f"\nengine: {finish.reason}; {figures}", file=sys.stderr)
+    engine.close()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m service.engine", description=__doc__)
+    p.add_argument("prompt", nargs="?", default="Tell me a story about a fox", help="answered on stdout")
+    p.add_argument("--door", type=int, help="serve the front on this socket descriptor instead")
+    p.add_argument("--model", type=Path, default=STARTER, help="a GGUF file (default: the embedded starter)")
+    p.add_argument("--raw", action="store_true", help="complete the prompt as it stands, without a chat template")
+    p.add_argument("--system", default="", help="a system message")
+    p.add_argument("--max-tokens", type=int)
+    p.add_argument("--temperature", type=float, default=0.8)
+    p.add_argument("--seed", type=int, default=random.randrange(N_SEEDS))
+    p.add_argument("--n-ctx", type=int, help="KV budget in tokens, all sequences together")
+    p.add_argument("--n-seq", type=_sequences, default=32)
+    p.add_argument("--n-batch", type=int, default=512)
+    p.add_argument("--n-threads", type=int, help="default: the physical cores that may be used")
+    p.add_argument("--kv-type", choices=KV_TYPES, default="f16")
+    p.add_argument("--flash-attention", choices=FLASH_ATTENTION, default="auto")
+    p.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: as many as fit, where there is a GPU")
+    p.add_argument("--split-mode", choices=SPLIT_MODES, default="layer")
+    p.add_argument("--main-gpu", type=int, default=0)
+    p.add_argument("--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="who shares prompts' beginnings")
+    p.add_argument("--speculation", choices=SPECULATION, default="auto", help="decode guesses beside each next token")
+    p.add_argument("--draft-model", type=Path, help="a GGUF file of the same vocabulary, whose guesses are decoded too")
+    p.add_argument("--step-ms", type=float, default=STEP_S * 1000, help="a step with a prompt's slice takes so long")
+    return p
+
+
+def _sequences(text: str) -> int:
+    n = int(text)
+    if not 1 <= n <= MAX_SEQUENCES:
+        raise argparse.ArgumentTypeError(f"1 to {MAX_SEQUENCES}")
+    return n

@@ -1,0 +1,76 @@
+"""One process of the engine: spawned with a door, its stderr logged a line each and the last ones kept, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+
+from service.door import Door
+
+log = logging.getLogger("service.supervisor")
+
+N_LINES = 20  # kept of stderr: an abort's message, and a backtrace's beginning
+LAST_WORDS_S = 1.0  # to read what a dead process wrote: it is there already, unless a child of its own lives on
+
+
+class Process:
+    """`end` kills it, if it lives, and waits for it; it is what became of one `spawn`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.pid = process.pid
+        self.lines: deque[str] = deque(maxlen=N_LINES)
+        self._process = process
+        self._reading = asyncio.create_task(self._read())
+
+    @classmethod
+    async def spawn(cls, command: list[str], door: Door) -> Process:
+        """Run the command with `--door FD`, the other end of the door. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    "--door",
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    start_new_session=True,  # a signal to our group is ours to answer: we drain first
+                    env=_environment(),
+                )
+        except BaseException:  # of the system, or we are being stopped
+            ours.close()
+            raise
+        self = cls(process)
+        await asyncio.get_running_loop().create_unix_connection(lambda: door, sock=ours)
+        return self
+
+    async def end(self) -> int:
+        """Its exit status, negative by signal; `lines` holds its last words then."""
+        if self._process.returncode is None:
+            self._process.kill()
+        status = await self._process.wait()
+        await asyncio.wait([self._reading], timeout=LAST_WORDS_S)
+        self._reading.cancel()
+        return status
+
+    async def _read(self) -> None:
+        """What it writes to stderr, llama.cpp's last words among it, a log line each."""
+        assert self._process.stderr is not None
+        while True:
+            try:
+                line = await self._process.stderr.readline()
+            except ValueError:  # longer than the reader's buffer, and dropped by it
+                continue
+            if not line:
+                return
+            self.lines.append(line.decode(errors="replace").rstrip())
+            log.info("engine says", extra={"line": self.lines[-1]})
+
+
+def _environment() -> dict[str, str]:
+    """Ours, less what is only ours: API keys are none of the engine's business."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}

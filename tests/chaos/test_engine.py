@@ -1,0 +1,61 @@
+"""What the trials of the engine keep of what went wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+from tests.chaos.busy import busy
+from tests.chaos.engine import HEAD, OURS, Tally, compare, other_deaths, row
+from tests.events import Event
+
+ID = "0123456789abcdef" * 2
+
+
+def events(*names: str) -> list[Event]:
+    return [Event(f"{ID}.{n}.00000000", name, json.dumps({"text": name})) for n, name in enumerate(names)]
+
+
+def test_a_stream_that_failed_leaves_its_last_events() -> None:
+    """For whoever wants to know why; one that is done leaves nothing."""
+    tally = Tally()
+    compare(tally, ID, events("status", "message", "message", "done"), events("status", "message", "message", "done"))
+    assert (tally.n_failed, tally.notes) == (0, [])
+    compare(
+        tally, ID, events("status", "message", "message", "failure"), events("status", "message", "message", "done")
+    )
+    (note,) = tally.notes
+    assert tally.n_failed == 1
+    assert 'stream 01234567, 4 events, the last: [message {"text": "message"}]' in note
+    assert note.endswith('[failure {"text": "failure"}]')
+
+
+def test_deaths_that_we_did_not_cause_are_kept_with_their_last_words(tmp_path: Path) -> None:
+    """Of the service's log, in which there is more than that."""
+    lines = [
+        "not JSON",
+        json.dumps({"message": "ready"}),
+        json.dumps({"message": "engine ended", "reason": "it died of SIGKILL (exit status -9): by hand"}),
+        json.dumps({"message": "engine ended", "reason": "an error of its own: X", "last_words": ["a", "b"]}),
+    ]
+    (tmp_path / "log").write_text("\n".join(lines))
+    assert list(other_deaths(tmp_path / "log", OURS[signal.SIGKILL])) == ["an error of its own: X | a | b"]
+
+
+def test_a_row_has_a_cell_for_each_column() -> None:
+    """Also of trials that never hit a stream."""
+    assert row("bf16", signal.SIGKILL, Tally()).count("|") == HEAD.splitlines()[0].count("|")
+
+
+async def test_neighbours_leave_with_the_trial() -> None:
+    """As many as asked for, alive until then and no longer."""
+
+    def children() -> set[str]:
+        tasks = Path("/proc/self/task").glob("*/children")
+        return {pid for path in tasks for pid in path.read_text().split()}
+
+    before = children()
+    async with busy(2):
+        assert len(children() - before) == 2
+    assert children() <= before
