@@ -41,6 +41,7 @@ class Live:
         self._clock = clock
         self._streams: dict[str, Stream] = {}
         self._recovery = Recovery()
+        self._exact = False  # what the engine promises
 
     def get(self, id: str) -> Stream | None:
         return self._streams.get(id)
@@ -90,6 +91,7 @@ class Live:
 
     def ready(self, ready: Ready) -> None:
         """It takes work from now on."""
+        self._exact = ready.exact
         self._admission.open(n_seq=ready.n_seq)
         self._recovery.up()
         self._send()
@@ -128,7 +130,7 @@ class Live:
             stream = self._streams[id]
             if stream.n_lives:
                 self._observer.continued()
-            self._engine.submit(stream.submission())
+            self._engine.submit(stream.submission(self._exact))
 
     def _step(self, step: Step) -> None:
         now, live = self._clock(), self._streams

@@ -8,7 +8,8 @@ from service.streams import Stream
 
 
 def receipt(stream: Stream) -> dict[str, Any]:
-    """`wasted`: tokens that were generated and sent to nobody; known at the end."""
+    """`exact`: whether the same request gives the same text, None where another replica began it; `wasted`: tokens that
+    were generated and sent to nobody, known at the end."""
     summary = stream.summary
     generated = summary.n_generated if summary else len(stream.tokens)
     delivered = sum(stream.weights[: stream.n_sent])
@@ -19,6 +20,7 @@ def receipt(stream: Stream) -> dict[str, Any]:
         "finish_reason": summary.finish_reason if summary and not stream.error else None,
         "error": stream.error.body()["error"] if stream.error else None,
         "durable": stream.durable,
+        "exact": stream.exact,
         "usage": summary.usage() if summary else None,
         "tokens": {
             "generated": generated,

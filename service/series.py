@@ -147,8 +147,8 @@ class EngineSeries:
         self._up = Gauge("llm_engine_up", "1 while the engine is loaded and answers, else 0.", registry=r)
         self._model = Gauge(
             "llm_model_info",
-            "1; the model that is loaded, in labels.",
-            ["model", "description", "kv_type", "flash_attention"],
+            "1; the model that is loaded, in labels. exact: true where the same request gives the same text.",
+            ["model", "description", "kv_type", "flash_attention", "exact"],
             registry=r,
         )
         self._layers = Gauge("llm_engine_layers", "Layers of the model that can be offloaded to a GPU.", registry=r)
@@ -219,7 +219,8 @@ class EngineSeries:
         """The engine has loaded a model."""
         self._up.set(1)
         self._model.clear()
-        self._model.labels(ready.model, ready.description, ready.kv_type, ready.flash_attention).set(1)
+        exact = str(ready.exact).lower()
+        self._model.labels(ready.model, ready.description, ready.kv_type, ready.flash_attention, exact).set(1)
         self._build.clear()
         self._build.labels(self._version, ready.llama_cpp).set(1)
         self._layers.set(ready.n_layers)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+KvType = Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -51,7 +51,10 @@ class Settings(BaseSettings):
     n_threads: int | None = Field(
         default=None, ge=1, le=1024, description="Threads that compute; unset: the cores that may really be used."
     )
-    kv_type: KvType = Field(default="f16", description="Type of the KV cache; bf16 and q8_0 make CPU results exact.")
+    kv_type: KvType = Field(
+        default="auto",
+        description="Type of the KV cache; bf16 and q8_0 make CPU results exact, auto is f16 until one is as fast.",
+    )
     flash_attention: Literal["auto", "on", "off"] = Field(default="auto", description="Flash attention.")
     n_gpu_layers: int = Field(default=-1, ge=-1, description="Layers on the GPU; -1: as many as fit, 0: none.")
     split_mode: Literal["none", "layer", "row"] = Field(

@@ -56,7 +56,7 @@ class Stream:
 
     __slots__ = (
         "_checksum", "_closed", "_gap", "_n_held", "_retry", "_wire_id", "accepted", "arrived_at", "closed_at",
-        "dialect", "durable", "error", "first_at", "grace_s", "grown", "id", "last_at", "log", "n_before_end",
+        "dialect", "durable", "error", "exact", "first_at", "grace_s", "grown", "id", "last_at", "log", "n_before_end",
         "n_bytes", "n_lives", "n_prompt", "n_sent", "n_visible", "outcome", "phase", "readers", "route", "started_at",
         "submit", "summary", "tenant", "ticket", "tokens", "travelled", "waits_since", "weights",
     )  # fmt: skip
@@ -112,13 +112,18 @@ class Stream:
         self._checksum = 0  # CRC-32 of the text so far: what an id says of all that stands before it
         self._n_held = 0  # tokens whose text has not come yet
         self.n_lives = 0  # engines that were sent it
+        self.exact: bool | None = None  # whether they all promise that the same request gives the same text
 
     @property
     def open(self) -> bool:
         return self.phase is not Phase.CLOSED
 
-    def submission(self) -> Submit:
-        """What to send to an engine that knows nothing of it: the request, and what was delivered of its answer."""
+    def submission(self, exact: bool) -> Submit:
+        """What to send to an engine that knows nothing of it: the request, and what was delivered of its answer.
+
+        exact: what that engine promises. What another replica began stays unknown.
+        """
+        self.exact = exact if not self.n_lives else self.exact and exact
         self.n_lives += 1
         self._n_held = 0
         return replace(self.submit, delivered=list(self.tokens)) if self.tokens else self.submit

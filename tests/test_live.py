@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from service import sse
 from service.deaths import Kind
 from service.engine.protocol import Accepted, Refused, Step
 from service.errors import EngineCrash, NotReady
 from service.recovery import TRIAL_S
 from tests.fakes import finish, ready
 from tests.house import ORDER, House
+from tests.test_store import RECORD
 
 
 def test_the_engines_refusal_ends_it_without_an_event() -> None:
@@ -43,6 +45,22 @@ def test_a_refusal_names_the_field() -> None:
         house.streams.live.deliver(Refused(stream.id, "invalid_request", "no", param))
         assert stream.error is not None
         assert (400, expected) == (stream.error.status, stream.error.param)
+
+
+def test_exact_where_every_engine_was() -> None:
+    """A stream is called exact if all engines that were sent it are; one that another replica began is not known."""
+    for before, after, expected in ((True, True, True), (True, False, False), (False, True, False)):
+        house = House()
+        house.streams.live.ready(ready(exact=before))
+        stream = house.running()
+        assert stream.exact == before
+        house.streams.live.lost(lambda: NotReady("restarting"), False)
+        house.streams.live.ready(ready(exact=after))
+        assert stream.n_lives == 2 and stream.exact == expected
+    stream = house.streams.remake(RECORD, sse.Native(), 0.0)
+    stream.take_over(house.admission.admit(), 0.0)
+    stream.submission(exact=True)
+    assert stream.exact is None
 
 
 def test_frames_for_ended_streams_are_ignored() -> None:

@@ -52,6 +52,17 @@ def test_several_services_in_one_process() -> None:
     assert value(second, "llm_requests_total", route="/stream", outcome="invalid") == 0
 
 
+def test_which_promise_holds() -> None:
+    """Where the same request gives the same text the loaded model's labels say so."""
+    metrics = Metrics(version="1")
+    for exact in (False, True):
+        info = ready(exact=exact)
+        metrics.ready(info)
+        labels = {name: getattr(info, name) for name in ("model", "description", "kv_type", "flash_attention")}
+        assert value(metrics, "llm_model_info", **labels, exact=str(exact).lower()) == 1
+        assert value(metrics, "llm_model_info", **labels, exact=str(not exact).lower()) is None
+
+
 def test_gpus() -> None:
     """Memory of each card that takes part, as of the last load; and whether one is missed."""
     metrics, name = Metrics(version="1"), "llm_engine_gpu_memory_bytes"

@@ -16,7 +16,7 @@ def test_the_names_that_tools_rely_on() -> None:
     names = "model host port n_ctx n_seq n_batch n_threads kv_type n_gpu_layers max_waiting queue_timeout_s api_keys"
     names += " resume_grace_s heartbeat_s drain_s"
     assert set(names.split()) <= set(Settings.model_fields)
-    assert (read().port, read().kv_type, read().model) == (8000, "f16", "")
+    assert (read().port, read().kv_type, read().model) == (8000, "auto", "")
 
 
 def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

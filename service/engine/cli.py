@@ -14,6 +14,7 @@ from pathlib import Path
 from .budget import ConfigurationError
 from .context import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
 from .engine import Engine
+from .kv_type import AUTO
 from .llama import SPLIT_MODES, LlamaError
 from .load import PREFIX_SCOPES, SPECULATION, Options, describe, load
 from .protocol import N_SEEDS, Refused, Sampling, Submit
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--n-seq", type=_sequences, default=32)
     p.add_argument("--n-batch", type=int, default=512)
     p.add_argument("--n-threads", type=int, help="default: the physical cores that may be used")
-    p.add_argument("--kv-type", choices=KV_TYPES, default="f16")
+    p.add_argument("--kv-type", choices=(AUTO, *KV_TYPES), default=AUTO)
     p.add_argument("--flash-attention", choices=FLASH_ATTENTION, default="auto")
     p.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: as many as fit, where there is a GPU")
     p.add_argument("--split-mode", choices=SPLIT_MODES, default="layer")

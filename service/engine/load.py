@@ -17,6 +17,7 @@ from .draft_model import DraftModel
 from .drafts import Drafts
 from .exactness import is_exact
 from .inbox import Inbox
+from .kv_type import AUTO, EXACT, choose_kv_type, promise
 from .llama import LlamaError, Model
 from .placement import Placement
 from .prefix import Memory
@@ -28,7 +29,6 @@ from .vram import Need, default_cells
 
 PREFIX_SCOPES = ("tenant", "all", "off")
 SPECULATION = ("auto", "off")
-EXACT_KV_TYPES = ("bf16", "q8_0")  # the rest is not exact anyhow: design.md
 N_KEPT = 64  # each has a row of logits, too: 0.6 MB of a 152k vocabulary
 N_KEPT_STATES = 16  # a state of Mamba-2.8B is 20 MB
 
@@ -42,7 +42,7 @@ class Options:
     n_seq: int = 32
     n_batch: int = 512
     n_threads: int | None = None
-    kv_type: str = "f16"
+    kv_type: str = AUTO
     flash_attention: str = "auto"
     n_gpu_layers: int = -1
     split_mode: str = "layer"
@@ -98,6 +98,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     began = time.monotonic()
     journal = Journal()
     llama.start(journal)
+    options = replace(options, kv_type=choose_kv_type(options.kv_type))
     n_threads = options.n_threads or usable_cores()
     placement, need = survey.place(
         options.model,
@@ -126,8 +127,12 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
             raise ConfigurationError(f"{error} (RILL_N_CTX, RILL_N_BATCH or RILL_N_GPU_LAYERS is too much)") from e
         raise LlamaError(error) from e
     slices = warm_up(context, options.step_s)
-    if context.in_order and not is_exact(context, model.n_vocab):
-        sys.stderr.write("engine: texts depend on what else is computed: README, Exactness, says with which weights\n")
+    flash_attention = journal.flash_attention or options.flash_attention
+    exact = context.in_order and flash_attention == "on" and is_exact(context, model.n_vocab)
+    if options.kv_type in EXACT and not on_gpu and not exact:
+        sys.stderr.write(
+            "engine: texts depend on what else is computed: README, Exactness, says with which weights and settings\n"
+        )
     guesses = options.speculation != "off" and context.memory is Memory.CUTTABLE
     # On a CPU by its own time: neighbours that steal some would make one number of rows look dear, and another cheap.
     clock = time.monotonic if on_gpu else time.process_time
@@ -153,7 +158,8 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         n_threads=n_threads,
         kv_type=options.kv_type,
         kv_bytes=journal.kv_bytes,
-        flash_attention=journal.flash_attention or options.flash_attention,
+        exact=exact,
+        flash_attention=flash_attention,
         n_layers=journal.n_layers or model.n_layers + 1,
         n_layers_offloaded=journal.n_layers_offloaded if on_gpu else 0,
         gpu=", ".join(d.description for d in placement.gpus),
@@ -171,7 +177,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
 def _context(model: Model, options: Options, placement: Placement, need: Need, *, n_threads: int) -> Context:
     """Where all sequences of the model are computed. Raises LlamaError or BudgetError."""
     on_gpu = bool(placement.gpus)
-    exact = not on_gpu and options.kv_type in EXACT_KV_TYPES
+    exact = not on_gpu and options.kv_type in EXACT
     if exact:  # ggml else adds up products of eight rows or more in another order; it reads this at its first one
         os.environ.setdefault("GGML_CPU_TILED_MM", "0")
     n_ctx = choose_n_ctx(
@@ -264,5 +270,5 @@ def describe(ready: Ready) -> str:
         f"KV budget {ready.n_ctx} tokens ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
         f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
         f"batch {ready.n_batch}, {ready.n_threads} threads, CPU code {ready.cpu}, "
-        f"flash attention {ready.flash_attention}, {offload}{drafts}"
+        f"flash attention {ready.flash_attention}, {offload}{drafts}; {promise(ready.exact)}"
     )

@@ -130,7 +130,7 @@ class Ready:
     n_seq: int
     n_batch: int
     n_threads: int
-    kv_type: str
+    kv_type: str  # the one chosen, where that was left to the engine
     kv_bytes: int
     flash_attention: str
     n_layers: int  # as llama.cpp counts what can be offloaded: the blocks and the output layer
@@ -142,6 +142,7 @@ class Ready:
     draft_model: str = ""  # general.name of the one that guesses, "" without one
     gpus: list[GPU] = field(default_factory=list)
     no_gpu: str = ""  # why none takes part although the build could use one, "" otherwise
+    exact: bool = False  # a request's text is that of the same request run alone: in any batch, after any restart
     cpu: str = ""  # which of ggml's CPU variants was loaded, "native" where there is but one
 
 

@@ -51,13 +51,27 @@ def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
     assert loaded(bpe_path, flash_attention="off").flash_attention == "off"
 
 
-@pytest.mark.parametrize(("kv_type", "expected"), [("f16", False), ("bf16", True), ("q8_0", True), ("f32", False)])
+@pytest.mark.parametrize(
+    ("kv_type", "expected"), [("auto", False), ("f16", False), ("bf16", True), ("q8_0", True), ("f32", False)]
+)
 def test_where_exactness_is_promised(bpe_path: Path, kv_type: str, expected: bool) -> None:
-    """On a CPU, bf16 and q8_0 caches keep their cells in order; the others would gain nothing by it."""
+    """On a CPU, bf16 and q8_0 caches keep their cells in order; the others would gain nothing by it. The front is told
+    which it is."""
     found = load.load(Options(model=bpe_path, n_ctx=256, n_threads=1, kv_type=kv_type), lambda _: None)
-    assert found.context.in_order == (expected and not found.ready.gpu)
+    assert found.context.in_order == found.ready.exact == (expected and not found.ready.gpu)
+    assert found.ready.kv_type == ("f16" if kv_type == "auto" else kv_type)
     found.context.close()
     found.model.close()
+
+
+@pytest.mark.parametrize("but", [{"flash_attention": "off"}, {"n_seq": 256}, {"weights": "f32"}])
+def test_what_exactness_needs_beside_the_type(
+    write: Callable[..., Path], but: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Flash attention, an id for the dead cells, and quantized weights; where one is missing the log says it, too."""
+    path = write("load-inexact", weights=but.pop("weights", "q8_0"))
+    assert not loaded(path, kv_type="bf16", n_ctx=1024, **but).exact
+    assert "texts depend on what else is computed" in capsys.readouterr().err
 
 
 def test_defaults(bpe_path: Path) -> None:
@@ -142,7 +156,7 @@ def test_a_draft_model(bpe_path: Path, write: Callable[..., Path], capsys: pytes
     other, mamba = write("load-draft", name="little", seed=3), write("load-draft-mamba", arch="mamba")
     options = Options(model=bpe_path, n_ctx=256, n_threads=1, draft_model=other)
     found = load.load(options, lambda _: None)
-    assert found.ready.draft_model == "little" and describe(found.ready).endswith("drafts by little")
+    assert found.ready.draft_model == "little" and ", drafts by little;" in describe(found.ready)
     assert found.ready.kv_bytes == load.load(replace(options, draft_model=None), lambda _: None).ready.kv_bytes
     assert found.drafts is not None
     found.drafts.close()
@@ -186,3 +200,6 @@ def test_describe(bpe_path: Path) -> None:
     line = describe(loaded(bpe_path, n_ctx=1024, n_seq=2, kv_type="f16"))
     for part in ("tiny", "KV budget 1024 tokens (f16, 0.5 MiB)", "2 sequences", "1 threads", "flash attention"):
         assert part in line
+    assert line.endswith("; not exact: the same request, sent again, may give another text")
+    exact = describe(loaded(bpe_path, n_ctx=1024, n_seq=2, kv_type="bf16", n_gpu_layers=0))
+    assert exact.endswith("; exact: the same request gives the same text")

@@ -150,6 +150,7 @@ async def test_a_receipt(serve: Serve) -> None:
         "finish_reason": "stop",
         "error": None,
         "durable": False,
+        "exact": False,
         "usage": {
             "prompt_tokens": 3,
             "completion_tokens": 3,
