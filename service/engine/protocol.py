@@ -143,6 +143,7 @@ class Ready:
     gpus: list[GPU] = field(default_factory=list)
     no_gpu: str = ""  # why none takes part although the build could use one, "" otherwise
     cpu: str = ""  # which of ggml's CPU variants was loaded, "native" where there is but one
+    weights: str = ""  # MiB of them by ggml's buffer type, and so by product: AMX, CPU_REPACK, CPU_Mapped, CUDA0
 
 
 @dataclass(frozen=True, slots=True)
