@@ -18,6 +18,7 @@ import llama_cpp as lib
 from .stack import run_deep
 
 VERSION: str = lib.__version__
+PACKAGE = Path(lib.__file__).parent
 # libllama's own handle: a symbol asked through it is the one that libllama uses, in whichever of a wheel's libraries.
 LIBRARY: ctypes.CDLL = lib.llama_cpp._lib
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import devices, draft_model, llama, survey
+from . import devices, draft_model, llama, patches, survey
 from .budget import DEFAULT_N_CTX, ConfigurationError, choose_n_ctx, kv_bytes_per_token, usable_cores
 from .context import N_TILE, Context
 from .draft_model import DraftModel
@@ -75,6 +75,7 @@ class Journal:
         self.n_layers = 0
         self.kv_bytes = 0
         self.flash_attention = ""
+        self.buffers: dict[str, float] = {}  # MiB of weights by ggml's buffer type: which product they take
         self._level = 0
 
     def __call__(self, level: int, text: str) -> None:
@@ -82,6 +83,8 @@ class Journal:
         self._level = level = self._level if level == 5 else level
         if found := re.search(r"offloaded (\d+)/(\d+) layers", text):
             self.n_layers_offloaded, self.n_layers = int(found[1]), int(found[2])
+        elif found := re.search(r"(\S+) model buffer size = +([\d.]+) MiB", text):
+            self.buffers[found[1]] = self.buffers.get(found[1], 0.0) + float(found[2])
         elif found := re.search(r"(?:KV|RS) buffer size = +([\d.]+) MiB", text):
             self.kv_bytes += int(float(found[1]) * 2**20)
         elif found := re.search(r"flash_attn += (?:en|dis)abled|Flash Attention (?:enabled|not supported)", text):
@@ -98,6 +101,8 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     began = time.monotonic()
     journal = Journal()
     llama.start(journal)
+    for line in patches.lacks(patches.applied(llama.PACKAGE)):
+        sys.stderr.write(f"engine: built without {line}\n")
     options = replace(options, kv_type=choose_kv_type(options.kv_type))
     n_threads = options.n_threads or usable_cores()
     placement, need = survey.place(
@@ -166,6 +171,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         gpus=survey.told(placement),
         no_gpu=placement.warning,
         cpu=devices.cpu_variant(devices.cpu_library()),
+        weights=", ".join(f"{name} {n_mib:.0f} MiB" for name, n_mib in journal.buffers.items()),
         has_chat_template=inbox.has_template,
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
@@ -269,6 +275,6 @@ def describe(ready: Ready) -> str:
         f"loaded in {ready.load_s:.2f} s; "
         f"KV budget {ready.n_ctx} tokens ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
         f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
-        f"batch {ready.n_batch}, {ready.n_threads} threads, CPU code {ready.cpu}, "
+        f"batch {ready.n_batch}, {ready.n_threads} threads, CPU code {ready.cpu}, weights in {ready.weights}, "
         f"flash attention {ready.flash_attention}, {offload}{drafts}; {promise(ready.exact)}"
     )

@@ -21,7 +21,7 @@ llama.LIBRARY.ggml_backend_load.argtypes = [ctypes.c_char_p]
 llama.LIBRARY.ggml_backend_load.restype = ctypes.c_void_p
 assert llama.LIBRARY.ggml_backend_load(sys.argv.pop(1).encode())
 """
-ENGINE = "from service.engine.__main__ import main\nsys.exit(main())"
+ENGINE = "from service.engine.cli import run\nsys.exit(run(sys.argv[1:]))"
 
 
 def build(folder: Path) -> Path:
@@ -49,5 +49,5 @@ def run(library: Path, gpus: str, script: str, *arguments: str, **env: str) -> s
 
 
 def engine(library: Path, gpus: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m service.engine` with those cards."""
+    """What `python -m service.engine` does in its child, with those cards."""
     return run(library, gpus, ENGINE, "--n-threads", "1", *arguments)

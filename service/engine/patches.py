@@ -1,0 +1,32 @@
+"""Which of deploy/patches the engine was built with, and what is slower or less safe without the others. Pure but for
+one file, which the installer leaves beside the library: a name a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+LACK = {  # what it is to be without each; those of how llama.cpp is built are missed by nothing that runs
+    "0001-amx-tile-configuration": "built by GCC 12 it may die of SIGILL on a processor with AMX",
+    "0002-q4_0-vnni": "Q4_0 and IQ4_NL weights are multiplied more slowly with AVX-512 VNNI",
+    "0003-q4_k-vnni": "Q4_K weights are multiplied more slowly with AVX-512 VNNI, and not exactly alike in any batch",
+    "0004-flash-attention-masked-cells": "a step of many streams takes a fifth longer",
+    "0005-attention-tile-of-48-rows": "a slice of a long prompt below 64 rows is read slowly",
+    "0006-whole-tiles-a-thread": "some attention tiles are computed twice",
+    "0007-grammar-bounded-work": "a request's grammar can hold up every stream",
+    "0011-threads-that-sleep": "a busy neighbour slows loads and streams down by far",
+}
+
+
+def applied(package: Path) -> frozenset[str]:
+    """The names that the installer wrote; none for a llama_cpp that came from elsewhere."""
+    try:
+        return frozenset((package / ".patches").read_text().split())
+    except OSError:
+        return frozenset()
+
+
+def lacks(names: Iterable[str]) -> list[str]:
+    """A line for each patch that is not among these: its name, and what its absence means."""
+    has = frozenset(names)
+    return [f"{name}: {what}" for name, what in LACK.items() if name not in has]
