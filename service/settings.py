@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     )
     kv_type: KvType = Field(
         default="auto",
-        description="Type of the KV cache; bf16 and q8_0 make CPU results exact, auto is f16 until one is as fast.",
+        description="Type of the KV cache; bf16 and q8_0 make CPU results exact; auto: bf16 if free, else f16.",
     )
     flash_attention: Literal["auto", "on", "off"] = Field(default="auto", description="Flash attention.")
     n_gpu_layers: int = Field(default=-1, ge=-1, description="Layers on the GPU; -1: as many as fit, 0: none.")

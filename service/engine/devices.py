@@ -7,6 +7,7 @@ name, the first would be a second registry beside libllama's, and where backends
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,17 @@ def cpu_library(library: ctypes.CDLL = LIBRARY) -> Path | None:
     return _library_of(backend) if backend else None
 
 
+def cpu_features(library: ctypes.CDLL = LIBRARY) -> frozenset[str]:
+    """What the CPU's code was compiled for, by ggml's names: AVX512_BF16, …"""
+    ggml = _typed(library)
+    backend = ggml.ggml_backend_reg_by_name(b"CPU")
+    address = backend and ggml.ggml_backend_reg_get_proc_address(backend, b"ggml_backend_get_features")
+    if not address:
+        return frozenset()
+    listed = ctypes.CFUNCTYPE(ctypes.POINTER(_Feature), ctypes.c_void_p)(address)(backend)
+    return frozenset(feature.name.decode() for feature in itertools.takewhile(lambda one: one.name, listed))
+
+
 def cpu_variant(library: Path | None) -> str:
     """Which of the CPU's libraries that is, e.g. zen4 (libggml-cpu-zen4.so); native where there is but one."""
     variant = re.match(r"libggml-cpu-(\w+)\.so", library.name) if library else None
@@ -99,6 +111,12 @@ def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     return library
+
+
+class _Feature(ctypes.Structure):
+    """ggml_backend_feature (ggml-backend.h); the last one of a list has no name."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_char_p))
 
 
 class _Place(ctypes.Structure):

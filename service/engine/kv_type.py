@@ -6,18 +6,50 @@ with the numbers that the last one computed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+
 AUTO = "auto"
-EXACT = ("bf16", "q8_0")  # ggml computes each row's attention alone with these, whatever is beside it: design.md
-
-# An exact type that nobody asked for would have to be as fast, within 3 %. None is, also where the processor multiplies
-# bf16 (AVX-512 BF16, measured; AMX has no part in attention): ggml reads no prompt in tiles with these types, and
-# converts each value apart. README, Exactness, has the price: up to 1.4 times f16's time for a prompt of 512 tokens.
 UNASKED = "f16"
+EXACT = ("bf16", "q8_0")  # ggml computes each row's attention alone with these, whatever is beside it: design.md
+# With it bf16 takes 0.7 to 0.95 of f16's time, without it up to 1.6 (README, Exactness). ggml's CPU library tells it.
+FAST = "FLASH_ATTN_BF16"
+HEADS = (32, 64, 96, 128, 256)  # the sizes that has: deploy/patches/0012
+# Weights that are multiplied alike in any number of rows. K and IQ types are, too, but without the products that make
+# them fast for many rows; F16 and its like are not.
+FREE_WEIGHTS = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"})
+NORMS = frozenset({"f32"})
 
 
-def choose_kv_type(asked: str) -> str:
-    """The type for a value of RILL_KV_TYPE."""
-    return UNASKED if asked == AUTO else asked
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What the choice depends on. weights: types by ggml's names, none if the file could not be read."""
+
+    features: Set[str]  # of ggml's CPU library
+    weights: Set[str]
+    head: int  # values of a head's key and value, 0: not the same everywhere
+    on_gpu: bool
+    flash_attention: bool
+    can_be_exact: bool  # by the rest: RILL_N_SEQ, and a memory whose prompts are shared in an exact cache, too
+
+
+def choose_kv_type(asked: str, given: Given) -> str:
+    """The type for a value of RILL_KV_TYPE: left open, bf16 where that makes results exact and costs nothing."""
+    if asked != AUTO:
+        return asked
+    is_exact = given.can_be_exact and given.flash_attention and not given.on_gpu
+    weights = given.weights - NORMS
+    is_free = FAST in given.features and given.head in HEADS and bool(weights) and weights <= FREE_WEIGHTS
+    return "bf16" if is_exact and is_free else UNASKED
+
+
+def head_size(meta: Callable[[str], str | None]) -> int:
+    """Values of a head's key and value, from the GGUF's metadata; 0 where they differ or it does not tell."""
+    arch = meta("general.architecture")
+    width, n = (meta(f"{arch}.{key}") or "" for key in ("embedding_length", "attention.head_count"))
+    head = str(int(width) // int(n)) if width.isdigit() and n.isdigit() and int(n) else ""
+    key, value = (meta(f"{arch}.attention.{name}_length") or head for name in ("key", "value"))
+    return int(key) if key == value and key.isdigit() else 0
 
 
 def promise(exact: bool) -> str:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import devices, draft_model, llama, patches, survey
+from . import devices, draft_model, llama, patches, survey, weights
 from .budget import DEFAULT_N_CTX, ConfigurationError, choose_n_ctx, kv_bytes_per_token, usable_cores
-from .context import N_TILE, Context
+from .context import MAX_SEQUENCES, N_TILE, Context
 from .draft_model import DraftModel
 from .drafts import Drafts
 from .exactness import is_exact
 from .inbox import Inbox
-from .kv_type import AUTO, EXACT, choose_kv_type, promise
+from .kv_type import AUTO, EXACT, UNASKED, Given, choose_kv_type, head_size, promise
 from .llama import LlamaError, Model
 from .placement import Placement
 from .prefix import Memory
@@ -103,7 +103,6 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     llama.start(journal)
     for line in patches.lacks(patches.applied(llama.PACKAGE)):
         sys.stderr.write(f"engine: built without {line}\n")
-    options = replace(options, kv_type=choose_kv_type(options.kv_type))
     n_threads = options.n_threads or usable_cores()
     placement, need = survey.place(
         options.model,
@@ -114,7 +113,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         n_ctx=options.n_ctx,
         n_batch=options.n_batch,
         n_outputs=options.n_seq + max(N_KEPT, MAX_DRAFTS),
-        kv_type=options.kv_type,
+        kv_type=UNASKED if options.kv_type == AUTO else options.kv_type,  # on a GPU
         flash_attention=options.flash_attention != "off",
         errors=journal.errors,
     )
@@ -125,6 +124,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         options = replace(options, flash_attention="on")
     try:
         model = _read(options.model, options, placement, on_progress)
+        options = replace(options, kv_type=choose_kv_type(options.kv_type, _given(model, options, on_gpu)))
         context = _context(model, options, placement, need, n_threads=n_threads)
     except LlamaError as e:
         error = "; ".join([str(e), *journal.errors[-3:]]).replace("; ", ": ", 1)
@@ -178,6 +178,18 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         draft_model=draft.model.name if draft else "",
     )
     return Loaded(model, context, inbox, ready, slices, most_kept_cells, drafts)
+
+
+def _given(model: Model, options: Options, on_gpu: bool) -> Given:
+    read = weights.read(options.model)
+    return Given(
+        features=devices.cpu_features(),
+        weights=read.types if read else frozenset(),
+        head=head_size(model.meta),
+        on_gpu=on_gpu,
+        flash_attention=options.flash_attention != "off",
+        can_be_exact=options.n_seq < MAX_SEQUENCES and not model.n_swa and not model.has_state,
+    )
 
 
 def _context(model: Model, options: Options, placement: Placement, need: Need, *, n_threads: int) -> Context:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Weights:
     n_bytes_output: int  # the output layer, which is offloaded first
     n_bytes_input: int  # the embedding: stays with the CPU
     meta: dict[str, str] = field(default_factory=dict, compare=False)
+    types: frozenset[str] = field(default=frozenset(), compare=False)  # of the tensors, by ggml's names
 
     @property
     def n_bytes(self) -> int:
@@ -36,10 +37,11 @@ def read(path: Path) -> Weights | None:
     """The weights of a model, all its parts together; None when it is no GGUF file (to load it says why)."""
     sizes: dict[str, int] = {}
     meta: dict[str, str] = {}
+    types: set[str] = set()
     for part in parts(path):
-        if not _read(part, sizes, meta):
+        if not _read(part, sizes, meta, types):
             return None
-    return divided(sizes, meta)
+    return replace(divided(sizes, meta), types=frozenset(types))
 
 
 def parts(path: Path) -> list[Path]:
@@ -65,7 +67,7 @@ def divided(sizes: dict[str, int], meta: dict[str, str]) -> Weights:
     return Weights(tuple(blocks[i] for i in sorted(blocks)), n_output, n_input, meta)
 
 
-def _read(path: Path, sizes: dict[str, int], meta: dict[str, str]) -> bool:
+def _read(path: Path, sizes: dict[str, int], meta: dict[str, str], types: set[str]) -> bool:
     """Add one file's tensors and metadata (texts and whole numbers); False when it is no GGUF file."""
     gguf = _typed(LIBRARY)
     if not path.is_file() or not (file := gguf.gguf_init_from_file(os.fsencode(path), _Params(True, None))):
@@ -73,6 +75,7 @@ def _read(path: Path, sizes: dict[str, int], meta: dict[str, str]) -> bool:
     try:
         for i in range(gguf.gguf_get_n_tensors(file)):
             sizes[gguf.gguf_get_tensor_name(file, i).decode("utf-8", "replace")] = gguf.gguf_get_tensor_size(file, i)
+            types.add(gguf.ggml_type_name(gguf.gguf_get_tensor_type(file, i)).decode())
         for i in range(gguf.gguf_get_n_kv(file)):
             kind = gguf.gguf_get_kv_type(file, i)
             if kind == _STRING:
@@ -94,7 +97,7 @@ class _Params(ctypes.Structure):
 
 
 def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
-    """The functions of gguf.h that are called here, with their types."""
+    """The functions of gguf.h and ggml.h that are called here, with their types."""
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64
     functions: list[tuple[Any, ...]] = [
         ("gguf_init_from_file", pointer, text, _Params),
@@ -102,6 +105,8 @@ def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
         ("gguf_get_n_tensors", number, pointer),
         ("gguf_get_tensor_name", text, pointer, number),
         ("gguf_get_tensor_size", ctypes.c_size_t, pointer, number),
+        ("gguf_get_tensor_type", ctypes.c_int, pointer, number),
+        ("ggml_type_name", text, ctypes.c_int),
         ("gguf_get_n_kv", number, pointer),
         ("gguf_get_key", text, pointer, number),
         ("gguf_get_kv_type", ctypes.c_int, pointer, number),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.engine import devices, llama
+from service.engine.kv_type import FAST
 
 from . import fake_gpu
 
@@ -43,6 +44,15 @@ def test_the_cpu_is_a_device() -> None:
     assert cpu.library is not None and cpu.library.name.startswith("libggml-cpu")
     assert "CPU" in devices.backends()
     assert cpu.library == devices.cpu_library()
+
+
+def test_what_the_cpu_code_was_compiled_for() -> None:
+    """ggml's own names; nothing that this processor does not have."""
+    features = devices.cpu_features()
+    flags = Path("/proc/cpuinfo").read_text()
+    assert features and "" not in features
+    assert ("FMA" in features) <= ("fma" in flags) and ("AVX512_BF16" in features) <= ("avx512_bf16" in flags)
+    assert (FAST in features) <= ("AVX512_BF16" in features)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from service.engine import budget, llama, load, survey
+from service.engine import budget, devices, llama, load, survey
 from service.engine.budget import BudgetError
+from service.engine.kv_type import FAST
 from service.engine.llama import LlamaError
 from service.engine.load import Journal, Options, describe
 from service.engine.protocol import Ready
@@ -51,17 +52,24 @@ def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
     assert loaded(bpe_path, flash_attention="off").flash_attention == "off"
 
 
-@pytest.mark.parametrize(
-    ("kv_type", "expected"), [("auto", False), ("f16", False), ("bf16", True), ("q8_0", True), ("f32", False)]
-)
+@pytest.mark.parametrize(("kv_type", "expected"), [("f16", False), ("bf16", True), ("q8_0", True), ("f32", False)])
 def test_where_exactness_is_promised(bpe_path: Path, kv_type: str, expected: bool) -> None:
     """On a CPU, bf16 and q8_0 caches keep their cells in order; the others would gain nothing by it. The front is told
     which it is."""
     found = load.load(Options(model=bpe_path, n_ctx=256, n_threads=1, kv_type=kv_type), lambda _: None)
     assert found.context.in_order == found.ready.exact == (expected and not found.ready.gpu)
-    assert found.ready.kv_type == ("f16" if kv_type == "auto" else kv_type)
+    assert found.ready.kv_type == kv_type
     found.context.close()
     found.model.close()
+
+
+def test_exact_by_default_where_it_is_free(bpe_path: Path, write: Callable[..., Path]) -> None:
+    """Quantized weights get an exact cache where the processor makes it as fast, and others get f16."""
+    free = loaded(bpe_path, n_gpu_layers=0)
+    assert (free.kv_type, free.exact) == (("bf16", True) if FAST in devices.cpu_features() else ("f16", False))
+    for inexact in (write("load-floats", weights="f32"), write("load-state", arch="mamba")):
+        assert (loaded(inexact, n_gpu_layers=0).kv_type, loaded(inexact).exact) == ("f16", False)
+    assert loaded(bpe_path, n_seq=256).kv_type == loaded(bpe_path, flash_attention="off").kv_type == "f16"
 
 
 @pytest.mark.parametrize("but", [{"flash_attention": "off"}, {"n_seq": 256}, {"weights": "f32"}])
