@@ -350,7 +350,7 @@ async def test_the_image_holds_what_runs_and_no_more(stack: Stack, capsys: pytes
     tools = docker("exec", service, "sh", "-c", "command -v g++ gcc cc cmake ninja; ls /opt/rill/bin; true").split()
     assert not {"g++", "gcc", "cc", "cmake", "ninja", "pip"} & {tool.rpartition("/")[2] for tool in tools}
     variants = docker("exec", service, "ls", "/opt/rill/ggml").split()
-    assert {"libggml-cpu-x64.so", "libggml-cpu-haswell.so", "libggml-cpu-zen4.so"} <= set(variants)
+    assert {"libggml-cpu-x64.so", "libggml-cpu-haswell.so", "libggml-cpu-cooperlake.so"} <= set(variants)
     size = int(docker("image", "inspect", "rill-test", "--format", "{{.Size}}"))
     base = int(docker("image", "inspect", "python:3.13-slim", "--format", "{{.Size}}"))
     with capsys.disabled():
