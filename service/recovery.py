@@ -90,7 +90,8 @@ class Recovery:
 
     def down(self, kind: Kind) -> list[str]:
         """The engine died: all that live are to be sent again, but for those returned, who have to end."""
-        busy = [id for id in self._failed if id in self._at_work]
+        # A suspect counts from the moment it was sent: the engine may die of it before it has said that it begins.
+        busy = [id for id in self._failed if id in self._at_work or id in self._tried]
         unproven = [id for id in busy if id not in self._proven]
         if kind in TRIALS and self._tried:
             if len(unproven) == 1 and unproven[0] in self._tried:
