@@ -146,8 +146,6 @@ class Live:
             if stream := live.get(id):
                 self._recovery.proves(id)
                 stream.delta(tokens, text, now)
-        for id in step.unsaid:
-            self._recovery.proves(id)
         for finish in step.finished:
             if stream := live.get(finish.id):
                 stream.finish(finish, now)

@@ -1,10 +1,11 @@
 """Which streams the engine is sent, and in what order after it died: suspects one by one, then the others. Pure.
 
-After a crash all that the engine was at are suspect, after a hang or an error of its own code those that had not made
-a token since it was last restarted; a kill from outside makes nobody suspect. Suspects come back first and one by one:
-the next follows when the one before has made a token, has ended, or has had its time. A token proves a stream innocent
-of all that was before. Where the engine dies of the only one that has not proven itself, that one is tried first, and
-so alone; and when it dies of that too the stream does not come back, so that one request does not burn its neighbours.
+After a crash all that the engine was at are suspect, after a hang or an error of its own code those that had not made a
+token since it was last restarted; a kill from outside makes nobody suspect. Suspects come back first and one by one:
+the next follows when the one before has made a token, has ended, or has had its time. A delivered token proves a stream
+innocent of all that was before. Where the engine dies of the only one that has not proven itself, that one is tried
+first, and so alone; and when it dies of that too the stream does not come back, so that one request does not burn its
+neighbours.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Recovery:
             self._at_work.add(id)
 
     def proves(self, id: str) -> None:
-        """It has made a token, with text or without."""
+        """It has made a token that was delivered. One without text, or with half a character, does not count: the next
+        engine makes it anew, and it might be so for ever with a poison that ends the engine at the token behind it."""
         if id in self._failed:
             self._failed[id] = 0.0
             self._proven.add(id)

@@ -212,7 +212,7 @@ class Supervisor:
     def _receive(self, frame: Frame) -> None:
         if isinstance(frame, Step | Started | Accepted | Refused):
             if self.state is State.READY:
-                if isinstance(frame, Step) and (frame.deltas or frame.unsaid or frame.finished):
+                if isinstance(frame, Step) and (frame.deltas or frame.finished):
                     self._works = True
                 self._sink.deliver(frame)
         elif isinstance(frame, Loading):

@@ -15,7 +15,6 @@ import os
 import re
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,19 +98,6 @@ class Fault:
 
     def early_end(self) -> None:
         lib.llama_sampler_accept(self.grammar('root ::= "a"'), self.model.eos)
-
-    def two_threads(self) -> None:
-        def many(seq_id: int) -> None:
-            for _ in range(1000):
-                self.decode([(5, i, seq_id) for i in range(64)])
-                lib.llama_memory_seq_rm(self.context._memory, seq_id, -1, -1)
-
-        threads = [threading.Thread(target=many, args=(seq_id,)) for seq_id in (self.spare, self.spare - 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        raise AssertionError("it survived two threads on one context")
 
     def out_of_memory(self) -> None:
         """As ggml-cuda ends the process; there is no GPU to ask."""

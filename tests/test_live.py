@@ -139,7 +139,8 @@ def test_a_dead_engine_ends_no_stream() -> None:
     assert house.engine.submitted[2:] == [silent.submit], "the more suspect one first"
     house.streams.live.deliver(Accepted(silent.id, 3, 100))
     house.streams.live.deliver(Step(prefill=[(silent.id, 4, 3)]))
-    house.streams.live.deliver(Step(unsaid=[silent.id]))
+    house.pass_time(TRIAL_S)
+    house.streams.live.deliver(Step())
     assert house.engine.submitted[3:] == [replace(stream.submit, delivered=[1])], "one after the other"
     house.streams.live.deliver(Step(deltas=[(stream.id, [2], "y")]))
     assert house.observer.n_continued == 2
@@ -177,18 +178,17 @@ def test_a_poisonous_request_dies_alone() -> None:
 
 
 def test_one_that_says_nothing_holds_nobody_up() -> None:
-    """After a crash the others wait for a suspect no longer than its trial takes; one whose tokens have no text is
-    cleared by these."""
+    """After a crash the others wait for a suspect no longer than its trial takes."""
     house = House()
     silent, neighbour = house.running(), house.running()
-    for seconds, step in ((TRIAL_S, Step()), (0.0, Step(unsaid=[silent.id]))):
+    for _ in range(2):
         house.streams.live.lost(lambda: NotReady("restarting"), False)
         house.streams.live.ready(ready(n_seq=2))
         assert house.engine.submitted[-1].id == silent.id
-        house.pass_time(seconds)
-        house.streams.live.deliver(step)
+        house.pass_time(TRIAL_S)
+        house.streams.live.deliver(Step())
         assert house.engine.submitted[-1].id == neighbour.id
-        house.streams.live.deliver(Step(deltas=[(neighbour.id, [2], "y")], unsaid=[silent.id]))
+        house.streams.live.deliver(Step(deltas=[(neighbour.id, [2], "y")]))
 
 
 @pytest.mark.parametrize("kind", [Kind.OUTSIDE, Kind.LOADING, Kind.OWN, Kind.HANG])

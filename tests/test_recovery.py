@@ -184,6 +184,15 @@ def test_text_that_kills_the_tokenizer_is_suspect() -> None:
     assert recovery.down(Kind.CRASH) == ["a"]
 
 
+def test_a_suspect_that_was_taken_and_has_not_begun_is_to_blame() -> None:
+    """Between the engine's word that it has it and that it computes it there is work, too: its grammar, its sampler."""
+    recovery = running("poison", "b")
+    again(recovery, Kind.CRASH)
+    assert recovery.due(0.0) == ["poison"]
+    recovery.waits("poison")
+    assert again(recovery, Kind.CRASH) == ["poison"]
+
+
 @settings(max_examples=300, deadline=None)
 @given(n=st.integers(1, 12), n_poison=st.integers(0, 3), seed=st.integers(0, 2**16), kind=st.sampled_from(list(TRIALS)))
 def test_neighbours_survive(n: int, n_poison: int, seed: int, kind: Kind) -> None:

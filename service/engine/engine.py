@@ -206,8 +206,6 @@ class Engine:
                 break
         if text:
             step.deltas.append((sequence.id, tokens, text))
-        else:
-            step.unsaid.append(sequence.id)
         step.n_accepted += n_right
         return n_right
 

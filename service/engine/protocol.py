@@ -198,13 +198,11 @@ class Step:
     prefill:  (id, n_done, n_prompt) of prompts that this step read a slice of; the first one ends the waiting
     deltas:   (id, token ids, text): the text these tokens made deliverable; a token whose bytes or stop string are
               not complete yet comes with a later delta
-    unsaid:   ids of generations that made tokens and have no delta for them: without text, or not complete yet
     """
 
     queued: list[tuple[str, int]] = field(default_factory=list)
     prefill: list[tuple[str, int, int]] = field(default_factory=list)
     deltas: list[tuple[str, list[int], str]] = field(default_factory=list)
-    unsaid: list[str] = field(default_factory=list)
     finished: list[Finish] = field(default_factory=list)
     n_running: int = 0
     n_waiting: int = 0
