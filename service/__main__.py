@@ -99,6 +99,7 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
         "n_batch": values.n_batch,
         "n_threads": values.n_threads,
         "kv_type": values.kv_type,
+        "buffer_types": values.buffer_types,
         "flash_attention": values.flash_attention,
         "n_gpu_layers": values.n_gpu_layers,
         "split_mode": values.split_mode,

@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         default="auto",
         description="Type of the KV cache; bf16 and q8_0 make CPU results exact; auto: bf16 if free, else f16.",
     )
+    buffer_types: str = Field(
+        default="auto",
+        pattern=r"^(auto|default|\w+=\w+(,\w+=\w+)*)$",
+        description="Where a CPU keeps weights, by type: auto: as fast as it can, default: llama.cpp's choice.",
+    )
     flash_attention: Literal["auto", "on", "off"] = Field(default="auto", description="Flash attention.")
     n_gpu_layers: int = Field(default=-1, ge=-1, description="Layers on the GPU; -1: as many as fit, 0: none.")
     split_mode: Literal["none", "layer", "row"] = Field(

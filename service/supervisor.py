@@ -143,7 +143,7 @@ class Supervisor:
         door = Door(self._receive, self._clock)
         try:
             self._command = self._command or await self._prepare()
-            process = await Process.spawn(self._command, door)
+            process = await Process.spawn([*self._command, *chosen(self.info)], door)
         except OSError as e:
             return self._before_it_lived(f"it can't be started: {e}" if self._command else str(e))
         except Exception as e:
@@ -233,6 +233,11 @@ class Supervisor:
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.state} pid {self.pid}, {self.n_restarts} restarts>"
+
+
+def chosen(last: Ready | None) -> list[str]:
+    """What the last engine chose by measurement, and another might not: its streams' texts depend on it."""
+    return ["--buffer-types", last.buffer_types] if last and last.buffer_types else []
 
 
 def command(model: str, options: dict[str, object]) -> list[str]:

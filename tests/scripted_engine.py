@@ -8,7 +8,8 @@ stuck: beats, but its step goes on and on. garbage: sends what is no frame after
 Fatal instead of loading. final: a Fatal that is final. errs: has an error of its own at the first submission. slow:
 never gets ready, and says again and again how far it has come. late: gets ready after a while of small steps. mute:
 says nothing at all. dies: ends at once. illegal: dies of SIGILL while it loads. aborts: as llama.cpp does, at the
-first submission. chatty: is obedient and writes to stderr. No word is said before FILE is there.
+first submission. chatty: is obedient and writes to stderr. Each process chooses other buffer types than the last one,
+unless it is told some. No word is said before FILE is there.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ BEAT_S = 0.05
 class Engine:
     """One behaviour, one door."""
 
-    def __init__(self, behaviour: str, door: socket.socket, slow_s: float, after: Path) -> None:
+    def __init__(self, behaviour: str, door: socket.socket, slow_s: float, after: Path, buffer_types: str) -> None:
         self.behaviour, self.door, self.slow_s, self.after = behaviour, door, slow_s, after
+        self.buffer_types = buffer_types
         self.busy_since: float | None = None
         self.silent = False
         self.talking: dict[str, list[str]] = {}  # id -> words to come
@@ -74,7 +76,7 @@ class Engine:
         else:
             self.send(Loading(0.5))
         if self.behaviour not in ("slow", "mute"):
-            self.send(ready())
+            self.send(ready(buffer_types=self.buffer_types or f"q4_0=B{os.getpid()}"))
         return self._serve()
 
     def _serve(self) -> int:
@@ -141,10 +143,11 @@ def main() -> int:
     parser.add_argument("behaviour")
     parser.add_argument("--slow-s", type=float, default=0.01)
     parser.add_argument("--after", type=Path, default=Path("/"))
+    parser.add_argument("--buffer-types", default="")
     parser.add_argument("--door", type=int, required=True)
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Engine(args.behaviour, socket.socket(fileno=args.door), args.slow_s, args.after).run()
+    return Engine(args.behaviour, socket.socket(fileno=args.door), args.slow_s, args.after, args.buffer_types).run()
 
 
 if __name__ == "__main__":

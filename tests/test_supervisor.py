@@ -162,6 +162,17 @@ async def test_a_killed_engine_is_reported_and_replaced(start: Start) -> None:
     assert "".join(STORY) == sink.text("b")
 
 
+async def test_the_next_engine_makes_the_last_ones_choices(start: Start) -> None:
+    """What was measured once is not measured again while streams depend on it: other products give other texts."""
+    engine, sink = await start("obedient")
+    await sink.readies(1)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    await sink.readies(2)
+    first, second = (what for what in sink.said if isinstance(what, Ready))
+    assert second.buffer_types == first.buffer_types != ""
+
+
 async def test_a_crash_in_the_middle_of_a_stream(start: Start) -> None:
     """What was said before is delivered, then lost."""
     engine, sink = await start("crash", "obedient")

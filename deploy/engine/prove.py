@@ -3,7 +3,8 @@
     python -m deploy.engine.prove PACKAGE STARTER [BACKEND]     a directory llama_cpp, a model, one loadable CPU library
 
 One row, eight and a prompt take different code, and so do the types of weights: the starter as it is (Q8_0), and made
-into Q4_0 and Q4_K_M (Q4_K and Q6_K) by the library itself. Exits 0 if all ways give the same, up to rounding."""
+into Q4_0 and Q4_K_M (Q4_K and Q6_K) by the library itself; and so do the buffer types that weights can be kept in, of
+which the engine chooses. Exits 0 if all numbers of rows give the same, up to rounding."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ import sys
 import tempfile
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 FILE_TYPES = {"Q8_0": None, "Q4_0": 2, "Q4_K_M": 15}  # enum llama_ftype; the starter is Q8_0
+GGML_TYPES = (2, 8, 12, 14)  # enum ggml_type: Q4_0, Q8_0, Q4_K, Q6_K
 N_ROWS = 64  # a prompt: a multiple of every tile that ggml multiplies at once, and more than attention's
 THREADS = 2  # the least that shows what each thread has to set up for itself
 # Of the logits' range: rows' activations are rounded to eight bits, in another order in each way. Seen: 0.02 at most.
@@ -33,9 +36,9 @@ def main(package: Path, starter: Path, backend: str = "") -> None:
     with tempfile.TemporaryDirectory() as directory:
         for name, file_type in FILE_TYPES.items():
             model = starter if file_type is None else quantized(llama, starter, Path(directory, name), file_type)
-            for n_layers in (0, TAKE_ALL) if llama.llama_supports_gpu_offload() else (0,):
-                print(f"{name}{', on a GPU' if n_layers else ''}", flush=True)  # what was on when it dies
-                compare(*logits_by_rows(llama, model, n_layers))
+            for way, parameters in ways(llama):
+                print(f"{name}{way}", flush=True)  # what was on when it dies
+                compare(*logits_by_rows(llama, model, parameters))
 
 
 def binding(package: Path) -> Any:
@@ -66,10 +69,55 @@ def quantized(llama: Any, model: Path, to: Path, file_type: int) -> Path:
     return to
 
 
-def logits_by_rows(llama: Any, path: Path, n_layers: int) -> list[list[float]]:
+def ways(llama: Any) -> Iterator[tuple[str, Any]]:
+    """How a model can be loaded: where llama.cpp puts its weights, where the engine may, and on a GPU."""
+    for n_layers, is_extra, way in (
+        (0, True, ""),
+        (0, False, " in the file's layout"),
+        (TAKE_ALL, True, ", on a GPU"),
+    ):
+        if n_layers and not llama.llama_supports_gpu_offload():
+            continue
+        parameters = llama.llama_model_default_params()
+        parameters.n_gpu_layers, parameters.use_extra_bufts = n_layers, is_extra
+        yield way, parameters
+    if refuse_amx(llama, True):
+        parameters = llama.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        yield " without AMX's layout", parameters
+        refuse_amx(llama, False)
+
+
+def refuse_amx(llama: Any, refused: bool) -> bool:
+    """Have the types of FILE_TYPES kept elsewhere than in AMX's layout; False where nothing is kept there, or the
+    library can't be told (patches/0013)."""
+    pointer, library = ctypes.c_void_p, llama._lib
+    for name, result, *arguments in (
+        ("ggml_backend_reg_by_name", pointer, ctypes.c_char_p),
+        ("ggml_backend_reg_get_proc_address", pointer, pointer, ctypes.c_char_p),
+        ("ggml_backend_dev_by_type", pointer, ctypes.c_int),
+        ("ggml_backend_buft_name", ctypes.c_char_p, pointer),
+    ):
+        if not (function := getattr(library, name, None)):
+            return False
+        function.restype, function.argtypes = result, arguments
+    backend = library.ggml_backend_reg_by_name(b"CPU")
+    names = (b"ggml_backend_cpu_refuse_type", b"ggml_backend_dev_get_extra_bufts")
+    refuse, extra = (library.ggml_backend_reg_get_proc_address(backend, name) for name in names)
+    if not refuse or not extra:
+        return False
+    listed = ctypes.CFUNCTYPE(ctypes.POINTER(pointer), pointer)(extra)(library.ggml_backend_dev_by_type(0))
+    first = listed[0]  # ends with a null
+    if not first or library.ggml_backend_buft_name(first) != b"AMX":
+        return False
+    for number in GGML_TYPES:
+        ctypes.CFUNCTYPE(None, pointer, ctypes.c_int, ctypes.c_bool)(refuse)(first, number, refused)
+    return True
+
+
+def logits_by_rows(llama: Any, path: Path, model_parameters: Any) -> list[list[float]]:
     """The last row's logits of one text: read at once, eight rows at a time, and with one row by itself at its end."""
-    model_parameters, parameters = llama.llama_model_default_params(), llama.llama_context_default_params()
-    model_parameters.n_gpu_layers = n_layers
+    parameters = llama.llama_context_default_params()
     parameters.n_ctx, parameters.n_batch, parameters.n_ubatch = 4 * N_ROWS, N_ROWS, N_ROWS
     parameters.n_threads = parameters.n_threads_batch = THREADS
     model = llama.llama_model_load_from_file(str(path).encode(), model_parameters)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from . import buffer_types
 from .budget import ConfigurationError
 from .context import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
 from .engine import Engine
@@ -42,6 +43,7 @@ def run(argv: list[str]) -> int:
         speculation=args.speculation,
         draft_model=args.draft_model,
         step_s=args.step_ms / 1000,
+        buffer_types=args.buffer_types,
     )
     if args.door is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's to answer: it drains first
@@ -110,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--speculation", choices=SPECULATION, default="auto", help="decode guesses beside each next token")
     p.add_argument("--draft-model", type=Path, help="a GGUF file of the same vocabulary, whose guesses are decoded too")
     p.add_argument("--step-ms", type=float, default=STEP_S * 1000, help="a step with a prompt's slice takes so long")
+    p.add_argument("--buffer-types", default=buffer_types.AUTO, help="where the CPU keeps weights, by type: README")
     return p
 
 

@@ -11,6 +11,7 @@ import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .llama import LIBRARY
 
@@ -59,13 +60,19 @@ def cpu_library(library: ctypes.CDLL = LIBRARY) -> Path | None:
 
 def cpu_features(library: ctypes.CDLL = LIBRARY) -> frozenset[str]:
     """What the CPU's code was compiled for, by ggml's names: AVX512_BF16, …"""
+    listed = cpu_function(b"ggml_backend_get_features", ctypes.POINTER(_Feature), ctypes.c_void_p, library=library)
+    if not listed:
+        return frozenset()
+    features = listed(_typed(library).ggml_backend_reg_by_name(b"CPU"))
+    return frozenset(feature.name.decode() for feature in itertools.takewhile(lambda one: one.name, features))
+
+
+def cpu_function(name: bytes, result: Any, *arguments: Any, library: ctypes.CDLL = LIBRARY) -> Any:
+    """One of the CPU backend's functions, asked for as those of a loadable backend must be; None if it has none."""
     ggml = _typed(library)
     backend = ggml.ggml_backend_reg_by_name(b"CPU")
-    address = backend and ggml.ggml_backend_reg_get_proc_address(backend, b"ggml_backend_get_features")
-    if not address:
-        return frozenset()
-    listed = ctypes.CFUNCTYPE(ctypes.POINTER(_Feature), ctypes.c_void_p)(address)(backend)
-    return frozenset(feature.name.decode() for feature in itertools.takewhile(lambda one: one.name, listed))
+    address = ggml.ggml_backend_reg_get_proc_address(backend, name) if backend else None
+    return ctypes.CFUNCTYPE(result, *arguments)(address) if address else None
 
 
 def cpu_variant(library: Path | None) -> str:

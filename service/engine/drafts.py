@@ -32,7 +32,7 @@ class Drafts:
         """ends: tokens that end a text. model: guesses too. min_seconds: of a decode, below which nothing is guessed.
         clock: that the costs are measured with."""
         self._ends, self._costs, self._min_seconds, self.clock = ends, costs, min_seconds, clock
-        self._model, self._models_chance = model, FIRST_CHANCE[MODELS]
+        self.model, self._models_chance = model, FIRST_CHANCE[MODELS]
         self._guesses: dict[str, Guesses] = {}
 
     def draft(self, sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:
@@ -43,8 +43,8 @@ class Drafts:
             return [()] * n
         left = [max(s.max_tokens - s.n_generated - 1, 0) for s in sequences]
         looks = [self._of(s).look(s.tokens, min(MAX_DRAFTS, most)) for s, most in zip(sequences, left, strict=True)]
-        if self._model is not None:
-            looks = self._ask(self._model, sequences, looks, left, n_most)
+        if self.model is not None:
+            looks = self._ask(self.model, sequences, looks, left, n_most)
         chances, n_guessed = [chance for _, chance in looks], [len(guessed) for guessed, _ in looks]
         counts = plan(self._costs, chances, n_guessed, n_most, self._min_seconds)
         return [
@@ -58,16 +58,16 @@ class Drafts:
 
     def forget(self, sequence: Sequence) -> None:
         """It has ended."""
-        if self._model is not None:
-            self._model.forget(sequence.id)
+        if self.model is not None:
+            self.model.forget(sequence.id)
         if guesses := self._guesses.pop(sequence.id, None):
             goal, share = (guesses.models_chance, SHARE) if guesses.has_asked else (FIRST_CHANCE[MODELS], FORGETTING)
             self._models_chance += (goal - self._models_chance) * share
 
     def close(self) -> None:
         """Free the draft model."""
-        if self._model is not None:
-            self._model.close()
+        if self.model is not None:
+            self.model.close()
 
     def _ask(
         self,

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import devices, draft_model, llama, patches, survey, weights
+from . import buffer_timing, buffer_types, devices, draft_model, llama, patches, survey, weights
 from .budget import DEFAULT_N_CTX, ConfigurationError, choose_n_ctx, kv_bytes_per_token, usable_cores
 from .context import MAX_SEQUENCES, N_TILE, Context
 from .draft_model import DraftModel
 from .drafts import Drafts
 from .exactness import is_exact
 from .inbox import Inbox
+from .journal import Journal
 from .kv_type import AUTO, EXACT, UNASKED, Given, choose_kv_type, head_size, promise
 from .llama import LlamaError, Model
 from .placement import Placement
@@ -26,6 +27,7 @@ from .slices import STEP_S, Slices
 from .speculation import MAX_DRAFTS
 from .timing import measure_kept, measure_rows, warm_up
 from .vram import Need, default_cells
+from .weights import Weights
 
 PREFIX_SCOPES = ("tenant", "all", "off")
 SPECULATION = ("auto", "off")
@@ -51,6 +53,11 @@ class Options:
     speculation: str = "auto"
     draft_model: Path | None = None
     step_s: float = STEP_S
+    buffer_types: str = buffer_types.AUTO
+
+    @property
+    def threads(self) -> int:
+        return self.n_threads or usable_cores()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,88 +73,35 @@ class Loaded:
     drafts: Drafts | None  # None: nothing is guessed
 
 
-class Journal:
-    """llama.cpp's log: warnings go to stderr, a few facts that it tells nowhere else are kept."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.n_layers_offloaded = 0
-        self.n_layers = 0
-        self.kv_bytes = 0
-        self.flash_attention = ""
-        self.buffers: dict[str, float] = {}  # MiB of weights by ggml's buffer type: which product they take
-        self._level = 0
-
-    def __call__(self, level: int, text: str) -> None:
-        """One piece of log; level 5 goes on with the line before."""
-        self._level = level = self._level if level == 5 else level
-        if found := re.search(r"offloaded (\d+)/(\d+) layers", text):
-            self.n_layers_offloaded, self.n_layers = int(found[1]), int(found[2])
-        elif found := re.search(r"(\S+) model buffer size = +([\d.]+) MiB", text):
-            self.buffers[found[1]] = self.buffers.get(found[1], 0.0) + float(found[2])
-        elif found := re.search(r"(?:KV|RS) buffer size = +([\d.]+) MiB", text):
-            self.kv_bytes += int(float(found[1]) * 2**20)
-        elif found := re.search(r"flash_attn += (?:en|dis)abled|Flash Attention (?:enabled|not supported)", text):
-            self.flash_attention = "on" if found[0].endswith(" enabled") else "off"
-        if level >= 4:
-            self.errors.append(text.strip())
-        # One sequence never grows past the training context, whatever all of them hold together.
-        if level >= 3 and "possible training context overflow" not in text:
-            sys.stderr.write(text if text.endswith("\n") else text + "\n")
-
-
 def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     """Read the model, make its context. Raises LlamaError, ConfigurationError, TemplateError: each says what to do."""
     began = time.monotonic()
     journal = Journal()
     llama.start(journal)
     for line in patches.lacks(patches.applied(llama.PACKAGE)):
-        sys.stderr.write(f"engine: built without {line}\n")
-    n_threads = options.n_threads or usable_cores()
-    placement, need = survey.place(
-        options.model,
-        options.draft_model,
-        asked=options.n_gpu_layers,
-        split_mode=options.split_mode,
-        main_gpu=options.main_gpu,
-        n_ctx=options.n_ctx,
-        n_batch=options.n_batch,
-        n_outputs=options.n_seq + max(N_KEPT, MAX_DRAFTS),
-        kv_type=UNASKED if options.kv_type == AUTO else options.kv_type,  # on a GPU
-        flash_attention=options.flash_attention != "off",
-        errors=journal.errors,
-    )
+        _say(f"built without {line}")
+    placement, need = _place(options, journal)
     if placement.warning:
-        sys.stderr.write(f"engine: no GPU is used: {placement.warning}\n")
-    on_gpu = bool(placement.gpus)
+        _say(f"no GPU is used: {placement.warning}")
     if placement.is_partial and options.flash_attention == "auto":
         options = replace(options, flash_attention="on")
+    read = weights.read(options.model)
+    options = replace(options, buffer_types=_settle_buffer_types(options, read, placement))
     try:
         model = _read(options.model, options, placement, on_progress)
-        options = replace(options, kv_type=choose_kv_type(options.kv_type, _given(model, options, on_gpu)))
-        context = _context(model, options, placement, need, n_threads=n_threads)
+        options = replace(options, kv_type=choose_kv_type(options.kv_type, _given(model, options, read, placement)))
+        context = _context(model, options, placement, need)
     except LlamaError as e:
         error = "; ".join([str(e), *journal.errors[-3:]]).replace("; ", ": ", 1)
-        if on_gpu and re.search("cudaMalloc failed|failed to allocate|unable to allocate", error):
+        if placement.gpus and re.search("cudaMalloc failed|failed to allocate|unable to allocate", error):
             raise ConfigurationError(f"{error} (RILL_N_CTX, RILL_N_BATCH or RILL_N_GPU_LAYERS is too much)") from e
         raise LlamaError(error) from e
     slices = warm_up(context, options.step_s)
     flash_attention = journal.flash_attention or options.flash_attention
     exact = context.in_order and flash_attention == "on" and is_exact(context, model.n_vocab)
-    if options.kv_type in EXACT and not on_gpu and not exact:
-        sys.stderr.write(
-            "engine: texts depend on what else is computed: README, Exactness, says with which weights and settings\n"
-        )
-    guesses = options.speculation != "off" and context.memory is Memory.CUTTABLE
-    # On a CPU by its own time: neighbours that steal some would make one number of rows look dear, and another cheap.
-    clock = time.monotonic if on_gpu else time.process_time
-    costs = measure_rows(context, clock) if guesses else None
-    draft = None
-    if options.draft_model and guesses:
-        draft = load_draft(options, options.draft_model, model, context, placement, n_threads, clock, on_progress)
-    elif options.draft_model:
-        sys.stderr.write("engine: the draft model is not used: guesses are off, or this model's memory can't be cut\n")
-    drafts = Drafts(model.end_tokens, costs, model=draft, clock=clock) if costs else None
+    if options.kv_type in EXACT and not placement.gpus and not exact:
+        _say("texts depend on what else is computed: README, Exactness, says with which weights and settings")
+    drafts = _drafts(options, model, context, placement, on_progress)
     most_kept_cells = measure_kept(context)
     inbox = Inbox(model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train), is_shared=options.prefix_scope == "all")
     ready = Ready(
@@ -160,44 +114,86 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         n_ctx_seq=inbox.n_ctx_seq,
         n_seq=context.n_seq,
         n_batch=context.n_batch,
-        n_threads=n_threads,
+        n_threads=options.threads,
         kv_type=options.kv_type,
         kv_bytes=journal.kv_bytes,
         exact=exact,
         flash_attention=flash_attention,
         n_layers=journal.n_layers or model.n_layers + 1,
-        n_layers_offloaded=journal.n_layers_offloaded if on_gpu else 0,
+        n_layers_offloaded=journal.n_layers_offloaded if placement.gpus else 0,
         gpu=", ".join(d.description for d in placement.gpus),
         gpus=survey.told(placement),
         no_gpu=placement.warning,
         cpu=devices.cpu_variant(devices.cpu_library()),
         weights=", ".join(f"{name} {n_mib:.0f} MiB" for name, n_mib in journal.buffers.items()),
+        buffer_types=options.buffer_types,
         has_chat_template=inbox.has_template,
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
-        draft_model=draft.model.name if draft else "",
+        draft_model=drafts.model.model.name if drafts and drafts.model else "",
     )
     return Loaded(model, context, inbox, ready, slices, most_kept_cells, drafts)
 
 
-def _given(model: Model, options: Options, on_gpu: bool) -> Given:
-    read = weights.read(options.model)
+def _place(options: Options, journal: Journal) -> tuple[Placement, Need]:
+    """Where the layers go. Raises ConfigurationError."""
+    return survey.place(
+        options.model,
+        options.draft_model,
+        asked=options.n_gpu_layers,
+        split_mode=options.split_mode,
+        main_gpu=options.main_gpu,
+        n_ctx=options.n_ctx,
+        n_batch=options.n_batch,
+        n_outputs=options.n_seq + max(N_KEPT, MAX_DRAFTS),
+        kv_type=UNASKED if options.kv_type == AUTO else options.kv_type,  # on a GPU
+        flash_attention=options.flash_attention != "off",
+        errors=journal.errors,
+    )
+
+
+def _settle_buffer_types(options: Options, read: Weights | None, placement: Placement) -> str:
+    """Where the CPU's weights are kept, as a word. Raises ConfigurationError."""
+    if not placement.gpus and options.kv_type in EXACT:
+        # ggml else adds up products of K weights with eight rows or more in another order; it reads this at its first
+        # product. Where the type is left open such weights get none of these.
+        os.environ.setdefault("GGML_CPU_TILED_MM", "0")
+    if placement.has_cards_of_its_own or read is None:
+        return buffer_types.DEFAULT
+    return buffer_types.settle(options.buffer_types, read.types, buffer_timing.products(), _say)
+
+
+def _drafts(
+    options: Options, model: Model, context: Context, placement: Placement, on_progress: Callable[[float], None]
+) -> Drafts | None:
+    """What guesses are made with; None where none are, by the settings or for the model's memory. Raises LlamaError."""
+    if options.speculation == "off" or context.memory is not Memory.CUTTABLE:
+        if options.draft_model:
+            _say("the draft model is not used: guesses are off, or this model's memory can't be cut")
+        return None
+    # On a CPU by its own time: neighbours that steal some would make one number of rows look dear, and another cheap.
+    clock = time.monotonic if placement.gpus else time.process_time
+    costs = measure_rows(context, clock)
+    draft = None
+    if options.draft_model:
+        draft = load_draft(options, options.draft_model, model, context, placement, clock, on_progress)
+    return Drafts(model.end_tokens, costs, model=draft, clock=clock)
+
+
+def _given(model: Model, options: Options, read: Weights | None, placement: Placement) -> Given:
     return Given(
         features=devices.cpu_features(),
-        weights=read.types if read else frozenset(),
+        weights=frozenset(read.types) if read else frozenset(),
         head=head_size(model.meta),
-        on_gpu=on_gpu,
+        on_gpu=bool(placement.gpus),
         flash_attention=options.flash_attention != "off",
         can_be_exact=options.n_seq < MAX_SEQUENCES and not model.n_swa and not model.has_state,
     )
 
 
-def _context(model: Model, options: Options, placement: Placement, need: Need, *, n_threads: int) -> Context:
+def _context(model: Model, options: Options, placement: Placement, need: Need) -> Context:
     """Where all sequences of the model are computed. Raises LlamaError or BudgetError."""
     on_gpu = bool(placement.gpus)
-    exact = not on_gpu and options.kv_type in EXACT
-    if exact:  # ggml else adds up products of eight rows or more in another order; it reads this at its first one
-        os.environ.setdefault("GGML_CPU_TILED_MM", "0")
     n_ctx = choose_n_ctx(
         options.n_ctx,
         default=default_cells(model.n_ctx_train, options.n_seq)
@@ -216,11 +212,11 @@ def _context(model: Model, options: Options, placement: Placement, need: Need, *
         n_seq=options.n_seq,
         n_kept=0 if options.prefix_scope == "off" else most_kept(model),
         n_batch=min(options.n_batch, n_ctx),
-        n_threads=n_threads,
+        n_threads=options.threads,
         kv_type=options.kv_type,
         flash_attention=options.flash_attention,
         n_tile=None if on_gpu else N_TILE,
-        in_order=exact,
+        in_order=not on_gpu and options.kv_type in EXACT,
     )
 
 
@@ -230,7 +226,6 @@ def load_draft(
     model: Model,
     context: Context,
     placement: Placement,
-    n_threads: int,
     clock: Callable[[], float],
     on_progress: Callable[[float], None],
 ) -> DraftModel:
@@ -244,7 +239,7 @@ def load_draft(
             n_ctx=context.n_ctx,
             n_seq=options.n_seq,
             n_batch=context.n_batch,
-            n_threads=n_threads,
+            n_threads=options.threads,
             flash_attention=options.flash_attention,
             n_tile=context.n_tile,
             pool=context.pool,
@@ -273,6 +268,10 @@ def most_kept(model: Model) -> int:
     return N_KEPT_STATES if model.has_state or model.n_swa else N_KEPT
 
 
+def _say(line: str) -> None:
+    sys.stderr.write(f"engine: {line}\n")
+
+
 def describe(ready: Ready) -> str:
     """The line an operator reads after a start: model, KV budget, threads, what was offloaded."""
     drafts = f", drafts by {ready.draft_model}" if ready.draft_model else ""
@@ -287,6 +286,7 @@ def describe(ready: Ready) -> str:
         f"loaded in {ready.load_s:.2f} s; "
         f"KV budget {ready.n_ctx} tokens ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
         f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
-        f"batch {ready.n_batch}, {ready.n_threads} threads, CPU code {ready.cpu}, weights in {ready.weights}, "
+        f"batch {ready.n_batch}, {ready.n_threads} threads, CPU code {ready.cpu}, "
+        f"weights in {ready.weights} ({ready.buffer_types}), "
         f"flash attention {ready.flash_attention}, {offload}{drafts}; {promise(ready.exact)}"
     )

@@ -16,6 +16,7 @@ LACK = {  # what it is to be without each; those of how llama.cpp is built are m
     "0007-grammar-bounded-work": "a request's grammar can hold up every stream",
     "0011-threads-that-sleep": "a busy neighbour slows loads and streams down by far",
     "0012-bf16-attention": "RILL_KV_TYPE=bf16 is slow, and so auto is f16, with which texts are not exact",
+    "0013-buffer-types-by-weights": "weights are kept where llama.cpp puts them, be it slower on this processor",
 }
 
 

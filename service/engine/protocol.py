@@ -144,6 +144,7 @@ class Ready:
     no_gpu: str = ""  # why none takes part although the build could use one, "" otherwise
     exact: bool = False  # a request's text is that of the same request run alone: in any batch, after any restart
     cpu: str = ""  # which of ggml's CPU variants was loaded, "native" where there is but one
+    buffer_types: str = ""  # the CPU's, chosen by type of weights, as RILL_BUFFER_TYPES takes them
     weights: str = ""  # MiB of them by ggml's buffer type, and so by product: AMX, CPU_REPACK, CPU_Mapped, CUDA0
 
 

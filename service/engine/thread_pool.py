@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from .devices import cpu_function
 from .llama import LIBRARY, LlamaError
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
@@ -36,7 +37,10 @@ class ThreadPool:
 
     def __init__(self, n_threads: int) -> None:
         """Raises LlamaError where the CPU's backend has no pool to give."""
-        new, self._free = _function(b"ggml_threadpool_new"), _function(b"ggml_threadpool_free")
+        new = cpu_function(b"ggml_threadpool_new", ctypes.c_void_p, ctypes.c_void_p)
+        self._free = cpu_function(b"ggml_threadpool_free", None, ctypes.c_void_p)
+        if not new or not self._free:
+            raise LlamaError("the CPU's backend has no threads to give")
         params = _Params()
         LIBRARY.ggml_threadpool_params_init(ctypes.byref(params), min(n_threads, MAX_THREADS))
         params.poll = POLL
@@ -52,15 +56,3 @@ class ThreadPool:
         if self._pool:
             self._free(self._pool)
             self._pool = None
-
-
-def _function(name: bytes) -> Any:
-    """One of the CPU backend's functions, pointer to pointer, asked for as those of a loadable backend must be."""
-    by_name, address_of = LIBRARY.ggml_backend_reg_by_name, LIBRARY.ggml_backend_reg_get_proc_address
-    by_name.restype = address_of.restype = ctypes.c_void_p
-    by_name.argtypes, address_of.argtypes = [ctypes.c_char_p], [ctypes.c_void_p, ctypes.c_char_p]
-    backend = by_name(b"CPU")
-    address = address_of(backend, name) if backend else None
-    if not address:
-        raise LlamaError(f"the CPU's backend has no {name.decode()}")
-    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)

@@ -19,6 +19,14 @@ _C_TYPES: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """The tensors of one type: its number in ggml, and their bytes."""
+
+    number: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """Bytes by where llama.cpp puts them; an output layer that the embedding serves for is a copy of it."""
 
@@ -26,7 +34,7 @@ class Weights:
     n_bytes_output: int  # the output layer, which is offloaded first
     n_bytes_input: int  # the embedding: stays with the CPU
     meta: dict[str, str] = field(default_factory=dict, compare=False)
-    types: frozenset[str] = field(default=frozenset(), compare=False)  # of the tensors, by ggml's names
+    types: dict[str, Kind] = field(default_factory=dict, compare=False)  # of the tensors, by ggml's names
 
     @property
     def n_bytes(self) -> int:
@@ -37,11 +45,11 @@ def read(path: Path) -> Weights | None:
     """The weights of a model, all its parts together; None when it is no GGUF file (to load it says why)."""
     sizes: dict[str, int] = {}
     meta: dict[str, str] = {}
-    types: set[str] = set()
+    types: dict[str, Kind] = {}
     for part in parts(path):
         if not _read(part, sizes, meta, types):
             return None
-    return replace(divided(sizes, meta), types=frozenset(types))
+    return replace(divided(sizes, meta), types=types)
 
 
 def parts(path: Path) -> list[Path]:
@@ -67,15 +75,18 @@ def divided(sizes: dict[str, int], meta: dict[str, str]) -> Weights:
     return Weights(tuple(blocks[i] for i in sorted(blocks)), n_output, n_input, meta)
 
 
-def _read(path: Path, sizes: dict[str, int], meta: dict[str, str], types: set[str]) -> bool:
+def _read(path: Path, sizes: dict[str, int], meta: dict[str, str], types: dict[str, Kind]) -> bool:
     """Add one file's tensors and metadata (texts and whole numbers); False when it is no GGUF file."""
     gguf = _typed(LIBRARY)
     if not path.is_file() or not (file := gguf.gguf_init_from_file(os.fsencode(path), _Params(True, None))):
         return False
     try:
         for i in range(gguf.gguf_get_n_tensors(file)):
-            sizes[gguf.gguf_get_tensor_name(file, i).decode("utf-8", "replace")] = gguf.gguf_get_tensor_size(file, i)
-            types.add(gguf.ggml_type_name(gguf.gguf_get_tensor_type(file, i)).decode())
+            n_bytes = gguf.gguf_get_tensor_size(file, i)
+            sizes[gguf.gguf_get_tensor_name(file, i).decode("utf-8", "replace")] = n_bytes
+            number = gguf.gguf_get_tensor_type(file, i)
+            name = gguf.ggml_type_name(number).decode()
+            types[name] = Kind(number, n_bytes + (types[name].n_bytes if name in types else 0))
         for i in range(gguf.gguf_get_n_kv(file)):
             kind = gguf.gguf_get_kv_type(file, i)
             if kind == _STRING:

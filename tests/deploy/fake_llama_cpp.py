@@ -6,7 +6,7 @@ import ctypes
 import pathlib
 import types
 
-_library = ctypes.CDLL(str(pathlib.Path(__file__).parent / "lib" / "libllama.so"))
+_lib = _library = ctypes.CDLL(str(pathlib.Path(__file__).parent / "lib" / "libllama.so"))
 N_TOKENS = 8
 
 

@@ -19,8 +19,8 @@ from service.engine.budget import (
     usable_cores,
 )
 from service.engine.context import KV_TYPES
+from service.engine.journal import Journal
 from service.engine.llama import LlamaError, Model
-from service.engine.load import Journal
 
 from .conftest import MakeContext
 

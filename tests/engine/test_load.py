@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from service.engine import budget, devices, llama, load, survey
-from service.engine.budget import BudgetError
+from service.engine.budget import BudgetError, ConfigurationError
+from service.engine.journal import Journal
 from service.engine.kv_type import FAST
 from service.engine.llama import LlamaError
-from service.engine.load import Journal, Options, describe
+from service.engine.load import Options, describe
 from service.engine.protocol import Ready
 from service.engine.template import TemplateError
+
+from .test_exactness import quantized
 
 
 @pytest.fixture(autouse=True)
@@ -211,3 +214,29 @@ def test_describe(bpe_path: Path) -> None:
     assert line.endswith("; not exact: the same request, sent again, may give another text")
     exact = describe(loaded(bpe_path, n_ctx=1024, n_seq=2, kv_type="bf16", n_gpu_layers=0))
     assert exact.endswith("; exact: the same request gives the same text")
+
+
+def test_weights_are_kept_where_they_are_asked_to_be(tmp_path: Path) -> None:
+    """By RILL_BUFFER_TYPES, and the front learns both; nothing else refuses them afterwards."""
+    model = quantized(tmp_path / "q4_0.gguf", 2)
+    repacked = loaded(model, n_ctx=256, buffer_types="default")
+    plain = loaded(model, n_ctx=256, buffer_types="q4_0=CPU")
+    again = loaded(model, n_ctx=256, buffer_types="default")
+    assert "CPU_REPACK" in repacked.weights and "CPU_REPACK" not in plain.weights
+    assert (repacked.buffer_types, plain.buffer_types) == ("default", "q4_0=CPU")
+    assert again.weights == repacked.weights
+
+
+def test_a_measured_choice_can_be_made_again(tmp_path: Path) -> None:
+    """What one load measured and told is a setting of the next."""
+    model = quantized(tmp_path / "q4_0.gguf", 2)
+    first = loaded(model, n_ctx=256)
+    assert first.buffer_types.startswith("q4_0=")
+    again = loaded(model, n_ctx=256, buffer_types=first.buffer_types)
+    assert (again.buffer_types, again.weights) == (first.buffer_types, first.weights)
+
+
+def test_a_buffer_type_that_is_not_there(bpe_path: Path) -> None:
+    """It is refused before anything is loaded, with those that there are."""
+    with pytest.raises(ConfigurationError, match=r"RILL_BUFFER_TYPES: q8_0 weights can be kept in .*CPU"):
+        loaded(bpe_path, buffer_types="q8_0=DISK")

@@ -19,7 +19,8 @@ def test_the_bytes_are_llama_cpps(bpe_path: Path, bpe: Model) -> None:
     assert read is not None
     assert (read.n_bytes, len(read.blocks)) == (bpe.n_bytes, bpe.n_layers)
     assert len(set(read.blocks)) == 1
-    assert read.types == {"q8_0", "f32"}
+    assert read.types.keys() == {"q8_0", "f32"}
+    assert sum(kind.n_bytes for kind in read.types.values()) == bpe.n_bytes
 
 
 def test_metadata_reads_as_llama_cpp_writes_it(bpe_path: Path, bpe: Model) -> None:
