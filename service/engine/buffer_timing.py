@@ -8,6 +8,7 @@ sooner, which makes two products more alike, never turns them round.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import time
 from collections.abc import Callable
 from functools import cache
@@ -109,9 +110,18 @@ class _Tensors:
 
     def allocate(self, buffer: int) -> None:
         """All data in one of this type. Raises MemoryError."""
-        self._buffer = _ggml().ggml_backend_alloc_ctx_tensors_from_buft(self.context, buffer)
+        ggml = _ggml()
+        self._buffer = ggml.ggml_backend_alloc_ctx_tensors_from_buft(self.context, buffer)
         if not self._buffer:
             raise MemoryError("no room for weights to time products with")
+        if buffer == ggml.ggml_backend_cpu_buffer_type() and hasattr(
+            mmap, "MADV_NOHUGEPAGE"
+        ):  # a model's are in a mapped file, which has small pages
+            base, size = (
+                ggml.ggml_backend_buffer_get_base(self._buffer),
+                ggml.ggml_backend_buffer_get_size(self._buffer),
+            )
+            _madvise(base, size, mmap.MADV_NOHUGEPAGE)
 
     def __del__(self) -> None:
         if self._buffer:
@@ -127,6 +137,14 @@ def _least(run: Callable[[], object]) -> float:
         run()
         times.append(time.thread_time() - began)
     return max(min(times), 1e-9)  # a clock may stand still
+
+
+def _madvise(base: int, size: int, advice: int) -> None:
+    """madvise(2) of the whole pages there; where the system knows no such advice nothing changes."""
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    first = -(-base // mmap.PAGESIZE) * mmap.PAGESIZE
+    madvise(first, max(0, base + size - first), advice)
 
 
 def _zero(tensor: int) -> None:
@@ -171,6 +189,8 @@ def _ggml() -> Any:
         ("ggml_build_forward_expand", None, pointer, pointer),
         ("ggml_backend_alloc_ctx_tensors_from_buft", pointer, pointer, pointer),
         ("ggml_backend_buffer_free", None, pointer),
+        ("ggml_backend_buffer_get_base", pointer, pointer),
+        ("ggml_backend_buffer_get_size", size, pointer),
         ("ggml_backend_tensor_set", None, pointer, text, size, size),
         ("ggml_backend_cpu_buffer_type", pointer),
         ("ggml_backend_buft_name", text, pointer),

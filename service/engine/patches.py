@@ -17,6 +17,8 @@ LACK = {  # what it is to be without each; those of how llama.cpp is built are m
     "0011-threads-that-sleep": "a busy neighbour slows loads and streams down by far",
     "0012-bf16-attention": "RILL_KV_TYPE=bf16 is slow, and so auto is f16, with which texts are not exact",
     "0013-buffer-types-by-weights": "weights are kept where llama.cpp puts them, be it slower on this processor",
+    "0014-huge-pages": "one stream is slower, by a seventh to a fifth where the system gives huge pages to who asks",
+    "0015-q8_0-vnni": "Q8_0 weights are multiplied with AVX-512 VNNI in twice to three times the time",
 }
 
 
