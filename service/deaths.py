@@ -20,7 +20,7 @@ class Kind(StrEnum):
     OWN = "own error"  # an exception in the engine's own Python
     OUTSIDE = "outside"  # a signal that no request can cause
     HANG = "hang"
-    CRASH = "crash"  # native code ended the process, or llama.cpp can't go on
+    CRASH = "crash"  # native code ended the process, or llama.cpp can't continue
 
 
 # A kill; a build that does not fit this processor, which any request brings to light; a file that was cut.

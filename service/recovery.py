@@ -1,10 +1,10 @@
 """Which streams the engine is sent, and in what order after it died: suspects one by one, then the others. Pure.
 
 After a crash all that the engine was at are suspect, after a hang or an error of its own code those that had not made a
-token since it was last restarted; a kill from outside makes nobody suspect. Suspects come back first and one by one:
+token since it was last restarted; a kill from outside makes no stream suspect. Suspects come back first and one by one:
 the next follows when the one before has made a token, has ended, or has had its time. A delivered token proves a stream
 innocent of all that was before. Where the engine dies of the only one that has not proven itself, that one is tried
-first, and so alone; and when it dies of that too the stream does not come back, so that one request does not burn its
+first, and so alone; and when it dies of that too the stream does not come back, so that one request does not fail its
 neighbours.
 """
 
@@ -35,7 +35,7 @@ class Recovery:
         self._tried: set[str] = set()  # suspects that were sent since then, and have not
         self._trial: str | None = None  # the one of these that the others wait for
         self._trial_ends = 0.0
-        self._patience = 1.0  # trials take so many times longer, since it could not be told which one was to blame
+        self._patience = 1.0  # the factor of a trial's time, since it could not be told which one was to blame
         self._up = False
 
     def add(self, id: str) -> None:

@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         default="", description="A file in which the streams of a lone service outlive it; empty: memory only."
     )
     log_wait_ms: float = Field(
-        default=50.0, ge=0, description="How long an event waits at most for the store to have it before it is sent."
+        default=250.0, ge=0, description="How long an event waits at most for the store to have it before it is sent."
     )
     store_prompts: bool = Field(
         default=True, description="Requests are in the store as long as their streams, so that these can go on."

@@ -80,6 +80,8 @@ class Writer:
         self._work = asyncio.Event()
         self._writing = asyncio.Lock()
         self._grown_at: float | None = None  # when the first event came that no write has taken along
+        self._due_at = 0.0  # until when readers wait for the write that runs, or ran last (the loop's time)
+        self._timer: asyncio.TimerHandle
 
     @property
     def n_not_durable(self) -> int:
@@ -131,7 +133,8 @@ class Writer:
     async def _flush(self) -> None:
         loop = asyncio.get_running_loop()
         since, self._grown_at = self._grown_at or loop.time(), None
-        timer = loop.call_at(since + self._log_wait_s, self._go_ahead)
+        self._due_at = since + self._log_wait_s
+        self._timer = loop.call_at(self._due_at, self._waited)
         try:
             await self._settle()
             await self._drop_unspoken()
@@ -142,7 +145,7 @@ class Writer:
                     self._take(copy, place)
                 self._observer.acknowledged(loop.time() - since)
         finally:
-            timer.cancel()
+            self._timer.cancel()
         self.is_behind = any(not copy.stream.durable for copy in self.copies.values())
         if any(copy.is_due or not copy.is_sure for copy in self.copies.values()):
             self._work.set()
@@ -195,13 +198,27 @@ class Writer:
         copy.stream.grown = self.grown
         self.grown(copy.stream)
 
+    @property
+    def _stood_still(self) -> bool:
+        """Whether this process was stopped while readers waited: nothing has come of it when it was due. What the store
+        has to say may be there to be read, and be that another replica has the streams: what readers got before, nobody
+        would have logged."""
+        return not self.is_behind and asyncio.get_running_loop().time() - self._due_at > self._log_wait_s
+
+    def _waited(self) -> None:
+        if self._stood_still:
+            self._timer = asyncio.get_running_loop().call_later(self._log_wait_s, self._go_ahead)
+        else:
+            self._go_ahead()
+
     def _go_ahead(self) -> None:
         self.is_behind = True
         for copy in self.copies.values():
             copy.stream.go_ahead()
 
     def _fail(self, error: Exception, *, is_news: bool) -> None:
-        self._go_ahead()
+        if not self._stood_still:  # else its patience ran out while it slept: the next attempt tells
+            self._go_ahead()
         self.failed_at = asyncio.get_running_loop().time()
         for copy in self.copies.values():
             copy.is_sure = False

@@ -27,7 +27,8 @@ from service.engine import door, load
 from service.engine.context import Context, NoRoom
 from service.engine.inbox import Inbox, Opened
 from service.engine.llama import Model
-from service.engine.load import Loaded, Options
+from service.engine.load import Loaded
+from service.engine.options import Options
 from service.engine.protocol import Refused, Submit
 from service.engine.sequence import Sequence as Generation
 
@@ -185,8 +186,17 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--door", type=int, required=True)
+    parser.add_argument("--buffer-types", default="auto")
     args = parser.parse_args()
-    options = Options(model=args.model, n_ctx=N_CTX, n_seq=N_SEQ, n_batch=N_BATCH, n_threads=1, kv_type="bf16")
+    options = Options(
+        model=args.model,
+        n_ctx=N_CTX,
+        n_seq=N_SEQ,
+        n_batch=N_BATCH,
+        n_threads=1,
+        kv_type="bf16",
+        buffer_types=args.buffer_types,
+    )
     return door.serve(socket.socket(fileno=args.door), options, load_with_trap)
 
 

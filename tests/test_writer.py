@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from service.errors import QueueTimeout
@@ -102,6 +104,23 @@ async def test_a_slow_store_does_not_hold_readers_up() -> None:
         world.store.gate.set()
         await turns(lambda: stream.durable and not world.writer.is_behind)
     assert world.copied(stream) == stream.log
+
+
+async def test_after_a_standstill_the_store_has_its_time_again() -> None:
+    """A replica that was paused for longer than log_wait_s may have lost its streams: what the store says of them comes
+    first, and nothing is shown that nobody logged. Neither a late timer counts, nor a late failure."""
+    world = World()
+    world.store.gate.clear()
+    async with background(world.writer.run):
+        stream = world.begin("a")
+        await turns(lambda: bool(world.store.writes))
+        world.writer._due_at -= 1000.0  # it should have been told long ago
+        world.writer._waited()
+        world.writer._fail(StoreDown("it did not answer in time"), is_news=True)
+        assert (stream.durable, stream.n_visible) == (True, 0)
+        world.writer._due_at = asyncio.get_running_loop().time()
+        world.writer._fail(StoreDown("it does not answer"), is_news=True)
+        assert (stream.durable, stream.n_visible) == (False, len(stream.log))
 
 
 async def test_a_store_that_is_down_is_asked_what_it_has() -> None:

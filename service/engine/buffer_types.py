@@ -17,7 +17,7 @@ AUTO = "auto"
 DEFAULT = "default"  # ggml's own choice, of every type
 ROWS = (1, 8, 64)  # one stream's decode, that of some streams, a slice of a prompt: each has another product
 SAME = 1.03  # times as long is not slower: the least of some looks differs by so much from one second to the next
-CLEAR = 0.9  # of ggml's choice's time, at one of ROWS: for less nobody wants other sums than llama.cpp's
+CLEAR = 0.9  # of ggml's choice's time, at one of ROWS: less does not justify other sums than llama.cpp's
 SHARE = 0.02  # of the weights: of fewer no product is worth a measurement
 
 Seconds = tuple[float, ...]  # of a product with each of ROWS

@@ -14,10 +14,12 @@ from pathlib import Path
 from . import buffer_types
 from .budget import ConfigurationError
 from .context import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
+from .describe import describe
 from .engine import Engine
 from .kv_type import AUTO
 from .llama import SPLIT_MODES, LlamaError
-from .load import PREFIX_SCOPES, SPECULATION, Options, describe, load
+from .load import load
+from .options import PREFIX_SCOPES, SPECULATION, Options
 from .protocol import N_SEEDS, Refused, Sampling, Submit
 from .slices import STEP_S
 from .template import TemplateError

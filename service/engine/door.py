@@ -13,10 +13,12 @@ from contextlib import closing, suppress
 
 from .budget import ConfigurationError
 from .deaths import by_error
+from .describe import describe
 from .engine import Engine
 from .inbox import Inbox, Opened
 from .llama import LlamaError, features
-from .load import Loaded, Options, describe, load
+from .load import Loaded, load
+from .options import Options
 from .protocol import (
     Beat,
     Build,

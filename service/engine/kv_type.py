@@ -1,7 +1,7 @@
 """The KV cache's type where the operator leaves it open, and in which words a start tells what it promises.
 
-The choice is the same at every load, and so nothing is timed for it: streams go on in an engine that was started again
-with the numbers that the last one computed.
+The choice is the same at every load, and so nothing is timed for it: streams continue in a restarted engine, from
+the numbers that the last one computed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ EXACT = ("bf16", "q8_0")  # ggml computes each row's attention alone with these,
 FAST = "FLASH_ATTN_BF16"
 HEADS = (32, 64, 96, 128, 256)  # the sizes that has: deploy/patches/0012
 # Weights that are multiplied alike in any number of rows. K and IQ types are, too, but without the products that make
-# them fast for many rows; F16 and its like are not.
+# them fast for many rows, unless they are repacked for that (0003 and 0016); F16 and its like are not.
 FREE_WEIGHTS = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"})
+REPACKED, REPACKED_WEIGHTS = "REPACK_K_VNNI", frozenset({"q4_K", "q6_K"})
 NORMS = frozenset({"f32"})
 
 
@@ -39,7 +40,8 @@ def choose_kv_type(asked: str, given: Given) -> str:
         return asked
     is_exact = given.can_be_exact and given.flash_attention and not given.on_gpu
     weights = given.weights - NORMS
-    is_free = FAST in given.features and given.head in HEADS and bool(weights) and weights <= FREE_WEIGHTS
+    free = FREE_WEIGHTS | (REPACKED_WEIGHTS if REPACKED in given.features else frozenset())
+    is_free = FAST in given.features and given.head in HEADS and bool(weights) and weights <= free
     return "bf16" if is_exact and is_free else UNASKED
 
 

@@ -11,53 +11,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import buffer_timing, buffer_types, devices, draft_model, llama, patches, survey, weights
-from .budget import DEFAULT_N_CTX, ConfigurationError, choose_n_ctx, kv_bytes_per_token, usable_cores
+from .budget import DEFAULT_N_CTX, ConfigurationError, choose_n_ctx, kv_bytes_per_token
 from .context import MAX_SEQUENCES, N_TILE, Context
 from .draft_model import DraftModel
 from .drafts import Drafts
 from .exactness import is_exact
 from .inbox import Inbox
 from .journal import Journal
-from .kv_type import AUTO, EXACT, UNASKED, Given, choose_kv_type, head_size, promise
+from .kv_type import AUTO, EXACT, UNASKED, Given, choose_kv_type, head_size
 from .llama import LlamaError, Model
+from .options import Options
 from .placement import Placement
 from .prefix import Memory
 from .protocol import Ready
-from .slices import STEP_S, Slices
+from .slices import Slices
 from .speculation import MAX_DRAFTS
 from .timing import measure_kept, measure_rows, warm_up
 from .vram import Need, default_cells
 from .weights import Weights
 
-PREFIX_SCOPES = ("tenant", "all", "off")
-SPECULATION = ("auto", "off")
 N_KEPT = 64  # each has a row of logits, too: 0.6 MB of a 152k vocabulary
 N_KEPT_STATES = 16  # a state of Mamba-2.8B is 20 MB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to load; None lets the engine choose."""
-
-    model: Path
-    n_ctx: int | None = None
-    n_seq: int = 32
-    n_batch: int = 512
-    n_threads: int | None = None
-    kv_type: str = AUTO
-    flash_attention: str = "auto"
-    n_gpu_layers: int = -1
-    split_mode: str = "layer"
-    main_gpu: int = 0
-    prefix_scope: str = "tenant"
-    speculation: str = "auto"
-    draft_model: Path | None = None
-    step_s: float = STEP_S
-    buffer_types: str = buffer_types.AUTO
-
-    @property
-    def threads(self) -> int:
-        return self.n_threads or usable_cores()
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,23 +244,3 @@ def most_kept(model: Model) -> int:
 
 def _say(line: str) -> None:
     sys.stderr.write(f"engine: {line}\n")
-
-
-def describe(ready: Ready) -> str:
-    """The line an operator reads after a start: model, KV budget, threads, what was offloaded."""
-    drafts = f", drafts by {ready.draft_model}" if ready.draft_model else ""
-    gb = 2**30
-    cards = ", ".join(
-        f"{d.description} ({d.n_bytes_free / gb:.1f} of {d.n_bytes_total / gb:.1f} GiB free)" for d in ready.gpus
-    )
-    why = f" ({ready.no_gpu})" if ready.no_gpu else ""
-    offload = f"{ready.n_layers_offloaded} of {ready.n_layers} layers on {cards}" if cards else f"no GPU{why}"
-    return (
-        f"engine: {ready.model} ({ready.description}, {ready.model_bytes / 2**20:.1f} MiB) "
-        f"loaded in {ready.load_s:.2f} s; "
-        f"KV budget {ready.n_ctx} tokens ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
-        f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
-        f"batch {ready.n_batch}, {ready.n_threads} threads, CPU code {ready.cpu}, "
-        f"weights in {ready.weights} ({ready.buffer_types}), "
-        f"flash attention {ready.flash_attention}, {offload}{drafts}; {promise(ready.exact)}"
-    )

@@ -19,6 +19,7 @@ LACK = {  # what it is to be without each; those of how llama.cpp is built are m
     "0013-buffer-types-by-weights": "weights are kept where llama.cpp puts them, be it slower on this processor",
     "0014-huge-pages": "one stream is slower, by a seventh to a fifth where the system gives huge pages to who asks",
     "0015-q8_0-vnni": "Q8_0 weights are multiplied with AVX-512 VNNI in twice to three times the time",
+    "0016-q6_k-vnni": "Q6_K weights are multiplied more slowly with AVX-512 VNNI, and auto is f16 where there are some",
 }
 
 

@@ -61,7 +61,7 @@ class Costs:
         self._seen[n_rows] = self._n
 
     def of(self, n_rows: int) -> float:
-        """Seconds that so many rows may take, always more than 0: between two that are known, in proportion; beyond
+        """Seconds of a decode of n_rows, always more than 0: between two that are known, in proportion; beyond
         them each row takes what those took on average, if it did not go on faster last. LEAST_S a row if none is."""
         known = self._known
         if n_rows in self._ratios:
@@ -79,7 +79,7 @@ class Costs:
         return self._seconds * max(ratio + slope * (n_rows - left), ratio / 2, self._one())
 
     def _begin(self, n_rows: int, seconds: float) -> None:
-        """The first observation of so many rows: no more is believed than that each was decoded alone."""
+        """The first observation of n_rows: no more is believed than that each was decoded alone."""
         if not self._known:
             self._seconds = seconds
         ratio = seconds / self._seconds

@@ -20,9 +20,9 @@ MASK_BYTES = 4  # of one row and cell: 2.25 measured with flash attention, for t
 N_VOCAB = 1 << 18  # the largest vocabularies: a row of logits takes 1 MiB
 
 # When a process is killed the driver takes its memory back a while after it is gone.
-UNUSED = 0.9  # of a device free: nobody else is on it
+UNUSED = 0.9  # of a device free: no other process is on it
 LOOK_S = 0.1
-QUIET_S = 0.5  # not risen for so long: somebody else's, who stays
+QUIET_S = 0.5  # not risen for this long: another process's, which stays
 PATIENCE_S = 5.0
 
 

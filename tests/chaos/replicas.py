@@ -22,7 +22,7 @@ from tests.running import orders
 MAX_TOKENS = 600
 N_AT_ONCE = 48
 BOUND_S = 900.0  # of the undisturbed and of the disturbed run; what has not ended by then is counted
-SHARE = 0.3  # of a core, for each replica: streams take half a minute, and what reads them, on the same cores, keeps up
+SHARE = 0.15  # of a core, for each replica: what reads their streams, on the same cores, keeps up
 SETTINGS = {"kv_type": "bf16", "n_threads": "1", "drain_s": "3", "stream_ttl_s": "3600", "max_waiting": "256"}
 
 
@@ -50,15 +50,16 @@ async def trial(
     asked: list[dict[str, Any]],
     troubles: Iterable[tuple[str, Trouble]],
     rng: random.Random,
+    n_at_once: int = N_AT_ONCE,
 ) -> Outcome:
-    """Reads streams of these orders, N_AT_ONCE at a time. Meanwhile one trouble after another, until all are read."""
+    """Reads streams of these orders, n_at_once at a time. Meanwhile one trouble after another, until all are read."""
     outcome, readings, over = Outcome(), [Reading() for _ in asked], asyncio.Event()
     run_id = f"{rng.getrandbits(64):x}"
 
     async def read_all(client: aiohttp.ClientSession) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BOUND_S):
-                await _read(client, stack.url, asked, readings, run_id)
+                await _read(client, stack.url, asked, readings, run_id, n_at_once)
         over.set()
 
     async def cause() -> None:
@@ -74,7 +75,7 @@ async def trial(
     async with _client() as client:
         undisturbed = [Reading() for _ in asked]
         async with asyncio.timeout(BOUND_S):
-            await _read(client, stack.url, asked, undisturbed, f"{run_id}-undisturbed")
+            await _read(client, stack.url, asked, undisturbed, f"{run_id}-undisturbed", n_at_once)
         assert all(alone.failure is None for alone in undisturbed)
         with throttled(stack, SHARE):
             async with asyncio.TaskGroup() as group:
@@ -88,9 +89,14 @@ async def trial(
 
 
 async def _read(
-    client: aiohttp.ClientSession, url: str, asked: list[dict[str, Any]], readings: list[Reading], key: str
+    client: aiohttp.ClientSession,
+    url: str,
+    asked: list[dict[str, Any]],
+    readings: list[Reading],
+    key: str,
+    n_at_once: int,
 ) -> None:
-    places = asyncio.Semaphore(N_AT_ONCE)
+    places = asyncio.Semaphore(n_at_once)
 
     async def one(order: dict[str, Any], reading: Reading) -> None:
         async with places:

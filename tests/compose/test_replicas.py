@@ -13,7 +13,7 @@ from .stack import Stack
 
 pytestmark = pytest.mark.e2e
 
-N_STREAMS = 18  # enough that each trouble meets some
+N_STREAMS, N_AT_ONCE = 72, 18  # so many that each trouble meets some: all of them take most of a minute
 TROUBLES = {
     "paused": troubles.pause_replica,
     "killed": troubles.kill_replica,
@@ -27,10 +27,11 @@ async def test_readers_get_all_of_it_once(stack: Stack) -> None:
     reloaded, Redis restarted: every reader that comes back has each event once, and the undisturbed run's text."""
     await asyncio.to_thread(stack.scale, 3)
     try:
-        outcome = await trial(stack, orders(N_STREAMS, 0, 600), TROUBLES.items(), random.Random(1))
+        outcome = await trial(stack, orders(N_STREAMS, 0, 600), TROUBLES.items(), random.Random(1), N_AT_ONCE)
     finally:
         await asyncio.to_thread(stack.scale, 1)
     assert outcome.account.is_spotless, outcome
     assert outcome.n_durable == N_STREAMS, outcome
     assert outcome.n_leases == 0
     assert outcome.n_refused["paused"] > 0
+    assert all(outcome.n_open[name] > 0 for name in TROUBLES), outcome

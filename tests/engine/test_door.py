@@ -216,7 +216,7 @@ BREAKS = """
 import socket, sys
 from pathlib import Path
 from service.engine.door import serve
-from service.engine.load import Options
+from service.engine.options import Options
 
 def load(options, on_progress):
     raise ZeroDivisionError("float division by zero")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.engine.context import KV_TYPES
-from service.engine.kv_type import AUTO, FAST, HEADS, Given, choose_kv_type, head_size, promise
+from service.engine.kv_type import AUTO, FAST, HEADS, REPACKED, Given, choose_kv_type, head_size, promise
 
 FREE = Given(
     features=frozenset({"AVX512", FAST}),
@@ -31,6 +31,8 @@ def test_exact_where_it_is_free() -> None:
     assert choose_kv_type(AUTO, FREE) == "bf16"
     assert choose_kv_type(AUTO, replace(FREE, weights=frozenset({"q4_0", "q4_1", "f32"}))) == "bf16"
     assert {choose_kv_type(AUTO, replace(FREE, head=head)) for head in HEADS} == {"bf16"}
+    repacked = replace(FREE, features=FREE.features | {REPACKED}, weights=frozenset({"q4_K", "q6_K", "f32"}))
+    assert choose_kv_type(AUTO, repacked) == "bf16"
 
 
 @pytest.mark.parametrize(

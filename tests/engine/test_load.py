@@ -11,10 +11,11 @@ import pytest
 
 from service.engine import budget, devices, llama, load, survey
 from service.engine.budget import BudgetError, ConfigurationError
+from service.engine.describe import describe
 from service.engine.journal import Journal
 from service.engine.kv_type import FAST
 from service.engine.llama import LlamaError
-from service.engine.load import Options, describe
+from service.engine.options import Options
 from service.engine.protocol import Ready
 from service.engine.template import TemplateError
 
