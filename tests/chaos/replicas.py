@@ -52,14 +52,16 @@ async def trial(
     rng: random.Random,
     n_at_once: int = N_AT_ONCE,
 ) -> Outcome:
-    """Reads streams of these orders, n_at_once at a time. Meanwhile one trouble after another, until all are read."""
-    outcome, readings, over = Outcome(), [Reading() for _ in asked], asyncio.Event()
+    """Reads streams of these orders, n_at_once at a time. Meanwhile one trouble after another, until all are read; when
+    the troubles are over first, no further stream is begun."""
+    outcome, readings = Outcome(), [Reading() for _ in asked]
+    over, calm = asyncio.Event(), asyncio.Event()
     run_id = f"{rng.getrandbits(64):x}"
 
     async def read_all(client: aiohttp.ClientSession) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BOUND_S):
-                await _read(client, stack.url, asked, readings, run_id, n_at_once)
+                await _read(client, stack.url, asked, readings, run_id, n_at_once, calm)
         over.set()
 
     async def cause() -> None:
@@ -71,17 +73,19 @@ async def trial(
             outcome.n_troubles[name] += 1
             outcome.n_refused[name] += await asyncio.to_thread(trouble, stack, rng)
             await asyncio.to_thread(mended, stack)
+        calm.set()
 
     async with _client() as client:
-        undisturbed = [Reading() for _ in asked]
-        async with asyncio.timeout(BOUND_S):
-            await _read(client, stack.url, asked, undisturbed, f"{run_id}-undisturbed", n_at_once)
-        assert all(alone.failure is None for alone in undisturbed)
         with throttled(stack, SHARE):
             async with asyncio.TaskGroup() as group:
                 group.create_task(read_all(client))
                 group.create_task(cause())
-        for reading, alone in zip(readings, undisturbed, strict=True):
+        begun = [(order, reading) for order, reading in zip(asked, readings, strict=True) if reading.n_openings]
+        undisturbed = [Reading() for _ in begun]
+        async with asyncio.timeout(BOUND_S):
+            await _read(client, stack.url, [o for o, _ in begun], undisturbed, f"{run_id}-undisturbed", n_at_once)
+        assert all(alone.failure is None for alone in undisturbed)
+        for (_, reading), alone in zip(begun, undisturbed, strict=True):
             outcome.account.enter(reading, text(alone.events))
             outcome.n_durable += bool(reading.events) and await _is_durable(client, stack.url, reading)
     outcome.n_leases = await asyncio.to_thread(_leases, stack)
@@ -95,11 +99,15 @@ async def _read(
     readings: list[Reading],
     key: str,
     n_at_once: int,
+    calm: asyncio.Event | None = None,
 ) -> None:
+    """All of them, or those that are begun before it is calm."""
     places = asyncio.Semaphore(n_at_once)
 
     async def one(order: dict[str, Any], reading: Reading) -> None:
         async with places:
+            if calm is not None and calm.is_set():
+                return
             await read(client, url, {n: str(v) for n, v in order.items()} | {"key": f"{key}-{order['seed']}"}, reading)
 
     await asyncio.gather(*map(one, asked, readings))
