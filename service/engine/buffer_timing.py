@@ -114,14 +114,8 @@ class _Tensors:
         self._buffer = ggml.ggml_backend_alloc_ctx_tensors_from_buft(self.context, buffer)
         if not self._buffer:
             raise MemoryError("no room for weights to time products with")
-        if buffer == ggml.ggml_backend_cpu_buffer_type() and hasattr(
-            mmap, "MADV_NOHUGEPAGE"
-        ):  # a model's are in a mapped file, which has small pages
-            base, size = (
-                ggml.ggml_backend_buffer_get_base(self._buffer),
-                ggml.ggml_backend_buffer_get_size(self._buffer),
-            )
-            _madvise(base, size, mmap.MADV_NOHUGEPAGE)
+        if buffer == ggml.ggml_backend_cpu_buffer_type():
+            _use_small_pages(self._buffer)  # as the mapped file has that a model's weights are in
 
     def __del__(self) -> None:
         if self._buffer:
@@ -139,12 +133,15 @@ def _least(run: Callable[[], object]) -> float:
     return max(min(times), 1e-9)  # a clock may stand still
 
 
-def _madvise(base: int, size: int, advice: int) -> None:
-    """madvise(2) of the whole pages there; where the system knows no such advice nothing changes."""
+def _use_small_pages(buffer: int) -> None:
+    """madvise(2) against huge ones; where the system knows no such advice nothing changes."""
+    if not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return
+    base, size = _ggml().ggml_backend_buffer_get_base(buffer), _ggml().ggml_backend_buffer_get_size(buffer)
+    first = -(-base // mmap.PAGESIZE) * mmap.PAGESIZE
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    first = -(-base // mmap.PAGESIZE) * mmap.PAGESIZE
-    madvise(first, max(0, base + size - first), advice)
+    madvise(first, max(0, base + size - first), mmap.MADV_NOHUGEPAGE)
 
 
 def _zero(tensor: int) -> None:

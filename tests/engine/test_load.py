@@ -221,10 +221,10 @@ def test_weights_are_kept_where_they_are_asked_to_be(tmp_path: Path) -> None:
     """By RILL_BUFFER_TYPES, and the front learns both; nothing else refuses them afterwards."""
     model = quantized(tmp_path / "q4_0.gguf", 2)
     repacked = loaded(model, n_ctx=256, buffer_types="default")
-    plain = loaded(model, n_ctx=256, buffer_types="q4_0=CPU")
+    plain = loaded(model, n_ctx=256, buffer_types="q4_0=CPU,q6_K=CPU")
     again = loaded(model, n_ctx=256, buffer_types="default")
     assert "CPU_REPACK" in repacked.weights and "CPU_REPACK" not in plain.weights
-    assert (repacked.buffer_types, plain.buffer_types) == ("default", "q4_0=CPU")
+    assert (repacked.buffer_types, plain.buffer_types) == ("default", "q4_0=CPU,q6_K=CPU")
     assert again.weights == repacked.weights
 
 
