@@ -60,14 +60,14 @@ def test_the_fastest_that_is_slower_in_nothing(times: list[Seconds], chosen: int
 
 
 def test_what_comes_before_the_chosen_one_is_refused() -> None:
-    """By type: Q4_0 leaves AMX where repacked rows are faster, Q8_0 stays; and somebody is told why."""
+    """By type: Q4_0 leaves AMX where repacked rows are faster, Q8_0 stays; and the log says why."""
     products, lines = amx((0.6, 0.9, 1.0)), list[str]()
     assert settle(AUTO, TYPES, products, lines.append) == "q4_0=CPU_REPACK,q8_0=AMX"
     assert products.refused == {(2, "AMX")}
     assert lines == ["q4_0 weights are kept in CPU_REPACK: 1, 8, 64 rows take 0.60, 0.90, 1.00 of their time in AMX"]
 
 
-def test_llama_cpps_own_choice_is_said_to_nobody() -> None:
+def test_llama_cpps_own_choice_is_not_logged() -> None:
     """Nothing is refused, what an earlier load refused is not any more."""
     products, lines = amx((1.0, 1.0, 1.0)), list[str]()
     products.refused.add((2, "AMX"))
