@@ -114,6 +114,7 @@ class Rill:
             store_prompts=settings.store_prompts,
             orphan_s=settings.resume_grace_s,
             lease_s=lease_s,
+            is_alone=not url,
             clock=clock,
         )
         self.metrics.not_durable.set_function(lambda: replication.writer.n_not_durable)

@@ -23,6 +23,11 @@ class Finished:
             self._streams[stream.id] = stream
             self._n_bytes += stream.n_bytes
 
+    def remove(self, stream: Stream) -> None:
+        """It is not kept any more, if it was; nor is it known to have been."""
+        if self._streams.pop(stream.id, None):
+            self._n_bytes -= stream.n_bytes
+
     def get(self, id: str) -> Stream | None:
         return self._streams.get(id)
 

@@ -32,7 +32,8 @@ class Observer(Protocol):
 
 class Leases:
     """`run` does it all. `replay`: the local stream of a record and its log. `model`: the digest of the file that we
-    run. orphan_s: a stream that nobody can go on with is failed when its owner has been dead for so long."""
+    run. is_alone: no other replica has this store. orphan_s: a stream that nobody can go on with is failed when its
+    owner has been dead for so long."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Leases:
         observer: Observer,
         replay: Callable[[Record, list[Entry]], Stream | None],
         lease_s: float,
+        is_alone: bool,
         orphan_s: float,
         clock: Callable[[], float],
     ) -> None:
@@ -55,6 +57,7 @@ class Leases:
         self._observer = observer
         self._replay = replay
         self._lease_s = lease_s
+        self._is_alone = is_alone
         self._orphan_s = orphan_s
         self._clock = clock
         self._failed_at = 0.0  # the store, the loop's time
@@ -62,13 +65,17 @@ class Leases:
 
     async def run(self) -> None:
         """Take turns, for ever."""
-        self._failed_at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        self._failed_at = began = loop.time()
+        self._hold(began)
         while True:
             await asyncio.sleep(self._lease_s / 3)
+            began = loop.time()
             try:
                 await self.turn()
             except StoreDown:
-                self._failed_at = asyncio.get_running_loop().time()
+                self._failed_at = loop.time()
+                self._hold(began)  # as far as anybody can tell: who does not reach the store takes nothing over
             except Exception as e:  # one stream's trouble must not cost all others their leases
                 log.error("unexpected error in the leases", extra=where(e))
 
@@ -88,11 +95,14 @@ class Leases:
 
     async def turn(self) -> None:
         """Renew what is ours, say what is read here, take over what has no owner any more."""
+        began = asyncio.get_running_loop().time()
         owned = [(id, copy.epoch) for id, copy in self._writer.copies.items() if copy.has_record]
-        if owned:
-            for (id, _), is_ours in zip(owned, await self._store.renew(owned), strict=True):
-                if not is_ours:
-                    self._writer.doubt(id)
+        are_ours = await self._store.renew(owned) if owned else []
+        for (id, _), is_ours in zip(owned, are_ours, strict=True):
+            if not is_ours:
+                self._writer.doubt(id)
+        if all(are_ours):
+            self._hold(began)
         if read := [id for id, stream in self._follower.streams.items() if stream.readers]:
             await self._store.note_readers(read)
         if deserted := self._streams.deserted():
@@ -109,6 +119,11 @@ class Leases:
                         await self._store.release(id, epoch)
         now = self._clock()
         self._cancelled = {id: at for id, at in self._cancelled.items() if now - at < CANCELS_S}
+
+    def _hold(self, since: float) -> None:
+        """Nobody else takes our streams over within a lease from then on: the loop's time when the store was asked."""
+        if not self._is_alone:
+            self._writer.held_until = since + self._lease_s
 
     async def _inherit(self, id: str, epoch: int, overdue_s: float) -> None:
         """Take over a stream whose owner is dead, if we may."""

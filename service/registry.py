@@ -248,6 +248,7 @@ class Streams:
         """What is here is not what others have: its readers have to come back."""
         self._cut(stream)
         self._followed.pop(stream.id, None)
+        self._finished.remove(stream)
         self._deserted.pop(stream.id, None)
         self._keys.forget(stream.id)
 

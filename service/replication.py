@@ -50,9 +50,10 @@ class Replication:
         store_prompts: bool,
         orphan_s: float,
         lease_s: float,
+        is_alone: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """orphan_s: see Leases. clock: see registry.Streams."""
+        """orphan_s, is_alone: see Leases. clock: see registry.Streams."""
         self.writer = Writer(store=store, log_wait_s=log_wait_s, observer=observer, lost=self._lost)
         self.follower = Follower(store=store, sink=self, clock=clock)
         self.leases = Leases(
@@ -63,6 +64,7 @@ class Replication:
             observer=observer,
             replay=self._replay,
             lease_s=lease_s,
+            is_alone=is_alone,
             orphan_s=orphan_s,
             clock=clock,
         )
@@ -217,9 +219,13 @@ class Replication:
 
     def _lost(self, copy: Copy, place: Place) -> None:
         """Another replica has taken this one over: stop, and read what it says from where we know to agree."""
-        self._streams.give_up(copy.stream)
-        if copy.stream.open:
-            self.follower.add(copy.stream, Place(copy.epoch, copy.n_logged))
+        stream = copy.stream
+        self._streams.give_up(stream)
+        if stream.open:
+            stream.take_back(dialects.make(dialects.describe(stream.dialect)))
+            self.follower.add(stream, Place(copy.epoch, copy.n_logged))
+        else:  # with an end that nobody logged
+            self._streams.forget(stream)
 
     def _aside(self, work: Coroutine[None, None, None]) -> None:
         """Do it beside the loops; if the store is down, it is not done."""

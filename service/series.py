@@ -71,7 +71,7 @@ class RequestSeries:
         )
         self._gaps = Gaps(
             "llm_inter_token_latency_seconds",
-            "Gap between two successive deltas of one stream as they enter its log.",
+            "Gap between two successive deltas of one stream as they enter its log, where no one step made both.",
             GAP_S,
         )
         r.register(self._gaps)

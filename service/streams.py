@@ -174,7 +174,7 @@ class Stream:
         if text:
             if self.first_at is None:
                 self.first_at = now
-            else:
+            elif now > self.last_at:  # else one step made them
                 self._gap(now - self.last_at)
             self.last_at = now
             weight, self._n_held = self._n_held, 0
@@ -297,6 +297,16 @@ class Stream:
             self.started_at = self.first_at = self.arrived_at
             self.last_at = now
             ticket.start(now)
+
+    def take_back(self, dialect: Dialect) -> None:
+        """Forget what no reader has had, as if it had not been made: another replica says what comes there.
+
+        dialect: the one it was begun with, afresh.
+        """
+        n = self.n_visible
+        self.n_bytes -= sum(map(len, self.log[n:]))
+        del self.tokens[sum(self.weights[:n]) :], self.log[n:], self.weights[n:]
+        self.dialect = dialect
 
     def give_up(self, now: float) -> None:
         """From here on another replica generates it."""

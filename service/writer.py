@@ -1,13 +1,15 @@
 """This replica's own streams into the store: one write at a time, with all that has come since the last one.
 
 Readers wait for a write's answer up to log_wait_s; then they get what there is, and the streams are not durable until
-the store has caught up. What is to be written is never queued: each stream's log in memory is the queue.
+the store has caught up. Not so while another replica may own them, as after a standstill of this process: what readers
+got then, nobody would have logged. What is to be written is never queued: each stream's log in memory is the queue.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,6 +75,7 @@ class Writer:
         self.copies: dict[str, Copy] = {}
         self.is_behind = False  # readers do not wait for the store at present
         self.failed_at = 0.0  # when the store last failed us (the loop's time)
+        self.held_until = math.inf  # before this nobody else can have taken our streams over (the loop's time)
         self._store = store
         self._log_wait_s = log_wait_s
         self._observer = observer
@@ -80,7 +83,6 @@ class Writer:
         self._work = asyncio.Event()
         self._writing = asyncio.Lock()
         self._grown_at: float | None = None  # when the first event came that no write has taken along
-        self._due_at = 0.0  # until when readers wait for the write that runs, or ran last (the loop's time)
         self._timer: asyncio.TimerHandle
 
     @property
@@ -98,9 +100,11 @@ class Writer:
         stream.durable = not self.is_behind
 
     def grown(self, stream: Stream) -> None:
-        """It has an event more, or has ended."""
+        """It has an event more, or has ended. Called before readers may have that."""
         if self._grown_at is None:
             self._grown_at = asyncio.get_running_loop().time()
+        if not stream.durable and not self._holds:
+            stream.durable = True  # its readers wait again
         self._work.set()
 
     def doubt(self, id: str) -> None:
@@ -133,8 +137,7 @@ class Writer:
     async def _flush(self) -> None:
         loop = asyncio.get_running_loop()
         since, self._grown_at = self._grown_at or loop.time(), None
-        self._due_at = since + self._log_wait_s
-        self._timer = loop.call_at(self._due_at, self._waited)
+        self._timer = loop.call_at(since + self._log_wait_s, self._waited)
         try:
             await self._settle()
             await self._drop_unspoken()
@@ -199,17 +202,14 @@ class Writer:
         self.grown(copy.stream)
 
     @property
-    def _stood_still(self) -> bool:
-        """Whether this process was stopped while readers waited: nothing has come of it when it was due. What the store
-        has to say may be there to be read, and be that another replica has the streams: what readers got before, nobody
-        would have logged."""
-        return not self.is_behind and asyncio.get_running_loop().time() - self._due_at > self._log_wait_s
+    def _holds(self) -> bool:
+        return asyncio.get_running_loop().time() < self.held_until
 
     def _waited(self) -> None:
-        if self._stood_still:
-            self._timer = asyncio.get_running_loop().call_later(self._log_wait_s, self._go_ahead)
-        else:
+        if self._holds:
             self._go_ahead()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(self._log_wait_s, self._waited)
 
     def _go_ahead(self) -> None:
         self.is_behind = True
@@ -217,7 +217,7 @@ class Writer:
             copy.stream.go_ahead()
 
     def _fail(self, error: Exception, *, is_news: bool) -> None:
-        if not self._stood_still:  # else its patience ran out while it slept: the next attempt tells
+        if self._holds:
             self._go_ahead()
         self.failed_at = asyncio.get_running_loop().time()
         for copy in self.copies.values():

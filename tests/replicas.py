@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any
 
 from service.replication import Replication, end
+from service.store import StoreDown
 from service.streams import Stream
 from tests.conftest import Service
 from tests.events import Event, parse, text
@@ -26,6 +28,7 @@ async def suspend(service: Service) -> None:
     replication = service.rill.replication
     assert replication is not None
     await end(replication._tasks)
+    replication.writer.held_until = math.inf  # it asks, and is not answered: see Leases.run
     replication.writer._go_ahead()
 
 
@@ -33,6 +36,19 @@ def resume(service: Service) -> None:
     """It reaches the store again."""
     assert service.rill.replication is not None
     service.rill.replication.start()
+
+
+async def stand_still(service: Service) -> None:
+    """It is stopped, but for its engine."""
+    assert service.rill.replication is not None
+    await end(service.rill.replication._tasks)
+
+
+def wake(service: Service) -> None:
+    """It runs again, and first learns that what it last asked the store has not been answered in time."""
+    assert service.rill.replication is not None
+    service.rill.replication.writer._fail(StoreDown("time-out"), is_news=True)
+    resume(service)
 
 
 async def kill(service: Service) -> None:

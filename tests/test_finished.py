@@ -59,3 +59,13 @@ def test_adding_it_twice_counts_once() -> None:
     finished.add(stream)
     finished.add(stream)
     assert len(finished) == 1 and finished.forget(10) == ["a"]
+
+
+def test_one_that_is_taken_out_leaves_no_trace() -> None:
+    """Not even in the count of bytes: what was wrong may be read again from elsewhere."""
+    finished = Finished(ttl_s=10, max_streams=9, max_bytes=1 << 20)
+    stream = ended("a", at=5)
+    finished.add(stream)
+    finished.remove(stream)
+    finished.remove(stream)
+    assert (finished.get("a"), len(finished), finished._n_bytes, finished.is_gone("a")) == (None, 0, 0, False)

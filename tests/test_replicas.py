@@ -10,6 +10,8 @@ import aiohttp
 import pytest
 
 from service.engine.protocol import Refused
+from service.replication import end
+from service.store import StoreDown
 from tests.conftest import Serve, Service, read
 from tests.events import Event, parse, text
 from tests.fakes import CHAT, PROMPT, ROUTES
@@ -24,9 +26,11 @@ from tests.replicas import (
     receipt,
     replication,
     resume,
+    stand_still,
     stream_of,
     suspend,
     until,
+    wake,
 )
 
 pytestmark = pytest.mark.e2e
@@ -160,6 +164,87 @@ async def test_a_zombie_is_refused(serve: Serve, redis: RedisServer) -> None:
     assert one.engine.cancelled == [id]
     assert one.rill.admission.n_tickets == two.rill.admission.n_tickets == 0
     assert await one.metric("llm_streams_fenced_total") == 1
+
+
+async def test_a_paused_owner_shows_nothing_that_is_not_logged(serve: Serve, redis: RedisServer) -> None:
+    """One that stood still for longer than its leases finds words that its own engine made meanwhile: its readers get
+    those of the replica that has their stream by now, and are not even cut."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    async with one.client.get(f"/v1/streams/{id}") as response:
+        await stand_still(one)
+        await two.engine.submission()
+        one.engine.delta(id, "wrong")
+        two.engine.accept(id)
+        two.engine.delta(id, "right")
+        two.engine.finish(id)
+        await until(lambda: is_durable(two, id))
+        wake(one)
+        assert text(parse(await response.read())) == "aright"
+    assert one.engine.cancelled == [id]
+
+
+async def test_a_paused_owners_end_is_not_told(serve: Serve, redis: RedisServer) -> None:
+    """Where it finds the end, too, its readers are cut, and find at any replica the one that was logged."""
+    one, two = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    async with one.client.get(f"/v1/streams/{id}") as response:
+        await stand_still(one)
+        await two.engine.submission()
+        one.engine.delta(id, "wrong")
+        one.engine.finish(id)
+        two.engine.accept(id)
+        two.engine.delta(id, "right")
+        two.engine.finish(id)
+        await until(lambda: is_durable(two, id))
+        wake(one)
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+    for service in (one, two):
+        assert text((await read(service, f"/v1/streams/{id}"))[1]) == "aright"
+
+
+async def test_a_paused_owners_answer_in_one_piece(serve: Serve, redis: RedisServer) -> None:
+    """It is all that the other replica said, and nothing of what was said here before."""
+    one, two = await pair(serve, redis)
+    body = CHAT | {"stream": False}
+    asking = asyncio.create_task(one.client.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": "k"}))
+    id = (await one.engine.submission()).id
+    one.engine.accept(id)
+    one.engine.delta(id, "a")
+    await until(lambda: replication(one).writer.copies[id].has_record)
+    await stand_still(one)
+    await two.engine.submission()
+    one.engine.delta(id, "wrong")
+    two.engine.accept(id)
+    two.engine.delta(id, "a", "right")
+    two.engine.finish(id)
+    await until(lambda: not stream_of(two, id).open and is_durable(two, id))
+    wake(one)
+    async with await asking as response:
+        assert (await response.json())["choices"][0]["message"]["content"] == "aright"
+
+
+async def test_an_owner_holds_its_streams_as_long_as_its_lease(serve: Serve, redis: RedisServer) -> None:
+    """From when the store was asked, and not beyond; also where it did not answer: then nobody takes over."""
+    one, _ = await pair(serve, redis)
+    id = await begun(one, "a")
+    await until(lambda: is_durable(one, id))
+    leases, writer = replication(one).leases, replication(one).writer
+    now = asyncio.get_running_loop().time
+    await end(replication(one)._tasks)
+    asked = now()
+    await leases.turn()
+    assert asked + LEASE_S <= writer.held_until <= now() + LEASE_S
+    redis.stop()
+    with pytest.raises(StoreDown):
+        await leases.turn()
+    assert writer.held_until <= asked + LEASE_S + now() - asked
+    resume(one)
+    await until(lambda: leases._failed_at > asked + LEASE_S)
+    assert writer.held_until > leases._failed_at
 
 
 async def test_a_zombie_that_said_something_else(serve: Serve, redis: RedisServer) -> None:

@@ -163,7 +163,8 @@ def test_tokens_without_text_are_kept_and_weigh_on_the_next_event() -> None:
 
 
 def test_gaps_are_between_deltas_with_text() -> None:
-    """Inter-token latency is the gap between two deltas: not the wait for the first, not a token held back."""
+    """Inter-token latency is the gap between two deltas: not the wait for the first, not a token held back,
+    and none where one step made both."""
     gaps: list[float] = []
     one = stream()
     one._gap = gaps.append
@@ -171,7 +172,24 @@ def test_gaps_are_between_deltas_with_text() -> None:
     one.delta([1], "a", 101.0)
     one.delta([1], "", 101.5)
     one.delta([1], "b", 103.0)
+    one.delta([1], "c", 103.0)
     assert gaps == [2.0]
+
+
+def test_what_no_reader_had_is_taken_back() -> None:
+    """Its events, its tokens, what of these had no text yet, and what its dialect kept of it."""
+    one = stream()
+    one.durable = True
+    one.accept(3, 0.0)
+    one.delta([1], "a", 101.0)
+    one.acknowledge(len(one.log))
+    had, n_bytes = list(one.log), one.n_bytes
+    one.delta([2], "b", 102.0)
+    one.delta([3], "", 103.0)
+    dialect = sse.Native()
+    one.take_back(dialect)
+    assert (one.log, one.tokens, one.weights, one.n_bytes) == (had, [1], [0] * (len(had) - 1) + [1], n_bytes)
+    assert one.dialect is dialect
 
 
 def test_the_end_is_told_once_and_frees_the_ticket() -> None:

@@ -194,18 +194,18 @@ class Engine:
             step.prefill.append((sequence.id, n_done, sequence.n_prompt))
 
     def _accept(self, row: Row, drawn: Drawn, now: float, step: Step) -> int:
-        """Take what was drawn, up to an end; returns how many drafts were right."""
-        sequence, tokens, text = row.sequence, list[int](), ""
+        """Take what was drawn, up to an end; returns how many drafts were right.
+
+        However many tokens a step brings, each makes its own delta: where the answer is cut depends on its tokens
+        alone, so that an engine that makes them again makes the same events."""
+        sequence = row.sequence
         n_right = len(drawn.tokens) - (drawn.error is None)
         for token in drawn.tokens:
-            more = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
-            if more:
-                tokens += sequence.take_held()
-                text += more
+            text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
+            if text:
+                step.deltas.append((sequence.id, sequence.take_held(), text))
             if sequence.finish_reason:
                 break
-        if text:
-            step.deltas.append((sequence.id, tokens, text))
         step.n_accepted += n_right
         return n_right
 

@@ -192,7 +192,7 @@ def test_grammar_as_without(model: Model, make_context: MakeContext) -> None:
 
 
 def test_counts_of_a_step(model: Model, make_context: MakeContext) -> None:
-    """A step tells of all rows, how many were drafts and how many of these came; several tokens are one delta."""
+    """A step tells of all rows, how many were drafts and how many of these came; each token is its own delta."""
     context = exact(make_context, model)
     request = Request("r", "Hello world", GREEDY, max_tokens=30, ignore_eos=True)
     alone = each_alone(model, context, [request])
@@ -202,7 +202,8 @@ def test_counts_of_a_step(model: Model, make_context: MakeContext) -> None:
     step = driver.step()
     assert (step.n_batch, step.n_prefill, step.n_drafted, step.n_accepted) == (6, 0, 5, 3)
     assert driver.sequences["r"].n_generated == 5
-    assert len(step.deltas) <= 1 and step.kv_used == driver.sequences["r"].n_past
+    assert [len(tokens) for _, tokens, _ in step.deltas] == alone["r"].cuts[1:5] == [1, 1, 1, 1]
+    assert step.kv_used == driver.sequences["r"].n_past
 
 
 def test_nothing_is_guessed_beside_a_prompt(model: Model, make_context: MakeContext) -> None:

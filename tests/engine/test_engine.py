@@ -58,6 +58,7 @@ class Answer:
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
+    cuts: list[int] = field(default_factory=list)  # tokens in each delta
     finish: Finish | None = None
 
     @property
@@ -88,6 +89,7 @@ class Driver:
             assert self.answers[id].finish is None, "nothing comes after the end"
             self.answers[id].tokens += tokens
             self.answers[id].text += text
+            self.answers[id].cuts.append(len(tokens))
         for finish in step.finished:
             assert self.answers[finish.id].finish is None, "one end each"
             self.answers[finish.id].finish = finish
@@ -131,8 +133,9 @@ def replace_times(finish: Finish | None, other: Finish | None) -> Finish:
     )
 
 
-def essence(answers: dict[str, Answer], ids: Iterable[str]) -> dict[str, tuple[list[int], str, str]]:
-    return {id: (answers[id].tokens, answers[id].text, answers[id].reason) for id in ids}
+def essence(answers: dict[str, Answer], ids: Iterable[str]) -> dict[str, tuple[list[int], str, list[int], str]]:
+    """Of each what its reader gets: the tokens, the text, where both are cut into deltas, the end."""
+    return {id: (a.tokens, a.text, a.cuts, a.reason) for id in ids for a in [answers[id]]}
 
 
 def mixed() -> list[Request]:
@@ -314,6 +317,7 @@ def test_gone_on_as_undisturbed(model: Model, make_context: MakeContext, after: 
     for id, first in cut.items():
         assert first.tokens + rest[id].tokens == whole[id].tokens
         assert first.text + rest[id].text == whole[id].text
+        assert first.cuts + rest[id].cuts == whole[id].cuts, "who has more than was logged finds each event again"
         assert (rest[id].finish, rest[id].reason) == (
             replace_times(rest[id].finish, whole[id].finish),
             whole[id].reason,
