@@ -20,6 +20,7 @@ LACK = {  # what it is to be without each; those of how llama.cpp is built are m
     "0014-huge-pages": "one stream is slower, by a seventh to a fifth where the system gives huge pages to who asks",
     "0015-q8_0-vnni": "Q8_0 weights are multiplied with AVX-512 VNNI in twice to three times the time",
     "0016-q6_k-vnni": "Q6_K weights are multiplied more slowly with AVX-512 VNNI, and auto is f16 where there are some",
+    "0017-visible-cells-shared": "one stream beside kept ones is slower with an f16 cache, the more with more threads",
 }
 
 
