@@ -40,23 +40,24 @@ def judge(
     was_ready: bool,
     reason: str,
     fatal: Fatal | None = None,
-    silenced: bool = False,
+    silenced: Death | None = None,
     status: int = 0,
     features: str = "",
     stderr: Iterable[str] = (),
 ) -> Death:
     """Of an engine that is gone.
 
-    reason: the front's word for how it noticed. fatal: the engine's own last word. silenced: the front ended it, for it
-    did not answer. status: of the process's exit, negative by signal; it tells nothing of one that the front ended.
+    reason: the front's word for how it noticed. fatal: the engine's own last word. silenced: what the front ended it
+    for, as it did not answer. status: of the process's exit, negative by signal; it tells nothing of one that the
+    front ended.
     features, stderr: see engine/deaths.py.
     """
     kind = Kind.OWN
     if fatal is not None:
         kind = Kind.OWN if fatal.ours else Kind.CRASH
         reason = f"an error of its own: {fatal.message}" if fatal.ours else fatal.message
-    elif silenced:
-        kind = Kind.HANG
+    elif silenced is not None:
+        kind, reason = silenced.kind, silenced.reason
     elif status < 0:
         kind = Kind.CRASH if -status in _CRASHES else Kind.OUTSIDE
         reason = deaths.by_signal(-status, features=features, stderr=stderr)

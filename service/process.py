@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections import deque
+from pathlib import Path
 
 from service.door import Door
 
@@ -47,6 +48,15 @@ class Process:
         self = cls(process)
         await asyncio.get_running_loop().create_unix_connection(lambda: door, sock=ours)
         return self
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a SIGSTOP, or its like, holds it: nothing comes from it until a SIGCONT does (proc_pid_stat(5))."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:  # gone, or no Linux
+            return False
+        return stat.rpartition(")")[2].split()[0] == "T"
 
     async def end(self) -> int:
         """Its exit status, negative by signal; `lines` holds its last words then."""

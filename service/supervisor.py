@@ -1,9 +1,9 @@
 """The engine's process: spawn, listen, watch its heartbeat, restart. It knows nothing of streams.
 
-States and what moves them are in TABLE. A death is noticed by the door's end, a hang by its silence (no frame for
-timeout_s, or one step that takes step_timeout_s), a load that does not get on by load_timeout_s without progress. Each
-way the process is killed, waited for, and started again after a pause that `pause_s` decides. What it died of is for
-deaths.py to say.
+States and what moves them are in TABLE. A death is noticed by the door's end, a stopped process by its state and its
+silence, a hang by its silence (no frame for timeout_s, or one step that takes step_timeout_s), a load that does not get
+on by load_timeout_s without progress. Each way the process is killed, waited for, and started again after a pause that
+`pause_s` decides. What it died of is for deaths.py to say.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ CRASH_WINDOW_S = 60.0
 MAX_CRASHES = 5
 DOWN_S = 30.0
 TURN_S = 0.05
+STOPPED_S = 1.0  # a process that was stopped has so long to be continued: twice as long as from heartbeat to heartbeat
 
 
 class State(StrEnum):
@@ -150,7 +151,7 @@ class Supervisor:
             return self._before_it_lived(str(e))
         self.pid, self._door, self._advanced_at = process.pid, door, self._clock()
         try:
-            silence = await self._watch(door)
+            silence = await self._watch(door, process)
             was_ready = self.state is State.READY
             self._become(State.ENGINE_DOWN)
             # Once one has served, the next may, too: what was free then is taken by a neighbour now.
@@ -163,9 +164,9 @@ class Supervisor:
         lines = list(process.lines)
         death = judge(
             was_ready=was_ready,
-            reason=silence or door.ended.result(),
+            reason=door.ended.result(),
             fatal=door.fatal,
-            silenced=bool(silence),
+            silenced=silence,
             status=status if door.died else 0,
             features=self._features,
             stderr=lines,
@@ -176,25 +177,35 @@ class Supervisor:
     def _before_it_lived(reason: str) -> tuple[Death, list[str]]:
         return Death(Kind.LOADING, reason), []
 
-    async def _watch(self, door: Door) -> str:
-        """Wait for the door's end, or for too long a silence: returns the latter's description, "" for the former."""
-        look_s = min(self._timeout_s, self._step_timeout_s, self._load_timeout_s) / 4
+    async def _watch(self, door: Door, process: Process) -> Death | None:
+        """Wait for the door's end, or for too long a silence: returns what that is, None for the former."""
+        look_s = min(self._timeout_s, self._step_timeout_s, self._load_timeout_s, 2 * STOPPED_S) / 4
         while True:
             try:
                 async with asyncio.timeout(min(look_s, max(TURN_S, self._patience_s(door)))):
                     await asyncio.shield(door.ended)
-                    return ""
+                    return None
             except TimeoutError:
                 pass
-            if self._patience_s(door) < 0:
+            if self._silence(door, process):
                 # If it was we who slept, its words are waiting to be read: look again after one turn of the loop.
                 await asyncio.sleep(TURN_S)
-                if self._patience_s(door) < 0 and not door.ended.done():
-                    if self.state is State.READY:
-                        return f"no heartbeat for {self._timeout_s:g} s"
-                    return f"its load made no progress for {self._load_timeout_s:g} s (RILL_LOAD_TIMEOUT_S)"
-            if door.busy_s > self._step_timeout_s:
-                return f"one step took more than {self._step_timeout_s:g} s"
+                if (silence := self._silence(door, process)) and not door.ended.done():
+                    return silence
+
+    def _silence(self, door: Door, process: Process) -> Death | None:
+        """What it counts as by now, for want of words; None: it may be silent yet."""
+        if self._clock() - door.heard_at >= STOPPED_S and process.is_stopped:
+            return Death(Kind.OUTSIDE, "it was stopped (SIGSTOP) and not continued")
+        if self._patience_s(door) < 0:
+            if self.state is State.READY:
+                return Death(Kind.HANG, f"no heartbeat for {self._timeout_s:g} s")
+            return Death(
+                Kind.LOADING, f"its load made no progress for {self._load_timeout_s:g} s (RILL_LOAD_TIMEOUT_S)"
+            )
+        if door.busy_s > self._step_timeout_s:
+            return Death(Kind.HANG, f"one step took more than {self._step_timeout_s:g} s")
+        return None
 
     def _patience_s(self, door: Door) -> float:
         """Seconds that it may be silent yet; while it loads, without progress, for it beats whatever it does."""

@@ -11,13 +11,15 @@ from service.deaths import Death, Kind, judge
 from service.engine.deaths import by_signal
 from service.engine.protocol import Fatal
 
+SILENT = Death(Kind.HANG, "no heartbeat for 2 s")
 ENDS: list[tuple[dict[str, Any], Kind]] = [
     ({"status": -signal.SIGSEGV}, Kind.CRASH),
     ({"status": -signal.SIGABRT}, Kind.CRASH),
     ({"status": -signal.SIGFPE}, Kind.CRASH),
     ({"fatal": Fatal("llama_decode returned -3")}, Kind.CRASH),
-    ({"silenced": True}, Kind.HANG),
-    ({"silenced": True, "status": -signal.SIGKILL}, Kind.HANG),  # the kill was ours
+    ({"silenced": SILENT}, Kind.HANG),
+    ({"silenced": SILENT, "status": -signal.SIGKILL}, Kind.HANG),  # the kill was ours
+    ({"silenced": Death(Kind.OUTSIDE, "it was stopped"), "status": -signal.SIGKILL}, Kind.OUTSIDE),
     ({"status": -signal.SIGKILL}, Kind.OUTSIDE),
     ({"status": -signal.SIGTERM}, Kind.OUTSIDE),
     ({"status": -signal.SIGILL}, Kind.OUTSIDE),  # any request brings it to light
@@ -40,7 +42,7 @@ def test_the_reason_is_the_one_that_knows_most() -> None:
     assert judge(was_ready=False, reason="x", fatal=Fatal("no such model")) == Death(Kind.LOADING, "no such model")
     ours = judge(was_ready=True, reason="x", fatal=Fatal("ZeroDivisionError at a.py:1 f", ours=True))
     assert ours.reason == "an error of its own: ZeroDivisionError at a.py:1 f"
-    assert judge(was_ready=True, reason="no heartbeat for 2 s", silenced=True).reason == "no heartbeat for 2 s"
+    assert judge(was_ready=True, reason="it was closed", silenced=SILENT) == SILENT
     assert judge(was_ready=True, reason="it died", status=3).reason == "it died (exit status 3)"
     stderr = ["/build/ggml.c:7: GGML_ASSERT(a > 0) failed"]
     assert judge(was_ready=True, reason="it died", status=-6, stderr=stderr).reason == by_signal(6, stderr=stderr)

@@ -12,7 +12,17 @@ import pytest
 
 from service.deaths import Kind
 from service.engine.protocol import Accepted, Ready, Refused, Sampling, Started, Step, Submit
-from service.supervisor import CRASH_WINDOW_S, DOWN_S, MAX_CRASHES, TABLE, State, Supervisor, command, pause_s
+from service.supervisor import (
+    CRASH_WINDOW_S,
+    DOWN_S,
+    MAX_CRASHES,
+    STOPPED_S,
+    TABLE,
+    State,
+    Supervisor,
+    command,
+    pause_s,
+)
 from tests.fakes import STORY, Clock
 from tests.patience import PATIENCE_S
 
@@ -215,9 +225,9 @@ async def test_one_that_does_not_answer_is_killed(
     assert reason in getattr(ended, "reason", "")
 
 
-async def test_a_stopped_process_is_killed(start: Start) -> None:
-    """SIGSTOP: no beat comes, and a stopped process can still be killed."""
-    engine, sink = await start("obedient", timeout_s=0.4, clock=(clock := Clock()))
+async def test_a_stopped_process_is_killed(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """SIGSTOP: its state tells, long before its silence would; it can still be killed, and no request is to blame."""
+    engine, sink = await start("obedient", timeout_s=1e6, clock=(clock := Clock()))
     await sink.readies(1)
     first = engine.pid
     assert first is not None
@@ -225,6 +235,21 @@ async def test_a_stopped_process_is_killed(start: Start) -> None:
     await lost_in_time(sink, clock)
     await sink.readies(2)
     assert not alive(first)
+    assert (sink.kinds, reasons(caplog)) == ([Kind.OUTSIDE], ["it was stopped (SIGSTOP) and not continued"])
+
+
+async def test_a_process_that_is_continued_goes_on(start: Start) -> None:
+    """Stopped for a moment, it is as it was."""
+    engine, sink = await start("obedient", timeout_s=1e6, clock=(clock := Clock()))
+    await sink.readies(1)
+    first = engine.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    clock.advance(STOPPED_S / 2)
+    os.kill(first, signal.SIGCONT)
+    engine.submit(submit("a"))
+    await sink.until(lambda: bool(sink.text("a")))
+    assert engine.pid == first
 
 
 async def test_a_load_without_progress_is_given_up(start: Start) -> None:
