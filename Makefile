@@ -9,8 +9,9 @@ LOCK := deploy/lock
 serve: .venv/.run
 	@$(BIN)/python -m service
 
+# In several processes, for most tests wait for others most of the time.
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 # The engine killed and stopped, connections cut, replicas and Redis lost, a thousand times: over half an hour, and tables.
 chaos: .venv/.dev

@@ -14,7 +14,8 @@ from service.starter import MODEL
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Any]:
-    loaded = llama_cpp.Llama(str(MODEL), n_ctx=1024, n_threads=2, verbose=False)
+    # One thread: two wait for each other at every operation, which took minutes beside a busy neighbour.
+    loaded = llama_cpp.Llama(str(MODEL), n_ctx=1024, n_threads=1, n_threads_batch=1, verbose=False)
     yield loaded
     loaded.close()
 
