@@ -306,6 +306,7 @@ class Stream:
         n = self.n_visible
         self.n_bytes -= sum(map(len, self.log[n:]))
         del self.tokens[sum(self.weights[:n]) :], self.log[n:], self.weights[n:]
+        self._checksum = sse.checksum(self.log[-1]) if self.log else 0
         self.dialect = dialect
 
     def give_up(self, now: float) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -190,6 +191,8 @@ def test_what_no_reader_had_is_taken_back() -> None:
     one.take_back(dialect)
     assert (one.log, one.tokens, one.weights, one.n_bytes) == (had, [1], [0] * (len(had) - 1) + [1], n_bytes)
     assert one.dialect is dialect
+    one.delta([4], "c", 104.0)
+    assert sse.checksum(one.log[-1]) == zlib.crc32(b"ac")
 
 
 def test_the_end_is_told_once_and_frees_the_ticket() -> None:
