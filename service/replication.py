@@ -50,7 +50,7 @@ class Replication:
         store_prompts: bool,
         orphan_s: float,
         lease_s: float,
-        is_alone: bool = False,
+        is_alone: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """orphan_s, is_alone: see Leases. clock: see registry.Streams."""

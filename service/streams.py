@@ -289,9 +289,7 @@ class Stream:
         """From here on it is generated here, behind what is logged."""
         self.ticket, self.waits_since = ticket, now
         self.n_lives = max(1, self.n_lives)
-        self._n_held = 0
-        if self.log:
-            self._checksum = sse.checksum(self.log[-1])
+        self._rewind()
         if self.tokens:
             # When it really began only its first owner knew: all of it counts as decoding, and no TTFT is told.
             self.started_at = self.first_at = self.arrived_at
@@ -306,8 +304,13 @@ class Stream:
         n = self.n_visible
         self.n_bytes -= sum(map(len, self.log[n:]))
         del self.tokens[sum(self.weights[:n]) :], self.log[n:], self.weights[n:]
-        self._checksum = sse.checksum(self.log[-1]) if self.log else 0
+        self._rewind()
         self.dialect = dialect
+
+    def _rewind(self) -> None:
+        """What comes next comes behind the last event of the log."""
+        self._n_held = 0
+        self._checksum = sse.checksum(self.log[-1]) if self.log else 0
 
     def give_up(self, now: float) -> None:
         """From here on another replica generates it."""

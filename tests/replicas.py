@@ -23,39 +23,34 @@ async def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> 
             await asyncio.sleep(0.005)
 
 
+async def stand_still(service: Service) -> None:
+    """It is stopped, but for its engine."""
+    await end(replication(service)._tasks)
+
+
 async def suspend(service: Service) -> None:
     """It does not reach the store any more, and lives on."""
-    replication = service.rill.replication
-    assert replication is not None
-    await end(replication._tasks)
-    replication.writer.held_until = math.inf  # it asks, and is not answered: see Leases.run
-    replication.writer._go_ahead()
+    await stand_still(service)
+    writer = replication(service).writer
+    writer.held_until = math.inf  # it asks, and is not answered: see Leases.run
+    writer._go_ahead()
 
 
 def resume(service: Service) -> None:
     """It reaches the store again."""
-    assert service.rill.replication is not None
-    service.rill.replication.start()
-
-
-async def stand_still(service: Service) -> None:
-    """It is stopped, but for its engine."""
-    assert service.rill.replication is not None
-    await end(service.rill.replication._tasks)
+    replication(service).start()
 
 
 def wake(service: Service) -> None:
     """It runs again, and first learns that what it last asked the store has not been answered in time."""
-    assert service.rill.replication is not None
-    service.rill.replication.writer._fail(StoreDown("time-out"), is_news=True)
+    replication(service).writer._fail(StoreDown("time-out"), is_news=True)
     resume(service)
 
 
 async def kill(service: Service) -> None:
     """It dies at once: no flush, no word to anyone, every connection cut."""
     await suspend(service)
-    assert service.rill.replication is not None
-    service.rill.replication.writer.copies.clear()
+    replication(service).writer.copies.clear()
     for reader in list(service.rill.streams._readers):
         reader.stall()
     service.engine.by_hand = True

@@ -238,7 +238,7 @@ async def test_a_stopped_process_is_killed(start: Start, caplog: pytest.LogCaptu
     assert (sink.kinds, reasons(caplog)) == ([Kind.OUTSIDE], ["it was stopped (SIGSTOP) and not continued"])
 
 
-async def test_a_process_that_is_continued_goes_on(start: Start) -> None:
+async def test_a_continued_process_is_kept(start: Start) -> None:
     """Stopped for a moment, it is as it was."""
     engine, sink = await start("obedient", timeout_s=1e6, clock=(clock := Clock()))
     await sink.readies(1)
