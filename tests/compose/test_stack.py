@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("compose")]  # one stack 
 
 SECRET = "whisper-4821"
 STORY = "Tell me a story about a fox"
+N_TRIES = 20  # a stream takes 0.2 s: beside other work it may be over before the second reader comes
 
 # Reads a stream, whose id comes on standard input, from inside the replica's own container, past nginx; prints when
 # each event came.
@@ -113,12 +114,10 @@ async def test_the_openai_route(stack: Stack, client: aiohttp.ClientSession) -> 
     assert text.rstrip().endswith("data: [DONE]")
 
 
-async def test_each_token_leaves_nginx_when_it_leaves_the_service(
-    stack: Stack, client: aiohttp.ClientSession, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Two readers of one stream, one through nginx and one inside the replica's container, see each event at the same
-    time."""
-    [service] = stack.containers("service")
+async def read_twice(
+    stack: Stack, client: aiohttp.ClientSession, service: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """When each event of a new stream came to a reader through nginx, and to one inside that container, by its id."""
     params = {"prompt": STORY, "max_tokens": "400", "ignore_eos": "true"}
     through: dict[str, float] = {}
     reader = await asyncio.create_subprocess_exec(
@@ -134,8 +133,21 @@ async def test_each_token_leaves_nginx_when_it_leaves_the_service(
             through[event.id] = event.at
     direct: dict[str, float] = json.loads(await reader.stdout.read())
     assert await reader.wait() == 0
-    joined_at = min(direct.values())
-    late_ms = [1000 * (through[i] - at) for i, at in direct.items() if at > joined_at + 0.05]
+    return through, direct
+
+
+async def test_each_token_leaves_nginx_when_it_leaves_the_service(
+    stack: Stack, client: aiohttp.ClientSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two readers of one stream, one through nginx and one inside the replica's container, see each event at the same
+    time."""
+    [service] = stack.containers("service")
+    for _ in range(N_TRIES):
+        through, direct = await read_twice(stack, client, service)
+        joined_at = min(direct.values())
+        late_ms = [1000 * (through[i] - at) for i, at in direct.items() if at > joined_at + 0.05]
+        if len(late_ms) >= 20:
+            break
     assert len(late_ms) >= 20, "the direct reader came too late to compare"
     p95 = statistics.quantiles(late_ms, n=20)[-1]
     p50 = statistics.median(late_ms)
