@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -25,6 +25,8 @@ from tests.fakes import Clock
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+T = TypeVar("T")
 
 SEGV, ABRT = "it died of SIGSEGV (exit status -11)", "it died of SIGABRT (exit status -6)"
 OURS = "an error of its own: ZeroDivisionError at faulty_engine.py"
@@ -100,17 +102,25 @@ class Service:
                 await asyncio.sleep(0)
         await self.kill()
 
-    async def events(self, body: dict[str, Any]) -> list[Event]:
-        async with self.client.post("/stream", json=body) as response:
-            assert response.status == 200, await response.text()
-            events = parse(await response.read())
-            assert numbers(events, response.headers["X-Stream-Id"]) == list(range(len(events)))
-            return events
+    async def admitted(self, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        response = await self.client.post("/stream", json=body)
+        assert response.status == 200, await response.text()
+        return response
 
-    async def neighbours(self) -> list[tuple[str, str]]:
-        """The neighbours' texts, and how each ended."""
-        all_events = await asyncio.gather(*map(self.events, NEIGHBOURS))
-        return [(text(events), events[-1].name) for events in all_events]
+    async def read(self, response: aiohttp.ClientResponse) -> list[Event]:
+        events = parse(await response.read())
+        assert numbers(events, response.headers["X-Stream-Id"]) == list(range(len(events)))
+        return events
+
+    async def events(self, body: dict[str, Any]) -> list[Event]:
+        return await self.read(await self.admitted(body))
+
+    async def among_neighbours(self, suspect: Awaitable[T]) -> tuple[list[tuple[str, str]], T]:
+        """The neighbours' texts and how each ended, and what became of the suspect. It comes when all of them have been
+        admitted: while the engine is being restarted nobody is."""
+        responses = await asyncio.gather(*map(self.admitted, NEIGHBOURS))
+        all_events, fate = await asyncio.gather(asyncio.gather(*map(self.read, responses)), suspect)
+        return [(text(events), events[-1].name) for events in all_events], fate
 
     async def failure(self, prompt: str) -> dict[str, Any]:
         """The error with which this request ends, before its first event or as its last one."""
@@ -155,7 +165,7 @@ async def ready(service: Service) -> Service:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def undisturbed(service: Service) -> list[tuple[str, str]]:
     await service.until_ready()
-    return await service.neighbours()
+    return (await service.among_neighbours(asyncio.sleep(0)))[0]
 
 
 def deaths(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -170,12 +180,13 @@ async def test_what_kills_the_process_ends_one_stream(
     """The suspect fails when it has ended the engine alone, of our own errors three times; every neighbour goes on, to
     the very text that it has undisturbed; and the next request is served."""
     caplog.set_level(logging.ERROR, "service.supervisor")
-    neighbours, error = await asyncio.gather(ready.neighbours(), ready.failure(prompt))
+    neighbours, error = await ready.among_neighbours(ready.failure(prompt))
     reasons = deaths(caplog)
     assert len(reasons) <= (5 if prompt == "fault:not_ours" else 3)
     assert all(any(reason.startswith(end) for end in DEADLY[prompt]) for reason in reasons)
     assert error["code"] == "engine_crash"
     assert neighbours == undisturbed
+    await ready.until_ready()  # where they had come to their ends before the suspect ended the engine
     assert text(await ready.events(NEIGHBOURS[1])) == undisturbed[1][0]
 
 
@@ -183,7 +194,7 @@ async def test_what_kills_the_process_ends_one_stream(
 async def test_what_is_safe_disturbs_nobody(ready: Service, undisturbed: list[tuple[str, str]], prompt: str) -> None:
     """llama.cpp says no, and the engine's process goes on as if nothing had been asked."""
     pid = ready.engine.pid
-    neighbours, suspect = await asyncio.gather(ready.neighbours(), ready.events({"prompt": prompt, "max_tokens": 50}))
+    neighbours, suspect = await ready.among_neighbours(ready.events({"prompt": prompt, "max_tokens": 50}))
     assert neighbours == undisturbed
     assert suspect[-1].name == "done"
     assert ready.engine.pid == pid
