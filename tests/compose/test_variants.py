@@ -1,0 +1,44 @@
+"""The CPU libraries that the image holds: those of them that this machine can run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.compose.stack import Stack
+from tests.engine.kernels import VALUES
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("compose")]  # one stack for all
+
+KERNELS = Path(__file__).parents[1] / "engine" / "kernels.py"
+# Prints for each library that can run here, and each kind of weights: the largest error, and whether rows are alike.
+# Without AVX2 these products are not used: ggml puts no columns together then.
+PROGRAM = """
+import json
+import llama_cpp  # has what they are linked with loaded
+found = {}
+for path in Path("/opt/rill/ggml").glob("libggml-cpu-*.so"):
+    if ctypes.CDLL(str(path)).ggml_backend_score() == 0:
+        continue
+    library = load(path)
+    if not library.ggml_cpu_has_avx2():
+        continue
+    for kind in VALUES:
+        products = [Product(library, kind, n_blocks=28, n_columns=n, n_rows=28) for n in (8, 24, 64)]
+        numbers = [(product, n) for product in products for n in (4, 8, 12, 16, 28)]
+        name = path.stem.removeprefix("libggml-cpu-")
+        found[f"{name} {kind}"] = max(p.error(n) for p, n in numbers), all(p.is_alike(n) for p, n in numbers)
+print(json.dumps(found))
+"""
+
+
+def test_each_library_multiplies_exactly(stack: Stack) -> None:
+    """Every product of the image that can run here is right, and no row depends on the others, also those that this
+    machine's own build has no use for."""
+    [container] = stack.containers("service")
+    found = json.loads(stack.python(container, KERNELS.read_text() + PROGRAM))
+    assert {f"haswell {kind}" for kind in VALUES} <= set(found)
+    assert [name for name, (error, _) in found.items() if error > 1e-6] == []
+    assert [name for name, (_, is_alike) in found.items() if not is_alike] == []
