@@ -9,7 +9,8 @@ LOCK := deploy/lock
 serve: .venv/.run
 	@$(BIN)/python -m service
 
-# In several processes, for most tests wait for others most of the time.
+# In several processes, for most tests wait for others most of the time; a test at a time goes to the process that is idle
+# (loadgroup without groups), for some take a millisecond and some minutes.
 test: .venv/.dev
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 

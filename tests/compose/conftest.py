@@ -1,4 +1,4 @@
-"""One stack for all tests of a session, gone when they are done."""
+"""One stack for all tests of a process, gone when they are done."""
 
 import asyncio
 import contextlib

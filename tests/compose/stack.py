@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -147,6 +149,14 @@ def engine_runs() -> bool:
 
 
 @contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """No two of the processes that run tests are in here together."""
+    with (Path(tempfile.gettempdir()) / "rill-test-image.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def up(project: str, image: str, *services: str, **settings: str) -> Iterator[Stack]:
     """nginx, one replica with these settings, Redis and `services`, built if need be; gone after use."""
     port, prometheus, grafana = free_port(), free_port(), free_port()
@@ -163,7 +173,8 @@ def up(project: str, image: str, *services: str, **settings: str) -> Iterator[St
     env |= {f"RILL_{name.upper()}": value for name, value in settings.items()}
     one = Stack(f"{project}{os.getpid()}", env, port, prometheus)
     try:
-        one.compose("build", "service", timeout_s=BUILD_S)
+        with one_at_a_time():  # what one process has built the others find
+            one.compose("build", "service", timeout_s=BUILD_S)
         one.compose("up", "-d", "nginx", "service", *services, timeout_s=300)
         until(lambda: one.known_replicas() == one.addresses())
         yield one

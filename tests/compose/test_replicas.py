@@ -11,7 +11,7 @@ from tests.running import orders
 
 from .stack import Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("compose")]  # one stack for all
+pytestmark = pytest.mark.e2e
 
 N_AT_ONCE = 18  # enough that each trouble meets some
 N_STREAMS = 1000  # more than are begun before the troubles are over

@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]  # its stubs are not among the locke
 from .conftest import Event, events, read_all, soon
 from .stack import Stack, docker
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("compose")]  # one stack for all
+pytestmark = pytest.mark.e2e
 
 SECRET = "whisper-4821"
 STORY = "Tell me a story about a fox"

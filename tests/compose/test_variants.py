@@ -10,7 +10,7 @@ import pytest
 from tests.compose.stack import Stack
 from tests.engine.kernels import VALUES
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("compose")]  # one stack for all
+pytestmark = pytest.mark.e2e
 
 KERNELS = Path(__file__).parents[1] / "engine" / "kernels.py"
 # Prints for each library that can run here, and each kind of weights: the largest error, and whether rows are alike.
