@@ -21,7 +21,7 @@ from tests.programs import search_path
 ROOT = Path(__file__).parents[2]
 # The distribution's docker comes first: its command line brings BuildKit's client with it.
 PATH = search_path()
-BUILD_S = 2400  # llama.cpp for six kinds of CPU: 7 minutes of one core's time, on busy cores several times that
+BUILD_S = 2400  # llama.cpp for six kinds of CPU: 6 minutes of one core's time, on busy cores several times that
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ LIBRARY = load(next((Path(llama_cpp.__file__).parent / "lib").glob("libggml-cpu.
 def test_as_computed_exactly(kind: str, n_columns: int, n_blocks: int) -> None:
     """One row and every number of rows that is multiplied at once give the product, as nearly as floats can."""
     product = Product(LIBRARY, kind, n_blocks=n_blocks, n_columns=n_columns, n_rows=28)
-    assert max(map(product.error, (4, 8, 12, 16, 28))) <= 1e-6
+    assert all(map(product.is_right, (4, 8, 12, 16, 28)))
 
 
 @pytest.mark.parametrize("kind", VALUES)
