@@ -23,6 +23,8 @@ LACK = {  # what it is to be without each; those of how llama.cpp is built are m
     "0017-visible-cells-shared": "one stream beside kept ones is slower with an f16 cache, the more with more threads",
     "0019-q4_0-avx2": "Q4_0 weights are multiplied in twice the time where AVX2 is all there is",
     "0020-q4_k-avx2": "Q4_K weights are multiplied more slowly, and not alike in any batch, where AVX2 is all there is",
+    "0021-q8_0-avx2": "Q8_0 weights are multiplied in one and a half times the time where AVX2 is all there is",
+    "0022-q6_k-avx2": "Q6_K weights are multiplied in one to five times the time where AVX2 is all there is",
 }
 
 

@@ -60,7 +60,7 @@ def attention(q: Array, k: Array, v: Array, mask: Array, *, softcap: float = 0.0
     result = ctypes.c_void_p(call(LIBRARY, "ggml_flash_attn_ext", context, *tensors, *numbers))
     graph = ctypes.c_void_p(call(LIBRARY, "ggml_new_graph", context))
     call(LIBRARY, "ggml_build_forward_expand", graph, result, result=None)
-    assert call(CPU, "ggml_graph_compute_with_ctx", context, graph, 2, result=ctypes.c_int) == 0
+    assert call(CPU.cpu, "ggml_graph_compute_with_ctx", context, graph, 2, result=ctypes.c_int) == 0
     n_heads, n_rows, n = q.shape
     data = ctypes.cast(call(LIBRARY, "ggml_get_data", result), ctypes.POINTER(ctypes.c_float))
     found = np.ctypeslib.as_array(data, (n_rows, n_heads, n)).transpose(1, 0, 2).copy()
