@@ -71,6 +71,7 @@ class Batch:
     actions: list[Action] = field(default_factory=list)
     copies: list[Copy] | None = None  # copy all cells together first
     preempted: list[Sequence] = field(default_factory=list)
+    rested: list[Sequence] = field(default_factory=list)  # far ahead of their readers: their cells went to others
     admitted: list[Sequence] = field(default_factory=list)  # running from now on
 
     @property

@@ -46,6 +46,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is UnionType:
         return any(_fits(value, one) for one in inner)
+    if origin is list and inner[0] is int:  # a prompt's ids: many
+        return type(value) is list and set(map(type, value)) <= {int}
     if origin is list:
         return type(value) is list and all(_fits(item, inner[0]) for item in value)
     if origin is tuple:

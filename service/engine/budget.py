@@ -61,8 +61,17 @@ def free_memory(root: Path = Path("/")) -> int:
     limit = _read(root / "sys/fs/cgroup/memory.max").strip()
     used = _read(root / "sys/fs/cgroup/memory.current").strip()
     if limit.isdigit() and used.isdigit():
-        available = min(available, int(limit) - int(used))
+        available = min(available, int(limit) - int(used) + _reclaimable(root))
     return available
+
+
+def _reclaimable(root: Path) -> int:
+    """Bytes of the container's that the kernel gives up when others want them: cached files, but for those that are
+    mapped, as a model's weights are (memory.stat of cgroup v2)."""
+    lines = (line.split() for line in _read(root / "sys/fs/cgroup/memory.stat").splitlines())
+    stat = {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
+    cached = stat.get("inactive_file", 0) + stat.get("active_file", 0) - stat.get("file_mapped", 0)
+    return max(0, cached) + stat.get("slab_reclaimable", 0)
 
 
 def kv_bytes_per_token(meta: Callable[[str], str | None], kv_type: str) -> int:

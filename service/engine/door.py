@@ -1,4 +1,5 @@
-"""The engine's end of the two doors: one thread reads and tokenizes, one beats, the loop steps and reports."""
+"""The engine's end of the two doors: one thread hears the front and reads what is quick to read, one has the rest
+prepared, one beats, the loop steps and reports."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import TypeVar
 
 from .budget import ConfigurationError
 from .deaths import by_error
@@ -19,6 +21,7 @@ from .inbox import Inbox, Opened
 from .llama import LlamaError, features
 from .load import Loaded, load
 from .options import Options
+from .preparation import Preparation, Preparer, command
 from .protocol import (
     Beat,
     Build,
@@ -42,6 +45,7 @@ BEAT_S = 0.5  # the front gives up after RILL_ENGINE_TIMEOUT_S without one
 
 # What the reader hands to the loop: a sequence to run, or the id of one to cancel.
 Work = tuple[Sequence, Sampler | Argmax] | str
+Result = TypeVar("Result")
 
 
 class Door:
@@ -107,7 +111,10 @@ def _serve(door: Door, options: Options, load: Load) -> None:
     print(describe(loaded.ready), file=sys.stderr, flush=True)
     door.send(loaded.ready)
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(door, loaded.inbox, work), name="door", daemon=True).start()
+    preparer = Preparer(command(options.model, loaded.inbox.n_ctx_seq))
+    hearing = Hearing(door, loaded.inbox, work, preparer)
+    for run in (hearing.run, hearing.prepare):
+        threading.Thread(target=run, name=run.__name__, daemon=True).start()
     # Who sets the number of threads gets it; otherwise they make room for neighbours.
     threads = None if options.n_threads else Threads(loaded.ready.n_threads)
     engine = Engine(
@@ -160,32 +167,69 @@ def _take(engine: Engine, door: Door, work: Work) -> None:
         door.send(Refused(sequence.id, "invalid_request", str(e)))
 
 
-def _read(door: Door, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
-    """Door 1: tokenize beside the running step, so that a refusal needs no turn of the loop."""
+class Hearing:
+    """What the front says, taken to the loop. A cancel is heard at once, whatever is being read."""
+
+    def __init__(self, door: Door, inbox: Inbox, work: queue.SimpleQueue[Work], preparer: Preparer) -> None:
+        self._door, self._inbox, self._work, self._preparer = door, inbox, work, preparer
+        self._preparation = Preparation(preparer.ask, self._prepared)
+
+    def run(self) -> None:
+        """Door 1, beside the running step, so that a refusal needs no turn of the loop."""
+        with _no_thread_dies_alone(self._door):
+            while True:
+                for frame in self._door.receive():
+                    if isinstance(frame, Submit):
+                        self._submit(frame)
+                    elif isinstance(frame, Cancel) and not self._preparation.cancel(frame.id):
+                        self._work.put(frame.id)
+
+    def prepare(self) -> None:
+        """Have read what may take long."""
+        with _no_thread_dies_alone(self._door):
+            self._preparer.start()
+            self._preparation.run()
+
+    def _submit(self, submit: Submit) -> None:
+        if refused := self._safely(submit, lambda: self._inbox.refuse(submit)):
+            self._door.send(refused)
+        elif self._inbox.is_quick(submit):
+            self._open(submit, lambda: self._inbox.open(submit, time.monotonic()))
+        else:
+            self._preparation.put(submit)
+
+    def _prepared(self, read: Submit | Refused) -> None:
+        if isinstance(read, Refused):
+            self._door.send(read)
+        else:
+            self._open(read, lambda: self._inbox.begin(read, time.monotonic()))
+
+    def _open(self, submit: Submit, open: Callable[[], Opened | Refused]) -> None:
+        opened = self._safely(submit, open)
+        if isinstance(opened, Refused):
+            self._door.send(opened)
+        else:
+            sequence, sampler, accepted = opened
+            self._door.send(accepted)  # before the work: a step must never report an unknown id
+            self._work.put((sequence, sampler))
+
+    @staticmethod
+    def _safely(submit: Submit, run: Callable[[], Result]) -> Result | Refused:
+        """Whatever goes wrong with one request is that one's alone: there are others to be read."""
+        try:
+            return run()
+        except Exception as e:
+            return Refused(submit.id, "invalid_prompt", f"The request can't be read: {type(e).__name__}.")
+
+
+@contextmanager
+def _no_thread_dies_alone(door: Door) -> Iterator[None]:
+    """Without one of its threads the process would beat on, deaf."""
     try:
-        while True:
-            for frame in door.receive():
-                if isinstance(frame, Submit):
-                    opened = _open(inbox, frame)
-                    if isinstance(opened, Refused):
-                        door.send(opened)
-                    else:
-                        sequence, sampler, accepted = opened
-                        door.send(accepted)  # before the work: a step must never report an unknown id
-                        work.put((sequence, sampler))
-                elif isinstance(frame, Cancel):
-                    work.put(frame.id)
-    except Exception as e:  # without this thread the process would beat on, deaf
+        yield
+    except Exception as e:
         door.send(Fatal(str(e) if isinstance(e, ProtocolError) else by_error(e), ours=True))
         os._exit(1)
-
-
-def _open(inbox: Inbox, submit: Submit) -> Opened | Refused:
-    """Whatever goes wrong with reading one request is that one's alone: there are others to be read."""
-    try:
-        return inbox.open(submit, time.monotonic())
-    except Exception as e:
-        return Refused(submit.id, "invalid_prompt", f"The request can't be read: {type(e).__name__}.")
 
 
 class _every_percent:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .context import Context
-from .grammar import GrammarError
+from .gbnf import GrammarError
 from .links import Candidates
 from .sampler import Argmax, Sampler
 
@@ -56,7 +56,7 @@ class Drawing:
 
         def take(indices: Iterator[int], candidates: Candidates) -> None:
             for i in indices:
-                drawn[i] = _draw(runs[i], logits[i], candidates)
+                drawn[i] = draw(runs[i], logits[i], candidates)
 
         slow = [i for i, run in enumerate(runs) if not run.sampler.is_quick and self._n_vocab >= MIN_N_VOCAB]
         n_threads = min(self._n_threads, len(slow))
@@ -79,7 +79,7 @@ class Drawing:
         self._pool.shutdown()
 
 
-def _draw(run: Run, logits: Sequence[NDArray[np.float32]], candidates: Candidates) -> Drawn:
+def draw(run: Run, logits: Sequence[NDArray[np.float32]], candidates: Candidates) -> Drawn:
     """Token by token, for as long as a draft turns out right: what was decoded after a wrong one follows nothing."""
     tokens: list[int] = []
     try:

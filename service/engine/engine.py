@@ -10,6 +10,7 @@ from .cells import Cells
 from .context import Context, NoRoom
 from .drafts import Drafts
 from .drawing import Drawing, Drawn, Run
+from .drawing_aside import DrawingAside
 from .llama import LlamaError, Model
 from .prefix import Memory, Prefixes
 from .protocol import Finish, Refused, Step
@@ -66,6 +67,7 @@ class Engine:
             tidies=context.n_tile is not None and context.memory is Memory.CUTTABLE,
         )
         self._drawing = Drawing(model.n_vocab, n_threads)
+        self._aside = DrawingAside(model.n_vocab, max(1, n_threads - 1))
         self._sequences: dict[str, Sequence] = {}
         self._samplers: dict[str, Sampler | Argmax] = {}
         self._positions: dict[str, int] = {}  # queue positions as last reported
@@ -92,6 +94,7 @@ class Engine:
             self._ended.append(sequence.finish())
             return
         sampler.go_on(sequence.tokens[: sequence.n_prompt], sequence.tokens[sequence.n_prompt :])
+        sequence.draws_aside = sampler.may_take_long
         self._sequences[sequence.id] = sequence
         self._samplers[sequence.id] = sampler
         self.scheduler.add(sequence)
@@ -110,12 +113,13 @@ class Engine:
         self._ended = []
         if self._threads is not None:
             self._context.set_threads(self._threads.choose())
+        self._take_drawn(step)
         batch = self.scheduler.schedule(began, admit=self._admit)
         self._admit = True
         self._carry_out(batch.actions)
         if batch.copies is not None:
             self._context.tidy(batch.copies)
-        step.n_preempted = len(batch.preempted)
+        step.n_preempted = len(batch.preempted) + len(batch.rested)
         if batch.admitted:
             self._started([sequence.id for sequence in batch.admitted])
         try:
@@ -123,6 +127,9 @@ class Engine:
                 self._compute(rows, began, step)
         except NoRoom:  # the count said there was room: a window or a state cache keeps its own
             step.n_preempted += self._give_way()
+        if len(self._aside) and not batch.rows:
+            self._aside.wait_for_one()
+            self._take_drawn(step)
         step.queued.extend(self._moved())
         step.n_running, step.n_waiting = len(self.scheduler.running), len(self._positions)
         step.kv_used = self.scheduler.n_cells_used
@@ -139,6 +146,7 @@ class Engine:
     def close(self) -> None:
         """End its threads; a second call does nothing."""
         self._drawing.close()
+        self._aside.close()
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
@@ -155,7 +163,7 @@ class Engine:
         now = self._clock()
         for row, what in zip(rows, drawn, strict=True):
             self._count(row, began, step)
-            n_right = self._accept(row, what, now, step) if what else 0
+            n_right = self._accept(row.sequence, what, now, step) if what else 0
             self._carry_out(self.scheduler.advance(row, n_right, at_end=row is rows[-1]))
         # All have their cells in the count by now: it says whether those of one that ends must be kept from use.
         for row, what in zip(rows, drawn, strict=True):
@@ -177,11 +185,32 @@ class Engine:
         return first
 
     def _draw(self, rows: list[Row], first: list[int]) -> list[Drawn | None]:
-        """What comes after each row; None: it ends before its prompt does."""
-        sampling = [(row, index) for row, index in zip(rows, first, strict=True) if row.samples]
-        runs = [Run(self._samplers[row.sequence.id], index, row.drafts) for row, index in sampling]
-        drawn = iter(self._drawing.draw(self._context, runs))
-        return [next(drawn) if row.samples else None for row in rows]
+        """What comes after each row; None: it ends before its prompt does, or takes longer than others wait for."""
+        aside: list[tuple[Row, Run]] = []
+        here: list[tuple[Row, Run]] = []
+        for row, index in zip(rows, first, strict=True):
+            if row.samples:
+                run = Run(self._samplers[row.sequence.id], index, row.drafts)
+                (aside if row.sequence.draws_aside else here).append((row, run))
+        for row, run in aside:
+            logits = [self._context.logits(run.first + i) for i in range(len(run.drafts) + 1)]
+            self._aside.start(row.sequence.id, run, logits)
+        found = self._drawing.draw(self._context, [run for _, run in here])
+        drawn = {row.sequence.id: one for (row, _), one in zip(here, found, strict=True)}
+        if ids := [row.sequence.id for row, _ in aside]:
+            self._aside.wait(ids)
+            drawn |= self._aside.take(ids)
+        for row, _ in aside:
+            row.sequence.is_drawing = row.sequence.id not in drawn
+        return [drawn.get(row.sequence.id) if row.samples else None for row in rows]
+
+    def _take_drawn(self, step: Step) -> None:
+        """Go on with those whose tokens were drawn aside meanwhile."""
+        for id, drawn in self._aside.take().items():
+            sequence = self._sequences[id]
+            sequence.is_drawing = False
+            self._accept(sequence, drawn, self._clock(), step)
+            self._end(sequence, drawn, step)
 
     def _count(self, row: Row, began: float, step: Step) -> None:
         sequence = row.sequence
@@ -193,16 +222,16 @@ class Engine:
             n_done = min(sequence.n_past + row.n, sequence.n_prompt)
             step.prefill.append((sequence.id, n_done, sequence.n_prompt))
 
-    def _accept(self, row: Row, drawn: Drawn, now: float, step: Step) -> int:
+    def _accept(self, sequence: Sequence, drawn: Drawn, now: float, step: Step) -> int:
         """Take what was drawn, up to an end; returns how many drafts were right.
 
         However many tokens a step brings, each makes its own delta: where the answer is cut depends on its tokens
         alone, so that an engine that makes them again makes the same events."""
-        sequence = row.sequence
         n_right = len(drawn.tokens) - (drawn.error is None)
         for token in drawn.tokens:
-            text = sequence.accept(token, self._model.piece(token), token in self._model.end_tokens, now)
-            if text:
+            is_end = token in self._model.end_tokens or token in sequence.stop_tokens
+            text = sequence.accept(token, self._model.piece(token), is_end, now)
+            if text or (sequence.finish_reason and sequence.held):
                 step.deltas.append((sequence.id, sequence.take_held(), text))
             if sequence.finish_reason:
                 break
@@ -232,7 +261,7 @@ class Engine:
         """Free everything that a sequence held, but for what is kept of its cells."""
         self._carry_out(self.scheduler.remove(sequence))
         del self._sequences[sequence.id]
-        self._samplers.pop(sequence.id).close()
+        self._aside.drop(sequence.id, self._samplers.pop(sequence.id).close)
         if self._drafts:
             self._drafts.forget(sequence)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from .bounds import misfit
-from .grammar import GrammarError
+from .gbnf import GrammarError
 from .llama import LlamaError, Model
-from .protocol import Accepted, Refused, Submit
-from .sampler import Argmax, Sampler, make
+from .protocol import Accepted, Refused, Submit, too_long
+from .reading import Reading
+from .sampler import Argmax, Sampler, check_grammar, make
 from .sampling import is_rebuildable
 from .sequence import Sequence
 from .stack import SHALLOW_BYTES
-from .template import Prompts, TemplateError
+from .template import Prompts
 from .text import Text
 
 # A sequence ready to be scheduled, its sampler, and what to tell the front.
@@ -25,22 +28,37 @@ class Inbox:
         each other. Raises TemplateError."""
         self._model, self._is_shared = model, is_shared
         self.n_ctx_seq = n_ctx_seq
-        self._prompts = Prompts(model)
-
-    @property
-    def has_template(self) -> bool:
-        """Whether the model brings a chat template of its own."""
-        return self._prompts.has_template
+        prompts = Prompts(model)
+        self.has_template = prompts.has_template  # whether the model brings a chat template of its own
+        self._read = Reading(prompts, partial(check_grammar, model))
 
     def open(self, submit: Submit, now: float) -> Opened | Refused:
         """What the engine needs of it, or why it can't be had; max_tokens is clamped to the stream's limit."""
+        if refused := self.refuse(submit):
+            return refused
+        read = self._read(submit)
+        return read if isinstance(read, Refused) else self.begin(read, now)
+
+    def refuse(self, submit: Submit) -> Refused | None:
+        """What is wrong with it whatever its text says; None: nothing."""
+        if submit.tokens is not None and len(submit.tokens) >= self.n_ctx_seq:  # before they are looked at one by one
+            return self._too_long(submit, str(len(submit.tokens)))
         if name := misfit(submit):
             return Refused(submit.id, "invalid_prompt", f"The value of {name} can't be used.")
-        if too_long := self._surely_too_long(submit):
-            return too_long
+        return self._surely_too_long(submit)
+
+    @staticmethod
+    def is_quick(submit: Submit) -> bool:
+        """Whether to read it is a matter of milliseconds, whatever it says: line feeds, SentencePiece's worst, take
+        15 ms."""
+        return not submit.sampling.grammar and submit.n_characters <= SHALLOW_BYTES
+
+    def begin(self, submit: Submit, now: float) -> Opened | Refused:
+        """What the engine needs of one that was read."""
+        tokens = submit.tokens or []
         try:
-            tokens = self._tokens(submit)
-        except (TemplateError, LlamaError) as e:
+            self._check_ids(tokens)
+        except LlamaError as e:
             return Refused(submit.id, "invalid_prompt", str(e))
         if not tokens:
             return Refused(submit.id, "invalid_prompt", "The prompt has no tokens.")
@@ -48,16 +66,17 @@ class Inbox:
         if room < 1:
             return self._too_long(submit, str(len(tokens)))
         max_tokens = min(submit.max_tokens or room, room)
-        stop = submit.stop if submit.messages is None else [*submit.stop, *self._prompts.stop]
         sequence = Sequence(
             id=submit.id,
             tokens=tokens,
             n_prompt=len(tokens),
             max_tokens=max_tokens,
-            text=Text(stop),
+            text=Text(submit.stop),
+            stop_tokens=frozenset(token for stop in submit.stop for token in self._model.control_ids.get(stop, ())),
             tenant=submit.tenant,
             scope="" if self._is_shared else submit.tenant,
             pace=submit.pace,
+            is_owed=submit.is_owed,
             accepted_at=now,
         )
         try:
@@ -96,17 +115,7 @@ class Inbox:
         return self._too_long(submit, f"at least {at_least}") if at_least >= self.n_ctx_seq else None
 
     def _too_long(self, submit: Submit, n_tokens: str) -> Refused:
-        message = f"The prompt has {n_tokens} tokens; this model's context holds {self.n_ctx_seq}, the answer included."
-        return Refused(submit.id, "context_length_exceeded", message)
-
-    def _tokens(self, submit: Submit) -> list[int]:
-        if submit.messages is not None:
-            return self._prompts.chat(submit.messages, submit.asked_at)
-        if submit.text is not None:
-            return self._prompts.raw(submit.text)
-        tokens = list(submit.tokens or [])
-        self._check_ids(tokens)
-        return tokens
+        return Refused(submit.id, "context_length_exceeded", too_long(n_tokens, self.n_ctx_seq))
 
     def _check_ids(self, tokens: list[int]) -> None:
         if bad := [t for t in tokens if not 0 <= t < self._model.n_vocab]:

@@ -61,12 +61,13 @@ class Model:
         split_mode: str = "layer",
         main_gpu: int = 0,
         on_cpu: bool = False,
+        vocab_only: bool = False,
         on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         """Raises LlamaError when the file is no model that this build can read, or memory for it can't be had.
 
         n_gpu_layers: -1 for all. on_cpu: no GPU takes any part; with 0 layers on one, llama.cpp would still give it the
-        products of large batches.
+        products of large batches. vocab_only: the weights are not read.
         """
         if not path.is_file():
             raise LlamaError(f"there is no model file at {path}")
@@ -74,6 +75,7 @@ class Model:
         params.n_gpu_layers = n_gpu_layers
         params.split_mode = SPLIT_MODES[split_mode]
         params.main_gpu = main_gpu
+        params.vocab_only = vocab_only
         self._devices = (ctypes.c_void_p * 1)(None)  # an empty list's end, kept: C holds a pointer to it
         if on_cpu:
             params.devices = ctypes.addressof(self._devices)
@@ -106,7 +108,11 @@ class Model:
         attributes = [lib.llama_vocab_get_attr(self.vocab, t) for t in range(self.n_vocab)]
         control = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
         self.control_tokens = frozenset(t for t, a in enumerate(attributes) if a & control)
-        self.control_texts = frozenset(self.text_of(t) for t in self.control_tokens) - {""}
+        self.control_ids: dict[str, list[int]] = {}  # by how they are written: they are no part of the text
+        for token in sorted(self.control_tokens):
+            if text := self.text_of(token):
+                self.control_ids.setdefault(text, []).append(token)
+        self.control_texts = frozenset(self.control_ids)
         self.end_tokens = frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self.vocab, t))
         self._pieces: dict[int, bytes] = {}
 

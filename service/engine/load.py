@@ -168,11 +168,14 @@ def _given(model: Model, options: Options, read: Weights | None, placement: Plac
 def _context(model: Model, options: Options, placement: Placement, need: Need) -> Context:
     """Where all sequences of the model are computed. Raises LlamaError or BudgetError."""
     on_gpu = bool(placement.gpus)
+    default = (
+        default_cells(model.n_ctx_train, options.n_seq)
+        if placement.has_cards_of_its_own
+        else min(model.n_ctx_train * options.n_seq, DEFAULT_N_CTX)
+    )
     n_ctx = choose_n_ctx(
         options.n_ctx,
-        default=default_cells(model.n_ctx_train, options.n_seq)
-        if placement.has_cards_of_its_own
-        else min(model.n_ctx_train * options.n_seq, DEFAULT_N_CTX),
+        default=default,
         pools=survey.pools(
             kv_bytes_per_token(model.meta, options.kv_type),
             placement,
@@ -180,6 +183,8 @@ def _context(model: Model, options: Options, placement: Placement, need: Need) -
             is_bound=options.n_ctx is not None and (model.n_swa > 0 or model.has_state),
         ),
     )
+    if options.n_ctx is None and n_ctx < default:
+        _say(f"n_ctx is {n_ctx}, not {default}: no more fits into the memory that is free (RILL_N_CTX)")
     return Context(
         model,
         n_ctx=n_ctx,

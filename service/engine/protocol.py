@@ -8,7 +8,7 @@ Step, Beat, Fatal. Each generation is named by an `id` that the front chose; the
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import orjson
@@ -83,6 +83,17 @@ class Submit:
     asked_at: float | None = None  # seconds since the epoch: the date that chat templates tell; None: now
     tenant: str = ""  # whose request it is: tenants get equal time, and share prompts' beginnings with themselves only
     pace: float | None = None  # tokens a second that its reader is sent: far ahead of him it lets others have the step
+    is_owed: bool = False  # another replica had admitted it: it comes before who came here
+
+    @property
+    def n_characters(self) -> int:
+        """Of what has to be read: prompt and grammar."""
+        return sum(map(len, (self.text or "", self.sampling.grammar, *(m["content"] for m in self.messages or []))))
+
+    def without_prompt(self) -> Submit:
+        """Nothing of what somebody wrote is in it any more."""
+        sampling = replace(self.sampling, grammar="", logit_bias=(), dry_sequence_breakers=())
+        return replace(self, messages=None, text=None, tokens=None, stop=[], delivered=[], sampling=sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +188,11 @@ class Refused:
     param: str | None = None
 
 
+def too_long(n_prompt: int | str, n_ctx: int) -> str:
+    """The message of context_length_exceeded. Clients look for the words of OpenAI's."""
+    return f"This model's maximum context length is {n_ctx} tokens, the answer included; the prompt has {n_prompt}."
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
     """The generation is over and its sequence is free. Durations in seconds; TTFT is the front's to measure."""
@@ -252,7 +268,9 @@ def _frozen(value: Any) -> Any:
 
 def encode(frame: Frame) -> bytes:
     """A frame's bytes on the wire, length first."""
-    body = orjson.dumps({"type": type(frame).__name__.lower(), **_fields(frame)})
+    # orjson writes tuples and the dataclasses within by itself; asdict would copy each token id.
+    values = {name: getattr(frame, name) for name in type(frame).__slots__}
+    body = orjson.dumps({"type": type(frame).__name__.lower(), **values})
     return struct.pack(">I", len(body)) + body
 
 
@@ -294,9 +312,3 @@ class Decoder:
             start += 4 + size
         del self._buffer[:start]
         return frames
-
-
-def _fields(frame: Frame) -> dict[str, Any]:
-    if isinstance(frame, Step):  # the hot one: asdict copies deeply, orjson writes tuples and dataclasses itself
-        return {name: getattr(frame, name) for name in Step.__slots__}
-    return asdict(frame)

@@ -19,7 +19,8 @@ import llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
-from .grammar import GrammarError, check
+from .gbnf import GrammarError
+from .grammar import check
 from .likeliest import can_be_found, likeliest
 from .links import Candidates, Chain, alone
 from .llama import LlamaError, Model
@@ -28,8 +29,9 @@ from .sampling import RANDOM, SELECTING, Link, chain, is_greedy, n_best, n_edits
 from .stack import run_deep
 
 # An ambiguous grammar (x ::= "a" x "b" | "a" x "c" | "a") has llama.cpp follow ever more ways with each token, while
-# all other streams wait. 0.5: a mask over 152k tokens took 0.03 s for JSON, and 0.11 s at worst.
-MAX_GRAMMAR_S = 0.5  # of this thread's computing, for one token
+# all other streams wait. A mask over 152k tokens took 0.03 s for JSON, and 0.11 s at worst; most tokens need none.
+MAX_GRAMMAR_S = 1.0  # of a thread's computing, beyond what each token brings
+GRAMMAR_S = 0.05  # ... for each token
 
 # What llama.cpp's grammars decode to the character 0, which it takes for the end of a token and lets pass, and aborts
 # on when it is accepted. It does not look whether what follows within a token continues the character.
@@ -57,6 +59,7 @@ class Sampler:
         self._position = 0  # of the next token behind the prompt
         self._tail = b""  # the last bytes, whose character may go on
         self._grammar = _grammar(model, grammar) if grammar else None
+        self._grammar_left_s = MAX_GRAMMAR_S
         edits, rest = links[: n_edits(links)], links[n_edits(links) :]
         self._n_best = n_best(links)
         self._biased = {token for name, arguments in edits if name == "bias" for token, _ in arguments[0]}
@@ -71,6 +74,11 @@ class Sampler:
         """Whether a draw is a matter of 0.1 ms even with a large vocabulary: none that another thread is worth."""
         n = self._n_best + len(self._biased) + self._window
         return self._grammar is None and self._n_best > 0 and can_be_found(self._model.n_vocab, n)
+
+    @property
+    def may_take_long(self) -> bool:
+        """Whether how long a draw takes is for a request's author to say."""
+        return self._grammar is not None
 
     def go_on(self, prompt: Sequence[int], made: Sequence[int]) -> None:
         """Know these tokens, which it did not draw itself: call it once, before the first draw."""
@@ -154,8 +162,9 @@ class Sampler:
                 return self._end()
         self._accept(token[0])
         self._follow(token[0])
-        if thread_time() - began > MAX_GRAMMAR_S:
-            raise GrammarError("it can be read in too many ways")
+        self._grammar_left_s = min(self._grammar_left_s + GRAMMAR_S - (thread_time() - began), MAX_GRAMMAR_S)
+        if self._grammar_left_s < 0:
+            raise GrammarError("it takes too long to follow: it can be read in too many ways")
         return token[0]
 
     def _end(self) -> int:
@@ -181,7 +190,7 @@ class Sampler:
 class Argmax:
     """Plain greedy in a Sampler's place: 20 us where a chain over all candidates takes 0.3 ms."""
 
-    is_quick = True
+    is_quick, may_take_long = True, False
 
     def __init__(self, forbidden: Sequence[int] = ()) -> None:
         self._forbidden = list(forbidden)
@@ -222,9 +231,14 @@ def _n_fixed(links: Sequence[Link], *, varies: bool) -> int:
     return random.index(True) if varies and any(random) else len(links)
 
 
-def _grammar(model: Model, text: str) -> Any:
-    """The sampler that masks what does not fit, at the rule `root`."""
+def check_grammar(model: Model, text: str) -> None:
+    """Raises GrammarError unless a sampler can be made of it."""
     check(text)
+    lib.llama_sampler_free(_grammar(model, text))
+
+
+def _grammar(model: Model, text: str) -> Any:
+    """The sampler that masks what does not fit, at the rule `root`; the text must have been checked."""
     source = text.encode()
     try:
         made = run_deep(len(source), partial(lib.llama_sampler_init_grammar, model.vocab, source, b"root"))

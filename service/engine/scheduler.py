@@ -1,9 +1,10 @@
 """Which sequences prefill and which decode in the next batch, from whose cells. Pure: no clock, no model, no I/O.
 
 Decoding sequences come first, one token each, so that running streams keep their rhythm; what is left of the step goes
-to prompts, in slices, those of the least served tenant first. A prompt shares what is known of it (prefix.py) and
+to prompts, in slices, in the order of turns.py. A prompt shares what is known of it (prefix.py) and
 reads the rest. Cells are counted ahead, so llama_decode is never asked for what the KV cache can't hold: first kept
-prefixes go, then the youngest sequence gives its cells back and waits, first in line, to be computed again.
+prefixes go, then those of sequences that are far ahead of their readers, then the youngest sequence gives its cells
+back and waits, first in line, to be computed again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from .prefix import Kept, Match, Prefixes
 from .sequence import Sequence
 from .served import Served
 from .sharing import Sharing
+from .turns import Turns
 
 # 16 cells a running sequence are kept free when another one is let in: without them the next few steps would
 # preempt it again at once, and each preemption reads a whole prompt anew.
 HEADROOM = 16
+LEAST_REST_S = 2.0  # who will be due sooner keeps its cells: to read them again takes time, too
 
 
 # What each of these sequences, which are all that a step computes, decodes beside its token: so many at most together.
@@ -58,11 +61,13 @@ class Scheduler:
         self.sharing = Sharing(cells, prefixes, n_ids or n_seq)
         self.running: list[Sequence] = []  # oldest first
         self.served = Served()
+        self._turns = Turns(self.served)
         self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
         self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
         self._tidies = tidies
         self._waiting: list[Sequence] = []  # by arrival
         self._returned: list[Sequence] = []  # preempted, to be let in before all others
+        self.resting: list[Sequence] = []  # their cells went to others, for they are far ahead of their readers
         self._turn = 0
 
     def __repr__(self) -> str:
@@ -91,13 +96,14 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit the KV cache when it is alone (the inbox sees to it)."""
         assert 0 < len(sequence.tokens) <= self.cells.n_cells
-        self.served.join(sequence.tenant, [s.tenant for s in (*self.running, *self._waiting, *self._returned)])
-        self._waiting.append(sequence)
+        present = (*self.running, *self._waiting, *self._returned, *self.resting)
+        self.served.join(sequence.tenant, [s.tenant for s in present])
+        (self._returned if sequence.is_owed else self._waiting).append(sequence)
 
     def remove(self, sequence: Sequence) -> list[Action]:
         """Forget a finished or cancelled sequence; what it computed may be kept. Returns what to do at once."""
         if sequence.seq_id < 0:
-            (self._waiting if sequence in self._waiting else self._returned).remove(sequence)
+            next(held for held in (self._waiting, self._returned, self.resting) if sequence in held).remove(sequence)
             return []
         self.running.remove(sequence)
         seq_id, sequence.seq_id = sequence.seq_id, -1
@@ -127,26 +133,30 @@ class Scheduler:
         """
         batch = Batch()
         self._turn += 1
+        self._call_back(now)
         self.sharing.go_on(self.running, batch)
-        self._make_room(batch)
-        decoding = [s for s in self.running if not s.is_prefilling]
-        due = self._in_turn([s for s in decoding if not s.is_ahead(now)])
-        n_resting = len(decoding) - len(due)
+        ahead = sorted(self._ahead(now), key=lambda s: s.ahead_s(now))
+        self._make_room(batch, ahead, now)
+        ahead = [s for s in ahead if s.seq_id >= 0]
+        decoding = [s for s in self.running if s.n_pending and not s.is_prefilling]
+        due = self._in_turn([s for s in decoding if s not in ahead])
         batch.rows = [Row(s, 1, samples=True) for s in due]
         prefilling = [s for s in self.running if s.is_prefilling]
-        n_reading = len(prefilling) + min(self._n_waiting, max(0, self.n_seq - len(self.running) + n_resting))
+        n_reading = len(prefilling) + min(self._n_waiting, max(0, self.n_seq - len(self.running) + len(ahead)))
         room = min(self._n_slice(len(due), n_reading), self.n_batch - len(due))
         n_wanted = sum(s.n_pending for s in prefilling if s.leader is None)
-        while admit and (admitted := self._admit(batch, n_resting, room - n_wanted)) is not None:
+        while admit and (admitted := self._admit(batch, ahead, now, room - n_wanted)) is not None:
             batch.admitted.append(admitted)
             prefilling.append(admitted)
             n_wanted += 0 if admitted.leader else admitted.n_pending
-        for s in sorted(prefilling, key=lambda s: self.served.of(s.tenant)):
+        for s in self._turns.order(prefilling):
             room -= self._slice(batch, s, room)
+        if len(batch.rows) > len(due):
+            self._turns.pass_on()
         if len(batch.rows) == len(due) or is_apart(batch.n_tokens, self._n_tile):
             self._add_drafts(batch, len(due))
         if not batch.rows:  # nobody else wants the time
-            batch.rows = [Row(s, 1, samples=True) for s in self._in_turn(decoding)]
+            batch.rows = [Row(s, 1, samples=True) for s in self._in_turn([s for s in decoding if s.seq_id >= 0])]
         n_longest = max((r.sequence.n_pending for r in batch.rows if r.sequence.is_prefilling), default=0)
         if self.cells.must_tidy(batch.n_tokens) or (self._tidies and self.cells.should_tidy(n_longest)):
             batch.copies = self.cells.tidy()
@@ -193,30 +203,30 @@ class Scheduler:
 
     # Who runs.
 
-    def _admit(self, batch: Batch, n_resting: int, room: int) -> Sequence | None:
+    def _admit(self, batch: Batch, ahead: list[Sequence], now: float, room: int) -> Sequence | None:
         """The next waiting sequence, running now; None when there is none or no room for it.
 
+        ahead: of their readers, the farthest last: they need no place, and give their cells.
         room: tokens that the step could still read. Without any, those come in that cost it nothing, since they wait
         for a leader (who is told where to stop), and those whose turn it is before the ones that are being read.
         """
-        if len(self.running) - n_resting >= self.n_seq:
+        if len(self.running) - len(ahead) >= self.n_seq:
             return None
-        if not self._returned and not self._waiting:
+        for sequence in self._next(room):
+            match, boundary = self.sharing.match(sequence, self.running)
+            if room > 0 or (match is not None and not match.ready) or self._is_before_those_read(sequence):
+                break
+        else:
             return None
-        sequence = self._returned[0] if self._returned else self.served.first(self._waiting)
-        match, boundary = self.sharing.match(sequence, self.running)
-        if room <= 0 and (match is None or match.ready):
-            being_read = [self.served.of(s.tenant) for s in self.running if s.is_prefilling and s.leader is None]
-            if self.served.of(sequence.tenant) >= min(being_read, default=0):
+        while self._n_missing(sequence, match) > self.cells.n_live - self.n_cells_used:
+            if not self._rest(batch, ahead, now):
+                return None  # however many of those that are kept went
+            match, boundary = self.sharing.match(sequence, self.running)
+        while not self.sharing.free_ids or self._n_missing(sequence, match) > 0:
+            if evicted := self.sharing.evict():
+                batch.actions += evicted
+            elif not self._rest(batch, ahead, now):
                 return None
-        n_cells = self.cells.n_cells - HEADROOM * len(self.running)
-        n_only_kept = self.cells.n_live - self.n_cells_used
-        if self._n_promised() - n_only_kept + self._n_needed(sequence, match) > n_cells:
-            return None  # however many of those that are kept went
-        while not self.sharing.free_ids or self._n_promised() + self._n_needed(sequence, match) > n_cells:
-            if not (evicted := self.sharing.evict()):
-                return None
-            batch.actions += evicted
             match, boundary = self.sharing.match(sequence, self.running)
         if self._returned:
             self._returned.remove(sequence)
@@ -228,31 +238,70 @@ class Scheduler:
         self.running.append(sequence)
         return sequence
 
-    def _make_room(self, batch: Batch) -> None:
-        """Let kept prefixes go, then the youngest, until the running ones can be computed to their last token."""
+    def _next(self, room: int) -> list[Sequence]:
+        """Who may come in: the next in the queue; without room also the one whose prompt would be read first."""
+        if returned := [s for s in self._returned if not s.is_drawing]:
+            return returned[:1]
+        if not self._waiting:
+            return []
+        first = self.served.first(self._waiting)
+        return [first] if room > 0 else [first, min(self._waiting, key=self._turns.rank)]
+
+    def _is_before_those_read(self, sequence: Sequence) -> bool:
+        being_read = [self._turns.rank(s) for s in self.running if s.is_prefilling and s.leader is None]
+        return self._turns.rank(sequence) < min(being_read, default=(0, 0))
+
+    def _make_room(self, batch: Batch, ahead: list[Sequence], now: float) -> None:
+        """Let kept prefixes go, then those who are far ahead, then the youngest, until the running ones can be computed
+        to their last token."""
         while self._n_promised() > self.cells.n_cells:
             if evicted := self.sharing.evict():
                 batch.actions += evicted
-            elif self._preempt_youngest(batch) is None:
+            elif not self._rest(batch, ahead, now) and self._preempt_youngest(batch) is None:
                 return
+
+    def _ahead(self, now: float) -> list[Sequence]:
+        return [s for s in self.running if s.n_pending and not s.is_prefilling and s.ahead_s(now) >= 0]
+
+    def _rest(self, batch: Batch, ahead: list[Sequence], now: float) -> bool:
+        """Take the cells of the one that is farthest ahead; False: nobody is far enough."""
+        if not ahead or ahead[-1].ahead_s(now) < LEAST_REST_S:
+            return False
+        sequence = ahead.pop()
+        self.running.remove(sequence)
+        self._take_cells(sequence, batch)
+        batch.rested.append(sequence)
+        self.resting.append(sequence)
+        return True
+
+    def _call_back(self, now: float) -> None:
+        """Who gave its cells is let in again when it is due, or when there is nothing else to do."""
+        is_idle = not self.running and not self._n_waiting
+        due = [s for s in self.resting if is_idle or s.ahead_s(now) < 0]
+        self.resting = [s for s in self.resting if s not in due]
+        self._returned += due
 
     def _n_promised(self) -> int:
         """Cells in use, and those that the running sequences need to hold every token they have."""
         return self.cells.n_live + sum(s.n_pending - s.n_awaited for s in self.running)
 
-    @staticmethod
-    def _n_needed(sequence: Sequence, match: Match | None) -> int:
-        return sequence.n_pending - (match.n if match else 0)
+    def _n_missing(self, sequence: Sequence, match: Match | None) -> int:
+        """Cells that another sequence needs beyond those that are free, some left to the running ones."""
+        n_needed = sequence.n_pending - (match.n if match else 0)
+        return self._n_promised() + n_needed - (self.cells.n_cells - HEADROOM * len(self.running))
 
     def _preempt_youngest(self, batch: Batch) -> Sequence | None:
         """Put the youngest running sequence back to the head of the queue; None when it is the only one."""
         if len(self.running) < 2:
             return None
         sequence = self.running.pop()
-        batch.actions.append(self.sharing.free(sequence.seq_id))
+        self._take_cells(sequence, batch)
         batch.preempted.append(sequence)
+        self._returned.insert(0, sequence)
+        return sequence
+
+    def _take_cells(self, sequence: Sequence, batch: Batch) -> None:
+        batch.actions.append(self.sharing.free(sequence.seq_id))
         sequence.seq_id, sequence.n_past = -1, 0
         sequence.leader, sequence.n_awaited = None, 0
         sequence.boundaries.clear()
-        self._returned.insert(0, sequence)
-        return sequence

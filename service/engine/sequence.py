@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from .protocol import Finish, FinishReason
@@ -25,9 +26,13 @@ class Sequence:
     n_prompt: int
     max_tokens: int
     text: Text
+    stop_tokens: frozenset[int] = frozenset()  # beside the model's end tokens
     tenant: str = ""  # whose time it takes
     scope: str = ""  # with whom it shares prefixes
     pace: float | None = None  # tokens a second that its reader is sent
+    draws_aside: bool = False  # its draws may take long: others do not wait for them
+    is_drawing: bool = False  # its next token is being drawn: there is nothing to compute until it is there
+    is_owed: bool = False  # it has waited elsewhere, and comes before who came here
     seq_id: int = -1
     n_past: int = 0
     n_cached: int = 0  # tokens of the prompt that were shared, not computed
@@ -56,14 +61,14 @@ class Sequence:
     @property
     def is_prefilling(self) -> bool:
         """Whether there is more to read than the one token that decoding feeds back."""
-        return self.n_pending > 1 or self.n_generated == 0
+        return not self.is_drawing and (self.n_pending > 1 or self.n_generated == 0)
 
-    def is_ahead(self, now: float) -> bool:
-        """Whether its reader has enough to read for a while."""
+    def ahead_s(self, now: float) -> float:
+        """For how long its reader has enough to read; below 0: it is due."""
         if self.pace is None or not self.first_token_at:
-            return False
+            return -math.inf
         n_made = self.n_generated - self.n_delivered
-        return n_made >= self.pace * (now - self.first_token_at + AHEAD_S) + AHEAD_TOKENS
+        return (n_made - AHEAD_TOKENS) / self.pace - AHEAD_S - (now - self.first_token_at)
 
     def go_on(self, delivered: list[int], pieces: list[bytes]) -> None:
         """Take what was delivered before it came here: only what follows is still to be said.

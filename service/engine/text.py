@@ -1,4 +1,5 @@
-"""Bytes -> text that may be sent: incomplete UTF-8 is held back, and so is what may become a stop string."""
+"""Bytes -> text that may be sent: incomplete UTF-8 is held back, and so is what may become a stop string. At the end a
+character that is not complete is none."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ class Text:
         self.stopped = False
 
     def push(self, piece: bytes, final: bool = False) -> str:
-        """The text that `piece` made sendable; with `final`, all that was held back (broken UTF-8 as U+FFFD)."""
+        """The text that `piece` made sendable (broken UTF-8 as U+FFFD); with `final`, all whole characters that were
+        held back."""
         if self.stopped:
             return ""
-        text = self._held + self._decoder.decode(piece, final)
+        text = self._held + self._decoder.decode(piece)
         if not self._stop:
             return text
         cut = min((at for s in self._stop if (at := text.find(s)) >= 0), default=-1)

@@ -33,7 +33,7 @@ def machine(root: Path, cores: dict[int, tuple[int, int]], **files: str) -> Path
         (topology / "physical_package_id").write_text(f"{package}\n")
         (topology / "core_id").write_text(f"{core}\n")
     places = {"meminfo": "proc/meminfo"} | {
-        n: f"sys/fs/cgroup/{n.replace('_', '.')}" for n in ("cpu_max", "memory_max", "memory_current")
+        n: f"sys/fs/cgroup/{n.replace('_', '.')}" for n in ("cpu_max", "memory_max", "memory_current", "memory_stat")
     }
     for name, text in files.items():
         path = root / places[name]
@@ -100,6 +100,16 @@ MEMINFO = "MemTotal:       8000 kB\nMemFree:         100 kB\nMemAvailable:   400
         ({"meminfo": MEMINFO, "memory_max": "max\n", "memory_current": "9\n"}, 4000 * 1024),
         ({"meminfo": MEMINFO, "memory_max": "1000000\n", "memory_current": "400000\n"}, 600_000),
         ({"meminfo": MEMINFO, "memory_max": "99000000\n", "memory_current": "0\n"}, 4000 * 1024),
+        (  # cached files are given up when others want the memory, but for those that are mapped
+            {
+                "meminfo": MEMINFO,
+                "memory_max": "1000000\n",
+                "memory_current": "900000\n",
+                "memory_stat": "anon 5\ninactive_file 300000\nactive_file 200000\nfile_mapped 100000\n"
+                "slab_reclaimable 7\n",
+            },
+            500_007,
+        ),
         ({"meminfo": MEMINFO, "memory_max": "1000000\n"}, 4000 * 1024),
         ({}, 1 << 62),
         ({"meminfo": "MemTotal: 5 kB\n"}, 1 << 62),

@@ -117,12 +117,37 @@ def test_accepted_comes_before_the_first_step(shared: Child) -> None:
 
 def test_refused(shared: Child) -> None:
     """What can't be run is refused with a code, and the next request runs."""
-    shared.send(submit("bad", text=None, tokens=[10**6]), submit("long", text="x" * 70_000), submit("good"))
+    shared.send(submit("bad", text=None, tokens=[10**6]), submit("long", text="x" * 70_000))
     assert shared.wait_for(Refused) == Refused("bad", "invalid_prompt", "no token 1000000 in a vocabulary of 318")
     long = shared.wait_for(Refused)
     assert (long.id, long.code) == ("long", "context_length_exceeded")
+    shared.send(submit("good"))
     assert shared.wait_for(Accepted).id == "good"
     assert follow(shared, "good")["good"][2].reason == "length"
+
+
+def test_a_long_prompt_and_a_grammar(shared: Child, endless: Path) -> None:
+    """What may take long to read is read elsewhere, and comes to the same."""
+    text, start = "the fox " * 2000, len(shared.seen)
+    shared.send(submit("long", text=text), submit("grammar", sampling=Sampling(seed=0, grammar='root ::= "fox"')))
+    ends = follow(shared, "long", "grammar")
+    assert ends["grammar"][1] == "fox"
+    accepted = {frame.id: frame.n_prompt for frame in shared.seen[start:] if isinstance(frame, Accepted)}
+    assert accepted["long"] == len(Model(endless).tokenize(text, add_special=True, parse_special=False))
+    shared.send(submit("bad", sampling=Sampling(seed=0, grammar="root ::= (")))
+    assert shared.wait_for(Refused).param == "grammar"
+
+
+def test_one_that_is_being_read_is_cancelled(shared: Child) -> None:
+    """It never runs, and what comes after it does."""
+    shared.send(*(submit(f"long {i}", text="the fox " * 7000) for i in range(3)))
+    shared.send(*(Cancel(f"long {i}") for i in range(3)), submit("after"))
+    ends = follow(shared, "after")
+    assert ends["after"][2].reason == "length"
+    shared.send(submit("last", text="the fox " * 2000, max_tokens=1))
+    shared.wait_for(Step, lambda step: any(f.id == "last" for f in step.finished))
+    assert isinstance(shared.seen[-1], Step)
+    assert (shared.seen[-1].n_running, shared.seen[-1].n_waiting) == (0, 0)
 
 
 def test_cancel(shared: Child) -> None:

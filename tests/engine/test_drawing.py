@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.engine import drawing
 from service.engine.drawing import Drawing, Drawn, Run
-from service.engine.grammar import GrammarError
+from service.engine.gbnf import GrammarError
 from service.engine.links import Candidates
 from service.engine.llama import LlamaError, Model
 from service.engine.protocol import Sampling

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from service.engine.context import Context, NoRoom
 from service.engine.engine import Engine
+from service.engine.links import Candidates
 from service.engine.llama import LlamaError, Model
 from service.engine.prefix import Memory
 from service.engine.protocol import Finish, Refused, Sampling, Step
@@ -24,6 +27,7 @@ from service.engine.sequence import Sequence as Seq
 from service.engine.slices import Slices
 from service.engine.text import Text
 from service.engine.threads import Threads
+from tests.patience import PATIENCE_S
 
 from .conftest import MakeContext
 
@@ -359,7 +363,8 @@ def test_deltas_are_the_generated_tokens(model: Model, make_context: MakeContext
         sequence = driver.sequences[id]
         made = sequence.tokens[sequence.n_prompt :]
         assert answer.tokens == made
-        assert answer.text == b"".join(model.piece(t) for t in made).decode("utf-8", "replace")
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character that is not complete is none
+        assert answer.text == decoder.decode(b"".join(model.piece(t) for t in made))
         assert answer.finish is not None
         assert (answer.finish.n_generated, answer.finish.n_prompt) == (len(made), sequence.n_prompt)
 
@@ -798,3 +803,73 @@ def test_nothing_to_do(model: Model, make_context: MakeContext) -> None:
     assert driver.engine.is_idle
     step = driver.step()
     assert (step.n_batch, step.deltas, step.finished, step.queued) == (0, [], [], [])
+
+
+class Slow(Argmax):
+    """Draws when it is told to, as a grammar does that takes long to follow."""
+
+    is_quick, may_take_long = False, True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begins, self.goes_on, self.is_closed = threading.Event(), threading.Event(), False
+
+    def draw(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
+        self.begins.set()
+        assert self.goes_on.wait(PATIENCE_S)
+        return super().draw(logits, candidates)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def slow_one(driver: Driver, request: Request) -> Slow:
+    """Submitted, and about to draw its first token."""
+    sampler = Slow()
+    driver.sequences[request.id] = request.sequence(driver.model)
+    driver.engine.submit(driver.sequences[request.id], sampler)
+    driver.run(until=sampler.begins.is_set)
+    return sampler
+
+
+def test_nobody_waits_for_a_draw_that_takes_long(bpe: Model, make_context: MakeContext) -> None:
+    """Others end meanwhile; then it goes on, and comes to what it comes to alone."""
+    request = Request("slow", "the fox", max_tokens=20)
+    alone = run(bpe, make_context(bpe), request)["slow"]
+    driver = Driver(bpe, make_context(bpe))
+    sampler = slow_one(driver, request)
+    driver.submit(Request("other", "hello", max_tokens=30))
+    answers = driver.run(until=lambda: driver.answers["other"].finish is not None)
+    assert answers["slow"] == Answer()
+    sampler.goes_on.set()
+    assert (driver.run()["slow"].tokens, driver.answers["slow"].text) == (alone.tokens, alone.text)
+    driver.engine.close()
+
+
+def test_one_that_is_being_drawn_is_cancelled_at_once(bpe: Model, make_context: MakeContext) -> None:
+    """Its sampler lives until nobody draws with it."""
+    driver = Driver(bpe, make_context(bpe))
+    sampler = slow_one(driver, Request("slow", "the fox"))
+    driver.engine.cancel("slow")
+    assert driver.step().finished[0].reason == "cancelled"
+    assert driver.engine.is_idle and not sampler.is_closed
+    sampler.goes_on.set()
+    driver.engine.close()
+    assert sampler.is_closed
+
+
+def test_one_that_is_being_drawn_gives_way(bpe: Model, make_context: MakeContext) -> None:
+    """Its cells go to others, and are computed again behind the token that comes meanwhile."""
+    request = Request("slow", "the fox", max_tokens=20)
+    alone = run(bpe, make_context(bpe), request)["slow"]
+    driver = Driver(bpe, make_context(bpe))
+    driver.submit(Request("other", "hello", max_tokens=200))
+    sampler = slow_one(driver, request)
+    driver.engine._give_way()
+    assert driver.sequences["slow"].seq_id == -1
+    for _ in range(5):
+        driver.step()
+    assert driver.sequences["slow"].seq_id == -1, "there is nothing to compute before it is drawn"
+    sampler.goes_on.set()
+    assert driver.run()["slow"].tokens == alone.tokens
+    driver.engine.close()

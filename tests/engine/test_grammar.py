@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.grammar import MAX_BYTES, MAX_DEPTH, MAX_RULES, GrammarError, check
+from service.engine.gbnf import MAX_DEPTH, MAX_RULES, GrammarError
+from service.engine.grammar import MAX_BYTES, check
 
 JSON = r"""
 root   ::= object  # llama.cpp's grammars/json.gbnf
@@ -55,6 +58,7 @@ def test_grammars(grammar: str) -> None:
         ('root ::= "a"\n\n ::= "b"', "line 3, column 2: the name of a rule"),
         ('root ::= "a" ; "b"', "can't stand in a rule"),
         ('root ::= "a"\n| "b"', "line 2, column 1: the name of a rule"),
+        ('root ::= "a"{\n2}', "how many times"),  # llama.cpp takes it within brackets only
         ('root ::= "a', "a literal"),
         ('root ::= "\\q"', "a literal"),
         ("root ::= [a-z", "a class"),
@@ -109,3 +113,37 @@ def test_any_text_is_a_grammar_or_none(text: str) -> None:
     """Nothing else is raised."""
     with suppress(GrammarError):
         check(text)
+
+
+def chained(n: int) -> str:
+    """Each rule is nothing if the next one is, and all of them stand at the root's beginning, again and again."""
+    names = [f"r{i}" for i in range(n)]
+    rules = [f"{name} ::= {after}" for name, after in zip(names, [*names[1:], '""'], strict=True)]
+    return f"root ::= {' '.join(names * 8)}\n" + "\n".join(rules)
+
+
+def nested(n: int) -> str:
+    """Groups in groups, each of which may be nothing."""
+    return "root ::= " + " ".join(["(" * 32 + '"a"?' + ")?" * 32] * n)
+
+
+@pytest.mark.parametrize("grammar", [chained, nested])
+def test_the_check_takes_time_linear_in_the_text(grammar: Callable[[int], str]) -> None:
+    """Counted in calls: twice the text takes about twice as many."""
+
+    def n_calls(text: str) -> int:
+        n = 0
+
+        def count(*_: object) -> None:
+            nonlocal n
+            n += 1
+
+        sys.setprofile(count)
+        try:
+            with suppress(GrammarError):  # it may begin in too many ways, which is told last
+                check(text)
+        finally:
+            sys.setprofile(None)
+        return n
+
+    assert n_calls(grammar(80)) < 2.5 * n_calls(grammar(40))

@@ -98,13 +98,13 @@ def test_too_long_a_prompt(inbox: Inbox, n: int) -> None:
     assert refused(inbox, tokens=[1] * n) == Refused(
         "id",
         "context_length_exceeded",
-        f"The prompt has {n} tokens; this model's context holds 100, the answer included.",
+        f"This model's maximum context length is 100 tokens, the answer included; the prompt has {n}.",
     )
 
 
 def test_too_long_a_text(inbox: Inbox) -> None:
     """So is a text, whose tokens are counted with BOS, and a chat with all that the template writes."""
-    assert "The prompt has 201 tokens" in refused(inbox, text="x" * 200).message
+    assert "the prompt has 201." in refused(inbox, text="x" * 200).message
     messages = [{"role": "user", "content": "x" * 200}]
     assert refused(inbox, messages=messages).code == "context_length_exceeded"
 
@@ -118,8 +118,8 @@ def test_far_too_long_a_text(inbox: Inbox, bpe: Model, monkeypatch: pytest.Monke
     ):
         result = refused(inbox, **fields)
         assert result.code == "context_length_exceeded"
-        assert "The prompt has at least " in result.message
-        assert "context holds 100" in result.message
+        assert "the prompt has at least " in result.message
+        assert "maximum context length is 100 tokens" in result.message
 
 
 def test_refusing_by_size_refuses_nothing_that_fits(bpe: Model) -> None:

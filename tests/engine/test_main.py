@@ -119,7 +119,7 @@ def test_too_long_a_prompt(endless: Path) -> None:
     """And a prompt that does not fit, with the counts."""
     done = run("x" * 1000, "--model", str(endless), "--n-ctx", "256")
     assert done.returncode == 1
-    assert "this model's context holds 256" in done.stderr.decode()
+    assert "maximum context length is 256 tokens" in done.stderr.decode()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.engine.context import Context
-from service.engine.grammar import GrammarError
+from service.engine.gbnf import GrammarError
 from service.engine.links import Candidates, Chain
 from service.engine.llama import LlamaError, Model
 from service.engine.protocol import Sampling

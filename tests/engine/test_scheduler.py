@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from service.engine.batch import Action, Batch, Cut, Forget, Row, Share, is_apart
 from service.engine.cells import Cells
 from service.engine.prefix import Memory, Prefixes
-from service.engine.scheduler import HEADROOM, Scheduler
+from service.engine.scheduler import HEADROOM, LEAST_REST_S, Scheduler
 from service.engine.sequence import AHEAD_S, AHEAD_TOKENS, Sequence
 from service.engine.text import Text
 
@@ -174,6 +174,7 @@ class Machine(RuleBasedStateMachine):
         self.most_rows, self.n_tile, self.random = most_rows, n_tile, random.Random(seed)
         self.live, self.n_made, self.now = [], 0, 1.0
         self.answers: Counter[str] = Counter()
+        self.begun: set[str] = set()  # were let in at least once
         words = random.Random(seed)
         self.stems = [[words.randrange(9) for _ in range(79)] for _ in range(3)]
 
@@ -221,15 +222,17 @@ class Machine(RuleBasedStateMachine):
         """One engine step, in which the sequences whose number divides by `end` meet their end token."""
         sch = self.scheduler
         self.now += later_s
-        waiting_before = sch.waiting
+        waiting_before, resting_before = sch.waiting, sch.resting
         batch = sch.schedule(self.now)
+        waiting_before = [s for s in waiting_before if s not in resting_before]
+        called_back = [s for s in resting_before if s not in sch.resting]
         for action in batch.actions:
             self.cache.act(action)
         assert all(
             s.seq_id == -1 and s.n_past == 0 and s in sch.waiting for s in batch.preempted if s not in sch.running
         )
-        expected = [*reversed(batch.preempted), *waiting_before]
-        assert batch.admitted == expected[: len(batch.admitted)], "whose turn it is, comes in"
+        assert all(s.seq_id == -1 and s.n_past == 0 for s in batch.rested if s in sch.resting)
+        self.check_admitted(batch, called_back, waiting_before)
         self.check_batch(batch)
         for row in batch.rows:
             s = row.sequence
@@ -246,6 +249,17 @@ class Machine(RuleBasedStateMachine):
                 self.end(s)
         self.check_cache()
 
+    def check_admitted(self, batch: Batch, called_back: list[Sequence], waiting: list[Sequence]) -> None:
+        """Whose turn it is, comes in; before it, one whose prompt is shorter than another that is being read."""
+        n_returned = len(self.begun.intersection(s.id for s in waiting))
+        queue = [*reversed(batch.preempted), *waiting[:n_returned], *called_back, *waiting[n_returned:]]
+        self.begun.update(s.id for s in batch.admitted)
+        for s in batch.admitted:
+            is_next = s is queue[0]
+            is_shorter = any(s.n_pending <= len(r.tokens) - r.n_past for r in self.scheduler.running if r is not s)
+            assert is_next or is_shorter
+            queue.remove(s)
+
     def check_cache(self) -> None:
         sch = self.scheduler
         held = {s.seq_id: s.tokens[: s.n_past] for s in sch.running if s.n_past}
@@ -257,8 +271,8 @@ class Machine(RuleBasedStateMachine):
 
     def check_batch(self, batch: Batch) -> None:
         sch = self.scheduler
-        assert sorted([*sch.running, *sch.waiting], key=lambda s: int(s.id)) == self.live
-        assert all(s.seq_id == -1 for s in sch.waiting)
+        assert sorted([*sch.running, *sch.waiting, *sch.resting], key=lambda s: int(s.id)) == self.live
+        assert all(s.seq_id == -1 for s in (*sch.waiting, *sch.resting))
         assert batch.n_tokens <= sch.n_batch
         assert len({id(r.sequence) for r in batch.rows}) == len(batch.rows)
         for r in batch.rows:
@@ -275,7 +289,9 @@ class Machine(RuleBasedStateMachine):
         assert len(decoding) <= sch.n_seq
         for s in sch.running:
             if not s.is_prefilling and s not in decoding:
-                assert s.is_ahead(self.now) or len(decoding) == min(sch.n_seq, sch.n_batch), "who is due has its turn"
+                assert s.ahead_s(self.now) >= 0 or len(decoding) == min(sch.n_seq, sch.n_batch), (
+                    "who is due has its turn"
+                )
         read = sum(r.n for r in batch.rows if r.sequence.is_prefilling)
         assert not decoding or read <= self.n_slice, "a prompt never holds up running streams"
         assert bool(batch.rows) == bool(self.live), "while anything lives, every step computes something"
@@ -311,16 +327,32 @@ def test_decodes_come_first_and_bound_the_slice() -> None:
     assert rows(carry_out(sch)) == [("a", 1, True), ("b", 1, True)]
 
 
-def test_one_slice_goes_to_the_oldest_prompt_first() -> None:
-    """What an older prompt leaves of a slice goes to the next one in the same step."""
-    sch = scheduler(n_seq=3, n_batch=100, n_cells=1000, n_slice=8)
+def test_what_one_prompt_leaves_of_a_slice_goes_to_the_next() -> None:
+    """In the same step, and by turns to the one with the least left and to the oldest first."""
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=1000, n_slice=8)
     sch.add(sequence("a", 2))
     carry_out(sch)
-    sch.add(sequence("b", 10))
-    sch.add(sequence("c", 10))
+    sch.add(sequence("b", 21))
     assert rows(carry_out(sch)) == [("a", 1, True), ("b", 8, False)]
-    assert rows(carry_out(sch)) == [("a", 1, True), ("b", 2, True), ("c", 6, False)]
-    assert rows(carry_out(sch)) == [("a", 1, True), ("b", 1, True), ("c", 4, True)]
+    sch.add(sequence("c", 10))
+    sch.add(sequence("d", 20))
+    assert rows(carry_out(sch)) == [("a", 1, True), ("c", 8, False)]
+    assert rows(carry_out(sch)) == [("a", 1, True), ("b", 8, False)]
+    assert rows(carry_out(sch)) == [("a", 1, True), ("c", 2, True), ("b", 5, True), ("d", 1, False)]
+
+
+def test_a_short_prompt_comes_in_beside_long_ones_that_wait() -> None:
+    """Behind a long prompt that is read and two that wait for it, a short one does not wait for any of them."""
+    sch = scheduler(n_seq=8, n_batch=100, n_cells=5000, n_slice=8)
+    sch.add(sequence("a", 2, 1000))
+    carry_out(sch)
+    for i in range(3):
+        sch.add(sequence(f"long {i}", 1000))
+    carry_out(sch)
+    sch.add(sequence("short", 6))
+    steps = [rows(carry_out(sch)) for _ in range(2)]
+    assert ("short", 6, True) in steps[0] + steps[1]
+    assert [s.id for s in sch.waiting] == ["long 1", "long 2"]
 
 
 def test_prompts_alone_fill_the_batch() -> None:
@@ -706,7 +738,7 @@ def test_a_leader_stops_at_the_boundary(memory: Memory, together: bool) -> None:
     assert rows(carry_out(sch)) == [("a", 100 if together else 40, False)]
     batch = carry_out(sch)
     assert batch.actions[0] == Share(0, sch.kept[0].seq_id, 100)
-    assert rows(batch) == [("a", 30, True), ("b", 5, True), ("c", 6, True)]
+    assert sorted(rows(batch)) == [("a", 30, True), ("b", 5, True), ("c", 6, True)]
     assert sch.kept[0].tokens == STEM
     carry_out(sch)
     assert not sch.running
@@ -726,7 +758,7 @@ def test_without_an_id_for_a_copy_followers_share_with_the_leader(memory: Memory
     assert rows(carry_out(sch)) == [("a", 36, False)]
     batch = carry_out(sch)
     assert batch.actions == [Share(a.seq_id, b.seq_id, 100)]
-    assert rows(batch) == [("a", 30, True), ("b", 5, True)]
+    assert sorted(rows(batch)) == [("a", 30, True), ("b", 5, True)]
     assert sch.kept == []
 
 
@@ -777,7 +809,7 @@ def test_a_tenant_with_one_request_is_next() -> None:
 
 
 def test_prompts_of_the_least_served_tenant_are_read_first() -> None:
-    """A short prompt does not wait until another tenant's long one has been read; of one tenant's it does."""
+    """A short prompt does not wait until another tenant's long one has been read, nor by turns for one's own."""
     sch = scheduler(n_seq=4, n_batch=100, n_cells=2000, n_slice=8)
     sch.add(sequence("a0", 5, 100, tenant="a"))
     carry_out(sch)
@@ -788,7 +820,7 @@ def test_prompts_of_the_least_served_tenant_are_read_first() -> None:
     assert rows(carry_out(sch)) == [("a0", 1, True), ("b0", 8, False)]
     sch.add(sequence("a2", 5, tenant="a"))
     assert rows(carry_out(sch)) == [("a0", 1, True), ("b0", 5, True), ("a1", 3, False)]
-    assert rows(carry_out(sch)) == [("a0", 1, True), ("b0", 1, True), ("a1", 8, False)]
+    assert rows(carry_out(sch)) == [("a0", 1, True), ("b0", 1, True), ("a2", 5, True), ("a1", 3, False)]
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -851,11 +883,53 @@ def test_who_is_ahead_alone_runs_on() -> None:
     assert not sch.running
 
 
-def test_without_an_id_nobody_takes_the_place_of_one_who_rests() -> None:
-    """It keeps its cells and its id; who waits goes on waiting, and it goes on."""
-    sch = scheduler(n_seq=1, n_batch=100, n_cells=1000)
-    sch.add(sequence("p", 5, 30, pace=1.0))
-    sch.add(sequence("w", 5, 30))
-    for _ in range(30):
+def test_who_rests_for_long_gives_its_cells_to_who_needs_them() -> None:
+    """Also its id. It is read again when it is due, and goes on as if nothing had been."""
+    sch = scheduler(n_seq=1, n_batch=100, n_cells=60)
+    sch.add(paced := sequence("p", 30, 30, pace=1.0))
+    while paced.ahead_s(10.0) < LEAST_REST_S:
         assert [id for id, *_ in rows(carry_out(sch, 10.0))] == ["p"]
-    assert rows(carry_out(sch, 10.0)) == [("w", 5, True)]
+    n_made = paced.n_generated
+    sch.add(sequence("w", 30, 3))
+    batch = carry_out(sch, 10.0)
+    assert (rows(batch), batch.rested, sch.resting) == ([("w", 30, True)], [paced], [paced])
+    assert (sch.waiting, paced.seq_id) == ([], -1)
+    assert rows(carry_out(sch, 11.0)) == [("w", 1, True)]
+    sch.add(sequence("v", 30, 3))
+    assert rows(carry_out(sch, 12.0)) == [("w", 1, True)]
+    assert rows(carry_out(sch, 13.0)) == [("p", 30 + n_made, True)]  # before who came later
+
+
+def test_who_is_due_soon_keeps_its_cells() -> None:
+    """To read it again would take longer than it rests; who waits goes on waiting, and it goes on."""
+    sch = scheduler(n_seq=1, n_batch=100, n_cells=1000)
+    sch.add(paced := sequence("p", 5, 300, pace=100.0))
+    while paced.ahead_s(10.0) < LEAST_REST_S / 2:
+        carry_out(sch, 10.0)
+    sch.add(sequence("w", 5, 30))
+    assert rows(carry_out(sch, 10.0)) == [("p", 1, True)]
+    assert not sch.resting
+
+
+def test_who_rests_without_cells_comes_back_where_nobody_else_is() -> None:
+    """With nobody else to compute for a pace slows nothing down."""
+    sch = scheduler(n_seq=1, n_batch=100, n_cells=60)
+    sch.add(paced := sequence("p", 30, 30, pace=0.001))
+    while paced.ahead_s(10.0) < LEAST_REST_S:
+        carry_out(sch, 10.0)
+    n_made = paced.n_generated
+    sch.add(sequence("w", 30, 1))
+    assert rows(carry_out(sch, 10.0)) == [("w", 30, True)]
+    assert rows(carry_out(sch, 10.0)) == [("p", 30 + n_made, True)]
+
+
+def test_one_that_rests_without_cells_can_be_cancelled() -> None:
+    """And leaves nothing behind."""
+    sch = scheduler(n_seq=1, n_batch=100, n_cells=60)
+    sch.add(paced := sequence("p", 30, 30, pace=0.001))
+    while paced.ahead_s(10.0) < LEAST_REST_S:
+        carry_out(sch, 10.0)
+    sch.add(sequence("w", 30, 5))
+    carry_out(sch, 10.0)
+    assert sch.remove(paced) == []
+    assert not sch.resting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 
 import pytest
@@ -33,8 +34,8 @@ def test_any_cut_of_any_text(text: str, cuts: list[int]) -> None:
 
 @given(st.binary(), st.lists(st.integers(0, 60)))
 def test_any_cut_of_any_bytes(data: bytes, cuts: list[int]) -> None:
-    """Broken UTF-8 becomes the same replacement characters wherever it is cut."""
-    assert run(Text(), pieces_of(data, cuts)) == data.decode("utf-8", "replace")
+    """Broken UTF-8 becomes the same replacement characters wherever it is cut, but for what may have become one."""
+    assert run(Text(), pieces_of(data, cuts)) == codecs.getincrementaldecoder("utf-8")("replace").decode(data)
 
 
 def test_incomplete_character_waits() -> None:
@@ -45,10 +46,10 @@ def test_incomplete_character_waits() -> None:
 
 
 def test_incomplete_character_at_the_end() -> None:
-    """An answer that ends inside a character shows one replacement character for it."""
+    """An answer that ends inside a character ends before it."""
     text = Text(["stop"])
     assert text.push(b"a\xf0\x9f") == "a"
-    assert text.push(b"", final=True) == "\ufffd"
+    assert text.push(b"", final=True) == ""
 
 
 @given(texts, st.text(letters, min_size=1, max_size=4), st.lists(st.integers(0, 60)))

@@ -1,0 +1,157 @@
+"""Prompts and grammars that may take long to read, one after the other in a process that can be killed (preparer.py).
+
+Of the tenant whose turn was longest ago, by turns the shortest and the oldest: nobody waits behind another's megabytes
+for longer than one of them may take, and no cancel waits at all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from .protocol import Decoder, Refused, Submit, encode
+
+WALL_S = 60.0  # for what its CPU time does not end: a machine that has none for it, a stopped process
+TOO_LONG, FATAL = "The prompt takes too long to read.", "The prompt can't be read."
+
+
+class PreparerDied(Exception):
+    """The process ended without an answer, with this exit status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"exit status {status}")
+        self.is_late = status in (-signal.SIGPROF, -signal.SIGKILL)  # its time was spent, or our patience
+
+
+class Preparer:
+    """The process, started when it is needed and again when it has died. For one thread."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = list(command)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    def start(self) -> None:
+        """Have it load, if it is not there."""
+        if self._process is not None:
+            return
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(WALL_S)
+        with theirs:
+            command = [argument.format(fd=theirs.fileno()) for argument in self._command]
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # llama.cpp prints a grammar that it refuses
+                env=os.environ
+                | {"CUDA_VISIBLE_DEVICES": ""},  # a vocabulary needs no card, whose memory is the engine's
+            )
+
+    def ask(self, submit: Submit) -> Submit | Refused:
+        """What it makes of it. Raises PreparerDied; the next one is starting then."""
+        self.start()
+        assert self._socket is not None
+        decoder = Decoder()
+        with suppress(OSError):  # its end, or our patience's
+            self._socket.sendall(encode(submit))
+            while data := self._socket.recv(1 << 18):
+                if frames := decoder.feed(data):
+                    assert isinstance(frames[0], Submit | Refused)
+                    return frames[0]
+        status = self.close()
+        self.start()
+        raise PreparerDied(status)
+
+    def close(self) -> int:
+        """End it; its exit status, negative by signal: SIGKILL if it was we who ended it."""
+        if self._process is None or self._socket is None:
+            return 0
+        self._socket.close()
+        with suppress(subprocess.TimeoutExpired):
+            return self._ended(self._process.wait(1.0))
+        self._process.kill()
+        return self._ended(self._process.wait())
+
+    def _ended(self, status: int) -> int:
+        self._process = self._socket = None
+        return status
+
+
+def command(model: Path, n_ctx: int) -> list[str]:
+    """How to start one for a model and one stream's limit in tokens."""
+    return [sys.executable, "-m", "service.engine.preparer", "{fd}", str(model), str(n_ctx)]
+
+
+class Preparation:
+    """The queue before a Preparer, and the thread that asks it. Safe from any thread."""
+
+    def __init__(self, ask: Callable[[Submit], Submit | Refused], done: Callable[[Submit | Refused], None]) -> None:
+        """done: told of each that was not cancelled, read or refused, under a lock that `cancel` takes, too."""
+        self._ask, self._done = ask, done
+        self._lock = threading.Condition()
+        self._waiting: list[Submit] = []
+        self._asked: Submit | None = None
+        self._is_shortest = True
+        self._turn = 0
+        self._turns: dict[str, int] = {}  # by tenant: when it was last asked for one of its
+
+    def put(self, submit: Submit) -> None:
+        """Have it read."""
+        with self._lock:
+            self._waiting.append(submit)
+            self._lock.notify()
+
+    def cancel(self, id: str) -> bool:
+        """Forget it, whether it waits or is being read; False: it is not here."""
+        with self._lock:
+            if self._asked is not None and self._asked.id == id:
+                self._asked = None
+                return True
+            left = [submit for submit in self._waiting if submit.id != id]
+            is_here = len(left) < len(self._waiting)
+            self._waiting = left
+            return is_here
+
+    def run(self) -> None:
+        """For ever, on a thread of its own."""
+        while True:
+            self.turn()
+
+    def turn(self) -> None:
+        """Wait for one, and have it read."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._waiting)
+            submit = self._asked = self._next()
+        answered = self._read(submit)
+        with self._lock:
+            if self._asked is submit:
+                self._done(answered)
+            self._asked = None
+
+    def _read(self, submit: Submit) -> Submit | Refused:
+        for _ in range(2):  # what ends it once may have been another's doing, or the system's
+            try:
+                return self._ask(submit)
+            except PreparerDied as e:
+                if e.is_late:
+                    return Refused(submit.id, "invalid_prompt", TOO_LONG)
+                sys.stderr.write(f"engine: the process that reads long prompts and grammars died ({e})\n")
+        return Refused(submit.id, "invalid_prompt", FATAL)
+
+    def _next(self) -> Submit:
+        least = min(self._turns.get(submit.tenant, 0) for submit in self._waiting)
+        mine = [submit for submit in self._waiting if self._turns.get(submit.tenant, 0) == least]
+        submit = min(mine, key=lambda s: s.n_characters) if self._is_shortest else mine[0]
+        self._is_shortest = not self._is_shortest
+        self._waiting.remove(submit)
+        self._turn += 1
+        self._turns = {s.tenant: self._turns.get(s.tenant, 0) for s in self._waiting} | {submit.tenant: self._turn}
+        return submit

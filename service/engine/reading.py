@@ -1,0 +1,38 @@
+"""What a Submit asks for, read: its prompt as tokens, its grammar as one that llama.cpp follows. How long that takes is
+for the text to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .gbnf import GrammarError
+from .llama import LlamaError
+from .protocol import Refused, Submit
+from .template import Prompts, TemplateError
+
+
+class Reading:
+    """With one model's vocabulary and chat template. Safe from any one thread at a time."""
+
+    def __init__(self, prompts: Prompts, check_grammar: Callable[[str], None]) -> None:
+        """check_grammar: raises GrammarError for a text that no sampler can be made of."""
+        self._prompts, self._check_grammar = prompts, check_grammar
+
+    def __call__(self, submit: Submit) -> Submit | Refused:
+        """The same with tokens for text or messages, and no more to be found wrong with them."""
+        try:
+            if submit.sampling.grammar:
+                self._check_grammar(submit.sampling.grammar)
+            if submit.messages is not None:
+                tokens = self._prompts.chat(submit.messages, submit.asked_at)
+                return replace(submit, messages=None, tokens=tokens, stop=[*submit.stop, *self._prompts.stop])
+            if submit.text is not None:
+                return replace(submit, text=None, tokens=self._prompts.raw(submit.text))
+        except GrammarError as e:
+            return Refused(submit.id, "invalid_request", f"grammar: {e}", "grammar")
+        except (TemplateError, LlamaError) as e:
+            return Refused(submit.id, "invalid_prompt", str(e))
+        except Exception as e:  # whatever goes wrong with one request is that one's alone
+            return Refused(submit.id, "invalid_prompt", f"The request can't be read: {type(e).__name__}.")
+        return submit
