@@ -15,6 +15,7 @@ import uvloop
 
 from service import log, model, settings
 from service.app import EngineProcess, Rill
+from service.aside import run_aside
 from service.listen import listen
 from service.settings import Settings
 from service.store import StoreDown
@@ -63,6 +64,9 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
         rill = Rill(values, lambda sink: engine(values, sink))
     except StoreDown as e:
         print(f"rill: RILL_STORE_PATH: {e}", file=sys.stderr)
+        return 2
+    except settings.SettingsError as e:
+        print(f"rill: {e}", file=sys.stderr)
         return 2
     try:
         runner, url = await listen(rill.app, values.host, values.port, silence_s=values.write_timeout_s)
@@ -113,9 +117,10 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
         def progress(share: float) -> None:
             engine.progress = share
 
-        path = await asyncio.to_thread(model.obtain, values.model, values.model_sha256, progress)
-        engine.digest = await asyncio.to_thread(model.digest, path)
-        draft = values.draft_model and str(await asyncio.to_thread(model.obtain, values.draft_model, "", progress))
+        path = await run_aside(lambda: model.obtain(values.model, values.model_sha256, progress))
+        if values.redis_url.get_secret_value() or values.store_path:  # others, or a later life, go on with its streams
+            engine.digest = values.model_sha256.lower() or await run_aside(lambda: model.digest(path))
+        draft = values.draft_model and str(await run_aside(lambda: model.obtain(values.draft_model, "", progress)))
         return command(str(path), options | {"draft_model": draft or None})
 
     engine = Supervisor(

@@ -1,11 +1,14 @@
 """Who may run, who may wait, who is refused and for how long. Pure: no I/O, and every time is an argument.
 
 A ticket is the permission to run. There are never more than n_seq + max_waiting of them; the engine runs n_seq at
-once, first come, first served, so a ticket's place in the queue is known without asking it.
+once, first come, first served, so a ticket's place in the queue is known without asking it. Where there are several
+tenants none of them can hold them all: the places are shared as buffers are in a switch, by what is left (Choudhury and
+Hahne, "Dynamic queue length thresholds in a shared memory packet switch", 1996).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from service.errors import QueueFull, Refused
@@ -16,15 +19,19 @@ FIRST_GUESS_S = 5.0
 MAX_RETRY_AFTER_S = 60.0
 # A new duration weighs a quarter: about the last ten streams count, so a change of load shows within one queue.
 WEIGHT = 0.25
+# A tenant may hold so many tickets for each that is left: four fifths of all when it is alone, with n as greedy ones
+# 4 of 4 n + 1 each. One that has none gets any that is left.
+SHARE = 4
 
 
 class Ticket:
     """Permission to run; released exactly once, however often release is called."""
 
-    __slots__ = ("_admission", "_released", "_started_at", "place")
+    __slots__ = ("_admission", "_released", "_started_at", "place", "tenant")
 
-    def __init__(self, admission: Admission, place: int) -> None:
+    def __init__(self, admission: Admission, place: int, tenant: str = "") -> None:
         self._admission = admission
+        self.tenant = tenant
         self._started_at: float | None = None
         self._released = False
         self.place = place  # 0: runs at once; n: n-th in the queue when it was admitted
@@ -39,7 +46,7 @@ class Ticket:
         """Give the place back. Idempotent."""
         if not self._released:
             self._released = True
-            self._admission._release(self._started_at, now)
+            self._admission._release(self, self._started_at, now)
 
     def __repr__(self) -> str:
         state = "released" if self._released else "waiting" if self._started_at is None else "running"
@@ -49,9 +56,14 @@ class Ticket:
 class Admission:
     """Counts tickets. Refuses everything until `open`, and again after `shut`."""
 
-    def __init__(self, *, n_seq: int, max_waiting: int, closed: Callable[[], Refused]) -> None:
+    def __init__(
+        self, *, n_seq: int, max_waiting: int, closed: Callable[[], Refused], has_tenants: bool = False
+    ) -> None:
+        """has_tenants: whether there may be several, among whom places are shared."""
         self.n_seq = n_seq
         self.max_waiting = max_waiting
+        self._has_tenants = has_tenants
+        self._held: Counter[str] = Counter()  # tickets by tenant
         self.n_tickets = 0
         self.n_running = 0
         self._closed: Callable[[], Refused] | None = closed
@@ -71,17 +83,24 @@ class Admission:
         """Refuse from now on with the error that `closed` makes; tickets already out are kept."""
         self._closed = closed
 
-    def admit(self) -> Ticket:
-        """A ticket. Raises QueueFull with the time after which a place should be free, or what `shut` was given."""
+    def admit(self, tenant: str = "", *, is_owed: bool = False) -> Ticket:
+        """A ticket. Raises QueueFull with the time after which a place should be free, or what `shut` was given.
+
+        is_owed: it has been admitted before, at another replica: neither is it counted again, nor the tenant's share.
+        """
         if self._closed is not None:
             raise self._closed()
         place = max(0, self.n_tickets + 1 - self.n_seq)
-        if place > self.max_waiting:
-            wait_s = min(self.wait_s(place), MAX_RETRY_AFTER_S)
+        wait_s = min(self.wait_s(max(1, place)), MAX_RETRY_AFTER_S)
+        if place > self.max_waiting and not is_owed:
             message = f"The queue is full ({self.n_running} running, {self.n_waiting} waiting); try again later."
             raise QueueFull(message, retry_after_s=wait_s)
+        if not is_owed and self._is_greedy(tenant):
+            message = f"Your {self._held[tenant]} requests hold this key's share of the queue; try again later."
+            raise QueueFull(message, retry_after_s=wait_s)
         self.n_tickets += 1
-        return Ticket(self, place)
+        self._held[tenant] += 1
+        return Ticket(self, place, tenant)
 
     def spectator(self) -> Ticket:
         """A ticket that was released already: for a stream that does not run here."""
@@ -93,11 +112,19 @@ class Admission:
         """The expected wait of the place-th in the queue: n_seq streams of the recent mean duration run at once."""
         return place * self._mean_s / self.n_seq
 
+    def _is_greedy(self, tenant: str) -> bool:
+        """Whether another ticket would be more than this tenant's share of those that are left."""
+        n = self._held[tenant] + 1
+        n_left = self.n_seq + self.max_waiting - self.n_tickets - 1
+        return self._has_tenants and n > 1 and n > SHARE * n_left
+
     def _started(self) -> None:
         self.n_running += 1
 
-    def _release(self, started_at: float | None, now: float) -> None:
+    def _release(self, ticket: Ticket, started_at: float | None, now: float) -> None:
         self.n_tickets -= 1
+        self._held[ticket.tenant] -= 1
+        self._held += Counter()  # drops those that hold none: tenants come and go
         if started_at is None:
             return
         self.n_running -= 1

@@ -18,16 +18,17 @@ from service.deaths import Kind
 from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
 from service.errors import NotReady, ShuttingDown
 from service.handlers.access import Access
-from service.handlers.exchange import exchanges, on_prepare
+from service.handlers.exchange import exchanges, expect, on_prepare
 from service.handlers.openai import OpenAIRoutes
 from service.handlers.ops import OpsRoutes
 from service.handlers.page import PageRoutes
+from service.handlers.resuming import Resuming
 from service.handlers.stream import StreamRoutes
 from service.log import where
 from service.metrics import Metrics
 from service.registry import Limits, Streams
 from service.replication import Replication
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 from service.store import Store
 from service.supervisor import State
 
@@ -71,7 +72,12 @@ class Rill:
         self.engine = engine(self)
         self.draining = False
         self.hopeless = asyncio.Event()  # set: the engine can't be had, engine.reason says why
-        self.admission = Admission(n_seq=settings.n_seq, max_waiting=settings.max_waiting, closed=self._why_closed)
+        self.admission = Admission(
+            n_seq=settings.n_seq,
+            max_waiting=settings.max_waiting,
+            closed=self._why_closed,
+            has_tenants=len(settings.api_keys) > 1,
+        )
         self.streams = Streams(
             engine=self.engine,
             admission=self.admission,
@@ -98,7 +104,10 @@ class Rill:
         if url := settings.redis_url.get_secret_value():
             from service.redis_store import RedisStore  # takes a tenth of a second to import, and few need it
 
-            store = RedisStore(url, ttl_s=settings.stream_ttl_s, lease_s=lease_s)
+            try:
+                store = RedisStore(url, ttl_s=settings.stream_ttl_s, lease_s=lease_s)
+            except Exception as e:  # the client's own words may hold the password
+                raise SettingsError("RILL_REDIS_URL: it is no address like redis://host:6379/0") from e
         elif settings.store_path:
             from service.sqlite_store import SqliteStore
 
@@ -134,22 +143,26 @@ class Rill:
         )
         app.on_response_prepare.append(on_prepare)
         app.on_response_prepare.append(access.on_prepare)
+        resuming = Resuming(
+            streams=self.streams, access=access, attached=lambda outcome: self.metrics.attaches.labels(outcome).inc()
+        )
         stream = StreamRoutes(
-            streams=self.streams,
-            access=access,
-            max_body_bytes=settings.max_body_bytes,
-            attached=lambda outcome: self.metrics.attaches.labels(outcome).inc(),
+            streams=self.streams, access=access, resuming=resuming, max_body_bytes=settings.max_body_bytes
         )
         openai = OpenAIRoutes(
             streams=self.streams,
             access=access,
+            resuming=resuming,
             loaded=lambda: self.engine.info,
             max_body_bytes=settings.max_body_bytes,
             version=__version__,
         )
         ops = OpsRoutes(readiness=self.readiness, metrics=self.metrics.text)
         for routes in (stream, openai, ops, PageRoutes(WEB)):
-            app.add_routes(routes.routes())
+            app.add_routes(
+                web.RouteDef(r.method, r.path, r.handler, {**r.kwargs, "expect_handler": expect})
+                for r in routes.routes()
+            )
         app.cleanup_ctx.append(self._run)
         return app
 

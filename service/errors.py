@@ -96,6 +96,11 @@ class UnsupportedEncoding(Invalid):
     code = "unsupported_encoding"
 
 
+class ExpectationFailed(Invalid):
+    status = 417
+    code = "expectation_failed"
+
+
 class Refused(RillError):
     """Not now: the same request may succeed after `retry_after_s`."""
 

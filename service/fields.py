@@ -39,6 +39,8 @@ def _biases(value: object) -> object:
     """
     if isinstance(value, str):
         value = orjson.loads(value)
+    if isinstance(value, dict | list) and len(value) > MAX_BIASES:  # before they are looked at one by one
+        raise ValueError(f"there may be {MAX_BIASES} at most, not {len(value)}")
     pairs = [[_id(key), bias] for key, bias in value.items()] if isinstance(value, dict) else value
     if not isinstance(pairs, list):
         return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from service.errors import KeyReused
 
 
@@ -9,20 +11,29 @@ class Keys:
     """By tenant and key, for as long as the stream can be found."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, str], tuple[str, object]] = {}
+        self._made: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._key_of: dict[str, tuple[str, str]] = {}
 
     def add(self, tenant: str, key: str, id: str, asked: object) -> None:
-        """This key makes the stream of this id; one that it made before can't be found by it any more."""
-        self._made[tenant, key] = id, asked
+        """This key makes the stream of this id; one that it made before can't be found by it any more.
+
+        asked: values whose repr tells them apart; a digest of it is kept, for there may be megabytes of prompt in it.
+        """
+        self._made[tenant, key] = id, _digest(asked)
         self._key_of[id] = tenant, key
 
     def find(self, tenant: str, key: str, asked: object) -> str:
         """The id of the stream that it made; empty: none. Raises KeyReused when that was asked for something else."""
-        id, first = self._made.get((tenant, key), ("", asked))
-        if first != asked:
+        made = self._made.get((tenant, key))
+        if made is None:
+            return ""
+        if made[1] != _digest(asked):
             raise KeyReused("This key was used for another request.", param="key")
-        return id
+        return made[0]
+
+    def of(self, id: str) -> tuple[str, str] | None:
+        """The tenant and the key that made a stream."""
+        return self._key_of.get(id)
 
     def forget(self, id: str) -> None:
         """The stream is gone, and its key with it, unless a later one has the key by now."""
@@ -32,3 +43,7 @@ class Keys:
 
     def __repr__(self) -> str:
         return f"<Keys {len(self._made)}>"
+
+
+def _digest(asked: object) -> bytes:
+    return hashlib.sha256(repr(asked).encode("utf-8", "surrogateescape")).digest()

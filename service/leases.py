@@ -22,6 +22,7 @@ from service.writer import Writer
 log = logging.getLogger("service.leases")
 
 CANCELS_S = 60.0  # how long a cancellation waits for the stream to have an owner again
+MOST_TAKEN = 16  # streams a turn: others, who have free places, too, take their share, and our own leases are renewed
 
 
 class Observer(Protocol):
@@ -61,6 +62,7 @@ class Leases:
         self._orphan_s = orphan_s
         self._clock = clock
         self._failed_at = 0.0  # the store, the loop's time
+        self._unwanted: dict[str, float] = {}  # expired, but nothing for us: until when
         self._cancelled: dict[str, float] = {}  # streams that are none of ours (yet), and when that was asked
 
     async def run(self) -> None:
@@ -110,40 +112,50 @@ class Leases:
                 self._streams.is_read(id)
         # Who could not reach the store for a while must not take others for dead: nor could they.
         if self.store_is_steady:
-            for id, epoch, overdue_s in await self._store.expired():
-                try:
-                    await self._inherit(id, epoch, overdue_s)
-                except ValueError as e:
-                    log.error("not a stream that we understand", extra={"stream": id[:8], "reason": str(e)})
-                    if overdue_s > self._orphan_s:
-                        await self._store.release(id, epoch)
+            await self._take_over(await self._store.expired())
         now = self._clock()
         self._cancelled = {id: at for id, at in self._cancelled.items() if now - at < CANCELS_S}
+
+    async def _take_over(self, expired: list[tuple[str, int, float]]) -> None:
+        """Inherit what we may. Those that nobody goes on with are not looked at again for a lease: a dead replica
+        leaves hundreds, among which are the few whose readers are coming back."""
+        now, n_taken = self._clock(), 0
+        self._unwanted = {id: until for id, until in self._unwanted.items() if now < until}
+        for id, epoch, overdue_s in expired:
+            if n_taken >= MOST_TAKEN or id in self._unwanted:
+                continue
+            try:
+                n_taken += await self._inherit(id, epoch, overdue_s)
+            except ValueError as e:
+                log.error("not a stream that we understand", extra={"stream": id[:8], "reason": str(e)})
+                if overdue_s > self._orphan_s:
+                    await self._store.release(id, epoch)
 
     def _hold(self, since: float) -> None:
         """Nobody else takes our streams over within a lease from then on: the loop's time when the store was asked."""
         if not self._is_alone:
             self._writer.held_until = since + self._lease_s
 
-    async def _inherit(self, id: str, epoch: int, overdue_s: float) -> None:
-        """Take over a stream whose owner is dead, if we may."""
+    async def _inherit(self, id: str, epoch: int, overdue_s: float) -> bool:
+        """Take over a stream whose owner is dead, if we may. Returns whether we tried."""
         if id in self._writer.copies:
-            return
+            return False
         body = await self._store.record(id)
         if body is None:
             await self._store.release(id, epoch)
-            return
+            return False
         record = decode_record(body)
         can_go_on = record.model == self.model and record.has_prompt and await self._is_wanted(id, record)
         if not can_go_on and overdue_s < self._orphan_s:
-            return
+            self._unwanted[id] = self._clock() + self._lease_s
+            return False
         try:
-            ticket = self._streams.admit()
+            ticket = self._streams.admit(record.tenant)
         except Refused:
-            return
+            return False
         if ticket.place and overdue_s < self._lease_s:  # whoever has a free place for it comes first
             ticket.release(self._clock())
-            return
+            return False
         stream, is_ours = None, False
         entries: list[Entry] = []
         try:
@@ -157,7 +169,7 @@ class Leases:
         if stream is None or not stream.open:
             if is_ours:  # else the lease is the winner's
                 await self._store.release(id, epoch + 1)
-            return
+            return True
         self._follower.remove(id)
         self._writer.inherit(stream, epoch + 1, body, record.key, n_logged=len(settled(entries)))
         if can_go_on:
@@ -168,6 +180,7 @@ class Leases:
             self._streams.adopt(stream, ticket, error)
         if id in self._cancelled:
             self._streams.cancel(stream)
+        return True
 
     async def _is_wanted(self, id: str, record: Record) -> bool:
         """Whether somebody may come back for it; one that ends with its last reader has to have one elsewhere."""

@@ -142,10 +142,12 @@ class Live:
             if stream := live.get(id):
                 self._recovery.starts(id)
                 stream.prefill(n_done, n_prompt, now)
-        for id, tokens, text in step.deltas:
+        last = {id: at for at, (id, *_) in enumerate(step.deltas)} if step.finished else {}
+        ends = {last[finish.id] for finish in step.finished if finish.id in last}
+        for at, (id, tokens, text) in enumerate(step.deltas):
             if stream := live.get(id):
                 self._recovery.proves(id)
-                stream.delta(tokens, text, now)
+                stream.delta(tokens, text, now, is_last=at in ends)
         for finish in step.finished:
             if stream := live.get(finish.id):
                 stream.finish(finish, now)

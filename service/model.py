@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from service.starter import MODEL
@@ -13,7 +14,6 @@ from service.starter import MODEL
 log = logging.getLogger("service.model")
 
 STARTER = MODEL
-DIGEST_BYTES = 1 << 20
 GGUF_MAGIC = b"GGUF"
 
 
@@ -41,16 +41,27 @@ def obtain(model: str, sha256: str = "", progress: Callable[[float], None] = lam
     return path
 
 
-def digest(path: Path) -> str:
-    """What tells this model from others: its size, and the first and the last MiB, which hold metadata and weights. The
-    whole of a big file would take minutes. Blocks."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        ends = hashlib.sha256(str(size).encode())
-        for start in (0, max(0, size - DIGEST_BYTES)):
-            file.seek(start)
-            ends.update(file.read(DIGEST_BYTES))
-    return ends.hexdigest()
+def digest(path: Path, cache: Path | None = None) -> str:
+    """The file's SHA-256, which tells this model from others, kept for as long as the file is the same by its size and
+    times: a big one takes a second a GiB. Blocks.
+
+    cache: a folder; None: `rill` in the user's cache. Without one it is computed each time.
+    """
+    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rill" / "digests"
+    status = path.stat()
+    named = f"{path.resolve()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    kept = cache / hashlib.sha256(named.encode()).hexdigest()
+    with suppress(OSError):
+        if len(found := kept.read_text()) == hashlib.sha256().digest_size * 2:
+            return found
+    log.info("reading the model once, to tell it from others", extra={"bytes": status.st_size})
+    found = _sha256(path)
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        whole = kept.with_suffix(f".{os.getpid()}")
+        whole.write_text(found)
+        whole.rename(kept)
+    return found
 
 
 def _check_file(path: Path) -> None:

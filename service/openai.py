@@ -13,26 +13,30 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
-from service.engine.protocol import Ready
-from service.errors import Invalid, RillError, Unsupported
+from service import sse
+from service.engine.protocol import Ready, too_long
+from service.errors import ContextLengthExceeded, Invalid, RillError, Unsupported
 from service.events import Status, Summary
-from service.fields import Text, TokenId
 from service.schema import MAX_MESSAGES, Message, Order, Params
 
 Kind = Literal["chat", "text"]
 
-MAX_PROMPT_TOKENS = 1 << 20  # the body's bound comes first; this bounds validation alone
 
-
-def _one_prompt(value: object) -> object:
-    """`["text"]` and `[[1, 2]]` hold one prompt; more than one is refused."""
+def _prompt(value: object) -> str | list[int]:
+    """A text or token ids; `["text"]` and `[[1, 2]]` hold one prompt, more than one is refused."""
     if isinstance(value, list) and value and isinstance(value[0], str | list):
         if len(value) > 1:
             raise ValueError("only one prompt a request is supported")
-        return value[0]
-    return value
+        (value,) = value
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list) and value and set(map(type, value)) == {int}:
+        if not (min(value) >= 0 and max(value) < 2**31):
+            raise ValueError("a token id is a number from 0 on")
+        return value
+    raise ValueError("it must be a text or a list of token ids, and not empty")
 
 
 class StreamOptions(BaseModel):
@@ -64,7 +68,7 @@ class ChatRequest(Completion):
 class TextRequest(Completion):
     """POST /v1/completions."""
 
-    prompt: Annotated[Text | Annotated[list[TokenId], Field(min_length=1)], BeforeValidator(_one_prompt)]
+    prompt: Annotated[str | list[int], PlainValidator(_prompt)]
 
     def to_order(self) -> Order:
         if isinstance(self.prompt, str):
@@ -94,6 +98,16 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "prediction": _nothing,
     "json_schema": _nothing,
 }
+
+
+def refuse_too_long(body: dict[str, Any], n_ctx: int) -> None:
+    """Raises ContextLengthExceeded for a prompt of more token ids than a stream may have, before they are looked at one
+    by one: a megabyte of them would hold up every stream."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
+        (prompt,) = prompt
+    if isinstance(prompt, list) and len(prompt) >= n_ctx:
+        raise ContextLengthExceeded(too_long(len(prompt), n_ctx), param="prompt")
 
 
 def refuse_unsupported(body: dict[str, Any]) -> None:
@@ -141,6 +155,7 @@ class Chunks:
         whole = orjson.dumps(self._chunk(marker))
         head, tail = whole.split(orjson.dumps(marker))
         self._head, self._tail = b"data: " + head, tail
+        self._heartbeat = self._data(self._chunk(None)) + b"\n\n"
 
     def opening(self, status: Status) -> bytes:
         """The first chunk leaves at admission: it carries the stream's first id."""
@@ -150,10 +165,10 @@ class Chunks:
         return b""
 
     def delta(self, text: str) -> bytes:
-        return self._head + orjson.dumps(text) + self._tail
+        return self._head + sse.dumps(text) + self._tail
 
     def done(self, summary: Summary) -> list[bytes]:
-        last = self._chunk(None, summary.finish_reason) | {"timings": summary.timings(), "seed": summary.seed}
+        last = self._chunk(None, finish_reason(summary)) | {"timings": summary.timings(), "seed": summary.seed}
         bodies = [self._data(last)]
         if self.include_usage:
             bodies.append(self._data(self._envelope | {"choices": [], "usage": summary.usage()}))
@@ -161,6 +176,9 @@ class Chunks:
 
     def failure(self, error: RillError) -> bytes:
         return self._data(error.body())
+
+    def heartbeat(self) -> bytes:
+        return self._heartbeat
 
     def _chunk(self, text: str | None, finish_reason: str | None = None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0}
@@ -178,7 +196,7 @@ class Chunks:
 
     @staticmethod
     def _data(value: dict[str, Any]) -> bytes:
-        return b"data: " + orjson.dumps(value)
+        return b"data: " + sse.dumps(value)
 
 
 class Whole:
@@ -199,9 +217,13 @@ class Whole:
         return b""
 
     def done(self, summary: Summary) -> list[bytes]:
+        self._parts = [self.text]  # a hundred strings of one word take ten times the room
         return []
 
     def failure(self, error: RillError) -> bytes:
+        return b""
+
+    def heartbeat(self) -> bytes:
         return b""
 
     @property
@@ -216,10 +238,15 @@ class Whole:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
             choice["text"] = text
-        choice |= {"logprobs": None, "finish_reason": summary.finish_reason}
+        choice |= {"logprobs": None, "finish_reason": finish_reason(summary)}
         envelope = self.answer.envelope("chat.completion" if self.answer.kind == "chat" else "text_completion")
         ours = {"timings": summary.timings(), "seed": summary.seed}
         return envelope | {"choices": [choice], "usage": summary.usage()} | ours
+
+
+def finish_reason(summary: Summary) -> str:
+    """One of OpenAI's five words, since strict clients refuse others: who cancels has stopped it."""
+    return "stop" if summary.finish_reason == "cancelled" else summary.finish_reason
 
 
 def model_object(name: str, ready: Ready, created: int) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from service.door import Door
 log = logging.getLogger("service.supervisor")
 
 N_LINES = 20  # kept of stderr: an abort's message, and a backtrace's beginning
+MAX_LINE_CHARS = 1500  # of one: a line of the log stays below 2 KB
+# Lines that are logged: a load says 100 at once. Beyond, they are counted; the last words are kept all the same.
+BURST_LINES, LINES_PER_S = 500, 20.0
 LAST_WORDS_S = 1.0  # to read what a dead process wrote: it is there already, unless a child of its own lives on
 
 
@@ -23,6 +26,7 @@ class Process:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.pid = process.pid
         self.lines: deque[str] = deque(maxlen=N_LINES)
+        self._allowance = Allowance(BURST_LINES, LINES_PER_S)
         self._process = process
         self._reading = asyncio.create_task(self._read())
 
@@ -70,6 +74,7 @@ class Process:
     async def _read(self) -> None:
         """What it writes to stderr, llama.cpp's last words among it, a log line each."""
         assert self._process.stderr is not None
+        n_left_out, loop = 0, asyncio.get_running_loop()
         while True:
             try:
                 line = await self._process.stderr.readline()
@@ -77,8 +82,31 @@ class Process:
                 continue
             if not line:
                 return
-            self.lines.append(line.decode(errors="replace").rstrip())
-            log.info("engine says", extra={"line": self.lines[-1]})
+            self.lines.append(line.decode(errors="replace").rstrip()[:MAX_LINE_CHARS])
+            if self._allowance.take(loop.time()):
+                left_out = {"left_out": n_left_out} if n_left_out else {}
+                log.info("engine says", extra={"line": self.lines[-1], **left_out})
+                n_left_out = 0
+            else:
+                n_left_out += 1
+            await asyncio.sleep(0)  # a buffered line comes without a pause, and streams must not wait for thousands
+
+
+class Allowance:
+    """So many at once, and so many a second after that. Pure: times are seconds of the caller's clock."""
+
+    def __init__(self, burst: float, per_s: float) -> None:
+        self._burst, self._per_s = burst, per_s
+        self._left, self._at = burst, 0.0
+
+    def take(self, now: float) -> bool:
+        """Whether there is one left, which is taken."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 def _environment() -> dict[str, str]:

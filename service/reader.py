@@ -60,6 +60,7 @@ class Reader:
         "_clock",
         "_idle_since",
         "_idle_wire",
+        "_is_bare",
         "_is_due",
         "_is_over",
         "_pace",
@@ -78,6 +79,7 @@ class Reader:
         place: int = 0,
         after: str | None = None,
         pace: float | None = None,
+        is_bare: bool = False,
         clock: Callable[[], float],
         stall: Callable[[], None] = lambda: None,
     ) -> None:
@@ -86,6 +88,7 @@ class Reader:
         self.wire: Wire | None = None  # behind all that was written of what next() returned
         self._place = place  # index of the next event to send
         self._after = after  # id of the event before `place` that the reader has, if the log was without it
+        self._is_bare = is_bare  # it knows `data` alone: no ids, no comments
         self._is_over = False
         self._pace = None if pace is None else Pace(pace)
         self._clock = clock
@@ -117,7 +120,7 @@ class Reader:
             now = self._clock()
             chunk, wait_s = self._gap() or self.take(now)
             if not chunk and self._beat:
-                chunk = sse.HEARTBEAT
+                chunk = self.stream.dialect.heartbeat() if self._is_bare else sse.HEARTBEAT
             if chunk:
                 self._beat = False
                 self._idle_since = self._writing_since = now
@@ -143,7 +146,7 @@ class Reader:
 
     def take(self, now: float) -> tuple[bytes, float | None]:
         """(events that are due, seconds until more are): b"" and None when the log holds no more."""
-        log, place, n_visible = self.stream.log, self._place, self.stream.n_visible
+        place, n_visible = self._place, self.stream.n_visible
         if place >= n_visible:
             return b"", None
         if self._pace is not None and self.stream.error is not None:
@@ -159,7 +162,11 @@ class Reader:
         else:
             end = n_visible
         self._advance(end)
-        return (log[place] if end == place + 1 else b"".join(log[place:end])), None
+        return self._events(place, end), None
+
+    def _events(self, place: int, end: int) -> bytes:
+        events = self.stream.log[place:end]
+        return b"".join(map(sse.bare, events) if self._is_bare else events)
 
     def wake(self) -> None:
         """The log has grown, or the phase has changed."""
@@ -178,7 +185,7 @@ class Reader:
             self._rouse()
             return
         try:
-            wire.write(stream.log[place] if end == place + 1 else b"".join(stream.log[place:end]))
+            wire.write(self._events(place, end))
         except Exception:  # next() returns it to who meets the same error, and can tell the client
             self._rouse()
         else:

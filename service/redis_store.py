@@ -25,6 +25,14 @@ from service.store import GONE_S, NOWHERE, Entry, Place, StoreDown, Write
 TIMEOUT_S = 1.0  # for one answer
 BLOCK_MS = 500  # shorter than the time-out of the connection that it blocks
 MAX_CANCELS = 1000
+# What one look finds of dead replicas' streams: more than one has, for most may be none that another can go on with.
+MAX_EXPIRED = 1024
+# Deletes a key whose value begins with an argument: between a look and a deletion another replica may have taken it.
+FREE = """
+local value = redis.call('GET', KEYS[1])
+if value and string.sub(value, 1, string.len(ARGV[1])) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
 KEY_TTL_S = 86400  # of an Idempotency-Key, until its stream has ended
 PAGE = 1000  # entries of a log that are fetched in one go
 
@@ -113,9 +121,9 @@ class RedisStore:
         return [bool(changed) for changed in (await self._all(commands))[: len(owned)]]
 
     async def expired(self) -> list[tuple[str, int, float]]:
-        """(id, epoch, seconds since) of a few leases that have run out."""
+        """(id, epoch, seconds since) of leases that have run out, the oldest first."""
         now = await self._now_ms()
-        (found,) = await self._all([("ZRANGE", LIVE, "-inf", now, "BYSCORE", "LIMIT", 0, 16, "WITHSCORES")])
+        found = (await self._all([("ZRANGE", LIVE, "-inf", now, "BYSCORE", "LIMIT", 0, MAX_EXPIRED, "WITHSCORES")]))[0]
         leases = []
         for member, end in zip(found[::2], found[1::2], strict=True):
             id, _, epoch = member.decode().partition(":")
@@ -184,6 +192,10 @@ class RedisStore:
 
     async def overwrite(self, key: str, value: bytes) -> None:
         await self._all([("SET", _key(key), value, "EX", KEY_TTL_S)])
+
+    async def free(self, key: str, value: bytes) -> None:
+        """Give this key back, if what took it begins so."""
+        await self._all([("EVAL", FREE, 1, _key(key), value)])
 
     async def note_readers(self, ids: list[str]) -> None:
         """These are read here; their owners may be elsewhere."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from service import sse
 from service.admission import Admission, Ticket
 from service.engine.protocol import N_SEEDS
-from service.errors import RillError
+from service.errors import Refused, RillError
 from service.events import Dialect
 from service.finished import Finished
 from service.keys import Keys
@@ -45,7 +45,8 @@ class Replicas(Protocol):
     async def locate(self, id: str, /) -> Stream | None: ...
     async def is_gone(self, id: str, /) -> bool: ...
     async def reserve(self, tenant: str, key: str, asked: object, id: str, /) -> Stream | None: ...
-    def cancel(self, id: str, /) -> None: ...
+    def free(self, tenant: str, key: str, id: str, /) -> None: ...
+    async def cancel(self, id: str, /) -> None: ...
     def unfollow(self, id: str, /) -> None: ...
 
 
@@ -108,7 +109,7 @@ class Streams:
         pace: what its reader will be sent, tokens/s: what the engine makes beyond that is in no hurry.
         key: for by_key, with what was asked for (the order, unless there is more to it).
         """
-        ticket = self._admission.admit()
+        ticket = self._admission.admit(tenant)
         stream = Stream(
             submit=order.submit(
                 id or secrets.token_hex(16), secrets.randbelow(N_SEEDS), time.time(), tenant=tenant, pace=pace
@@ -159,6 +160,12 @@ class Streams:
             stream = await self.replicas.reserve(tenant, key, asked, id) or self.by_key(tenant, key, asked)
         return stream, id
 
+    def free(self, tenant: str, key: str, id: str) -> None:
+        """Nothing ran for this key: who comes back with it is to be tried again, here or elsewhere."""
+        self._keys.forget(id)
+        if self.replicas is not None:
+            self.replicas.free(tenant, key, id)
+
     @contextmanager
     def attach(
         self,
@@ -167,10 +174,11 @@ class Streams:
         place: int = 0,
         after: str | None = None,
         pace: float | None = None,
+        is_bare: bool = False,
         stall: Callable[[], None],
     ) -> Iterator[Reader]:
         """A reader of the stream from the event numbered `place` on, for as long as the context lasts."""
-        reader = Reader(stream, place=place, after=after, pace=pace, clock=self._clock, stall=stall)
+        reader = Reader(stream, place=place, after=after, pace=pace, is_bare=is_bare, clock=self._clock, stall=stall)
         stream.readers.append(reader)
         self._readers.add(reader)
         self._deserted.pop(stream.id, None)
@@ -183,12 +191,16 @@ class Streams:
                 self._desert(stream)
 
     def cancel(self, stream: Stream, outcome: str = "cancelled") -> None:
-        """End a stream now; the engine frees its sequence within a step."""
-        if stream.id in self._followed:
-            if self.replicas is not None:
-                self.replicas.cancel(stream.id)
-        elif stream.open:
+        """End a stream of ours now; the engine frees its sequence within a step."""
+        if stream.open and stream.id not in self._followed:
             self.live.cancel(stream, outcome)
+
+    async def end(self, stream: Stream) -> None:
+        """Cancel it, wherever it is made. Raises NotReady where its owner can't be told."""
+        if stream.id in self._followed and self.replicas is not None:
+            await self.replicas.cancel(stream.id)
+        else:
+            self.cancel(stream)
 
     # What other replicas do.
 
@@ -219,11 +231,12 @@ class Streams:
         """It was followed, or would have been; it can be read here for a while yet."""
         self._followed.pop(stream.id, None)
         self._deserted.pop(stream.id, None)
+        stream.forget_request()
         self._finished.add(stream)
 
-    def admit(self) -> Ticket:
+    def admit(self, tenant: str) -> Ticket:
         """A place for another replica's stream. Raises a Refused."""
-        return self._admission.admit()
+        return self._admission.admit(tenant, is_owed=True)
 
     def adopt(self, stream: Stream, ticket: Ticket, error: RillError | None = None) -> None:
         """It is ours from now on: the engine goes on behind what its log holds; or it ends here, with this error."""
@@ -318,6 +331,9 @@ class Streams:
 
     def _on_close(self, stream: Stream) -> None:
         self._deserted.pop(stream.id, None)
+        stream.forget_request()
+        if isinstance(stream.error, Refused) and not stream.tokens and (key := self._keys.of(stream.id)):
+            self.free(*key, stream.id)
         if stream.accepted:
             self._finished.add(stream)
         else:  # nobody was told its id

@@ -30,6 +30,7 @@ from service.writer import Observer as WriterObserver
 log = logging.getLogger("service.replication")
 
 STREAM_ID = re.compile(r"[0-9a-f]{32}")
+HAND_OVER_S = 5.0  # of a process that is being stopped: what is not handed over by then is adopted a lease later
 KEY_TRIES, KEY_PAUSE_S = 10, 0.1  # a key is reserved a moment before its stream can be found
 
 
@@ -94,12 +95,20 @@ class Replication:
         if not self._store_prompts:
             return
         try:
+            async with asyncio.timeout(HAND_OVER_S):
+                await self._hand_over()
+        except TimeoutError:  # what was given up by then is adopted when its lease has run out
+            log.warning("the streams could not be handed over", extra={"reason": f"it took {HAND_OVER_S:g} s"})
+
+    async def _hand_over(self) -> None:
+        try:
             await self.writer.flush()  # also when it is behind: that may be one slow write
             given = [copy for copy in self.writer.copies.values() if copy.stream.open and copy.stream.grace_s]
             for copy in given:
                 self._streams.give_up(copy.stream)
-            while any(copy.is_due for copy in given):
+            while any(copy.is_due for copy in given if self.writer.copies.get(copy.stream.id) is copy):
                 await self.writer.flush()
+                await asyncio.sleep(0)  # a flush that finds nothing to write does not wait
             for copy in given:
                 self.writer.copies.pop(copy.stream.id, None)
             await self._store.hand_over([(copy.stream.id, copy.epoch) for copy in given])
@@ -179,9 +188,17 @@ class Replication:
             pass
         return None
 
-    def cancel(self, id: str) -> None:
-        """Have its owner end it."""
-        self._aside(self._store.cancel(id))
+    def free(self, tenant: str, key: str, id: str) -> None:
+        """Nothing ran: this key may make another stream than the one of this id."""
+        self._aside(self._store.free(f"{tenant}:{key}", orjson.dumps([id])[:-1]))
+
+    async def cancel(self, id: str) -> None:
+        """Have its owner end it. Raises NotReady where it can't be told."""
+        try:
+            await self._store.cancel(id)
+        except StoreDown:
+            message = "The replica that makes this stream can't be told just now; try again."
+            raise NotReady(message, retry_after_s=2.0) from None
 
     def unfollow(self, id: str) -> None:
         self.follower.remove(id)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 KvType = Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Names = Annotated[tuple[str, ...], NoDecode]
+DEFAULT_PORTS = {"http": 80, "https": 443}
+LEAST_BATCH = 32  # tokens: a slice of a prompt is no smaller
 
 
 class SettingsError(Exception):
@@ -47,7 +50,7 @@ class Settings(BaseSettings):
         description="KV budget in tokens, all streams together; unset: by the model and what memory is free.",
     )
     n_seq: int = Field(default=32, ge=1, le=256, description="Streams that run in parallel.")
-    n_batch: int = Field(default=512, ge=1, le=65536, description="Most tokens of one decode call.")
+    n_batch: int = Field(default=512, ge=LEAST_BATCH, le=65536, description="Most tokens of one decode call.")
     n_threads: int | None = Field(
         default=None, ge=1, le=1024, description="Threads that compute; unset: the cores that may really be used."
     )
@@ -129,7 +132,28 @@ class Settings(BaseSettings):
     @field_validator("model_names", "allowed_origins", "api_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not parts:  # an open door is what nobody means who sets keys
+            raise ValueError("it names nothing; leave it empty for none")
+        return parts
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(origin, value))
+
+
+def origin(text: str) -> str:
+    """An origin as browsers write it (RFC 6454, 6.2): in lower case, without the scheme's port. Raises ValueError."""
+    parts = urlsplit(text.rstrip("/"))
+    is_one = parts.scheme and parts.netloc and not (parts.path or parts.query or parts.fragment or parts.username)
+    if not is_one or "*" in text:
+        raise ValueError("origins are like https://chat.example or http://localhost:3000, each in full")
+    scheme, port = parts.scheme.lower(), parts.port
+    host = parts.netloc.lower().rpartition(":")[0] if port is not None else parts.netloc.lower().rstrip(":")
+    return f"{scheme}://{host}" if port in (None, DEFAULT_PORTS.get(scheme)) else f"{scheme}://{host}:{port}"
 
 
 def read() -> Settings:
@@ -138,7 +162,8 @@ def read() -> Settings:
         settings = Settings()
     except ValidationError as e:
         error = e.errors(include_input=False, include_url=False)[0]
-        raise SettingsError(f"RILL_{str(error['loc'][0]).upper()}: {error['msg']}") from None
+        message = error["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"RILL_{str(error['loc'][0]).upper()}: {message}") from None
     if settings.store_path and settings.redis_url.get_secret_value():
         raise SettingsError("RILL_STORE_PATH and RILL_REDIS_URL: streams are kept in one of them, set the other empty")
     return settings

@@ -76,13 +76,15 @@ class SqliteFile:
         """The file, made if it is not there, for its owner's eyes and in our hands only."""
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL, 0o600))
-        os.chmod(self._path, 0o600)
+        if not os.path.isfile(self._path):
+            raise StoreDown("it is no file")
         db = sqlite3.connect(self._path, timeout=LOCK_S, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             is_new = db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
             if not is_new:
                 self._check(db)
+            os.chmod(self._path, 0o600)  # not before it is known to be ours, or nobody's
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there is a table: deleted pages can be given back
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")

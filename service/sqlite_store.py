@@ -19,6 +19,8 @@ from service.store import GONE_S, NOWHERE, Entry, Place, StoreDown, Write
 BLOCK_S = 0.5  # how long `follow` waits
 PURGE_S = 10.0  # between two purges
 MAX_PURGED = 200  # streams in one go
+PIECE_S = 0.2  # ... and about so long, deleting and giving back each: events wait for the file meanwhile
+PAGES = 64  # given back in one step
 UNBEGUN_S = 60.0  # a key whose stream is not there yet is kept for so much longer than an ended stream
 
 VERSION = 1  # of these tables
@@ -133,6 +135,11 @@ class SqliteStore:
         values = key, self._clock() + self._ttl_s + UNBEGUN_S, value
         await self._file.do(lambda db: db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", values))
 
+    async def free(self, key: str, value: bytes) -> None:
+        """Give this key back, if what took it begins so."""
+        values = key, len(value), value
+        await self._file.do(lambda db: db.execute("DELETE FROM keys WHERE key = ? AND substr(value, 1, ?) = ?", values))
+
     async def note_readers(self, ids: list[str]) -> None:
         """Who is here knows it."""
 
@@ -236,13 +243,32 @@ def _purge(db: sqlite3.Connection, now: float, latest: float) -> bool:
     db.execute("UPDATE keys SET expires_at = ? WHERE expires_at > ?", (latest + UNBEGUN_S, latest + UNBEGUN_S))
     due = "SELECT id FROM streams WHERE expires_at <= ? LIMIT ?"
     ids = [id for (id,) in db.execute(due, (now, MAX_PURGED))]
-    _delete(db, ids)
-    db.executemany("INSERT OR REPLACE INTO gone VALUES (?, ?)", [(id, now + GONE_S) for id in ids])
+    n_purged, end = 0, time.monotonic() + PIECE_S
+    while n_purged < len(ids) and (n_purged == 0 or time.monotonic() < end):
+        id = ids[n_purged]
+        _delete(db, [id])
+        db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?)", (id, now + GONE_S))
+        n_purged += 1
     db.execute("DELETE FROM gone WHERE expires_at <= ? OR expires_at > ?", (now, now + GONE_S))
     # A key is worth something as long as its stream.
     of_streams = "SELECT key FROM streams WHERE key IS NOT NULL"
     keys = db.execute(f"DELETE FROM keys WHERE expires_at <= ? AND key NOT IN ({of_streams})", (now,))
-    if ids or keys.rowcount:
-        # As a script, since `execute` takes one step of it only: one page. The write-ahead log holds the deleted still.
-        db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
-    return len(ids) < MAX_PURGED
+    has_more = _n_free(db) > 0  # of what was deleted now, or the last time
+    is_done = n_purged == len(ids) < MAX_PURGED and _give_back(db)
+    if is_done and (has_more or ids or keys.rowcount):
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # it holds the deleted still
+    return is_done
+
+
+def _n_free(db: sqlite3.Connection) -> int:
+    (n,) = db.execute("PRAGMA freelist_count").fetchone()
+    return int(n)
+
+
+def _give_back(db: sqlite3.Connection) -> bool:
+    """Return free pages to the system, for PIECE_S. False: there are more."""
+    end = time.monotonic() + PIECE_S
+    while (n_free := _n_free(db)) and time.monotonic() < end:
+        # As a script, since `execute` takes one step of it only: one page.
+        db.executescript(f"PRAGMA incremental_vacuum({PAGES});")
+    return n_free == 0

@@ -20,6 +20,18 @@ LOST_ID = "lost"  # the id of the one event that a lost stream's reader gets; re
 
 MAX_HEAD_BYTES = 128  # of an event: `retry` and `id` are its first lines
 
+# Some clients (httpx's iter_lines) split lines where str.splitlines does; JSON writes the others as escapes by itself.
+SEPARATORS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
+
+
+def dumps(value: object) -> bytes:
+    """JSON that nobody takes for more than one line."""
+    text = orjson.dumps(value)
+    for separator, escaped in SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return text
+
 
 def block(stream: bytes, n: int, checksum: int, body: bytes) -> bytes:
     """One event on the wire. Its id is `<stream>.<n>.<checksum of the text up to here>`; `body` its other lines."""
@@ -29,6 +41,11 @@ def block(stream: bytes, n: int, checksum: int, body: bytes) -> bytes:
 def head(event: bytes) -> bytes:
     """Its line `id: …`: equal ones are the same event behind the same text."""
     return event[event.index(b"id: ") : MAX_HEAD_BYTES].split(b"\n", 1)[0]
+
+
+def bare(event: bytes) -> bytes:
+    """Without `retry` and `id`, for clients of OpenAI's that know `data` alone."""
+    return event[event.index(b"data: ") :]
 
 
 def checksum(event: bytes) -> int:
@@ -61,7 +78,7 @@ class Native:
         return _event(b"status", status.as_dict())
 
     def delta(self, text: str) -> bytes:
-        return b'data: {"text":%b}' % orjson.dumps(text)
+        return b'data: {"text":%b}' % dumps(text)
 
     def done(self, summary: Summary) -> list[bytes]:
         event = {
@@ -75,6 +92,9 @@ class Native:
     def failure(self, error: RillError) -> bytes:
         return _event(b"failure", error.body())
 
+    def heartbeat(self) -> bytes:
+        return HEARTBEAT
+
 
 def _event(name: bytes, data: dict[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b" % (name, orjson.dumps(data))
+    return b"event: %b\ndata: %b" % (name, dumps(data))

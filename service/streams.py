@@ -38,6 +38,10 @@ TABLE: dict[Phase, dict[Event, Phase]] = {
     Phase.CLOSED: {},
 }
 
+# What a stream costs beside its events' bytes, as tracemalloc finds: the object with dialect and summary; an event's
+# header and places in lists; a token's number and place.
+STREAM_BYTES, EVENT_BYTES, TOKEN_BYTES = 3000, 60, 36
+
 # The event that leads into a phase.
 _INTO: dict[Phase, Event] = {Phase.QUEUED: "wait", Phase.THINKING: "think", Phase.ANSWERING: "answer"}
 
@@ -55,10 +59,11 @@ class Stream:
     """
 
     __slots__ = (
-        "_checksum", "_closed", "_gap", "_n_held", "_retry", "_wire_id", "accepted", "arrived_at", "closed_at",
-        "dialect", "durable", "error", "exact", "first_at", "grace_s", "grown", "id", "last_at", "log", "n_before_end",
-        "n_bytes", "n_lives", "n_prompt", "n_sent", "n_visible", "outcome", "phase", "readers", "route", "started_at",
-        "submit", "summary", "tenant", "ticket", "tokens", "travelled", "waits_since", "weights",
+        "_checksum", "_closed", "_gap", "_last_words", "_n_held", "_retry", "_wire_id", "accepted", "arrived_at",
+        "closed_at", "dialect", "durable", "error", "exact", "first_at", "grace_s", "grown", "id", "last_at", "log",
+        "n_before_end", "n_bytes", "n_lives", "n_prompt", "n_sent", "n_visible", "outcome", "phase", "readers",
+        "route", "started_at", "submit", "summary", "tenant", "ticket", "tokens", "travelled", "waits_since",
+        "weights",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +116,7 @@ class Stream:
         self._wire_id = submit.id.encode()
         self._checksum = 0  # CRC-32 of the text so far: what an id says of all that stands before it
         self._n_held = 0  # tokens whose text has not come yet
+        self._last_words: tuple[str, int] | None = None  # text that came with its end, and its tokens
         self.n_lives = 0  # engines that were sent it
         self.exact: bool | None = None  # whether they all promise that the same request gives the same text
 
@@ -125,8 +131,17 @@ class Stream:
         """
         self.exact = exact if not self.n_lives else self.exact and exact
         self.n_lives += 1
-        self._n_held = 0
+        self._n_held, self._last_words = 0, None
         return replace(self.submit, delivered=list(self.tokens)) if self.tokens else self.submit
+
+    @property
+    def n_kept_bytes(self) -> int:
+        """About what is kept of it when it has ended."""
+        return STREAM_BYTES + self.n_bytes + EVENT_BYTES * len(self.log) + TOKEN_BYTES * len(self.tokens)
+
+    def forget_request(self) -> None:
+        """It has ended: nothing will go on with it."""
+        self.submit = self.submit.without_prompt()
 
     def has(self, n: int, id: str) -> bool:
         """Whether event number n is logged, under this id."""
@@ -160,8 +175,12 @@ class Stream:
             self.n_prompt = n_prompt
             self._say(self.dialect.status(self._thinking(n_done)))
 
-    def delta(self, tokens: list[int], text: str, now: float) -> None:
-        """These tokens came, and made this text deliverable (which may be none yet)."""
+    def delta(self, tokens: list[int], text: str, now: float, *, is_last: bool = False) -> None:
+        """These tokens came, and made this text deliverable (which may be none yet).
+
+        is_last: the end, which is about to come, made some of it deliverable, so that it is a part of it: who goes on
+        behind these tokens without the end would say it again.
+        """
         if self.phase is not Phase.ANSWERING:
             if not self._move("answer"):
                 return
@@ -178,8 +197,10 @@ class Stream:
                 self._gap(now - self.last_at)
             self.last_at = now
             weight, self._n_held = self._n_held, 0
-            self._checksum = zlib.crc32(text.encode(), self._checksum)
-            self._say(self.dialect.delta(text), weight)
+            if is_last:
+                self._last_words = text, weight
+            else:
+                self._say_text(text, weight)
 
     def finish(self, finish: Finish, now: float) -> None:
         """The engine is done with it."""
@@ -205,6 +226,8 @@ class Stream:
     def _close(self, outcome: str, summary: Summary, error: RillError | None, now: float) -> None:
         if not self._end(outcome, summary, error, now):
             return
+        if self._last_words is not None:
+            self._say_text(*self._last_words)
         if error is not None:
             if self.accepted:
                 self._say(self.dialect.failure(error))
@@ -232,6 +255,12 @@ class Stream:
         self.accepted |= phase is not Phase.CLOSED
         self.phase = phase
         return True
+
+    def _say_text(self, text: str, weight: int) -> None:
+        self._checksum = zlib.crc32(text.encode(), self._checksum)
+        body = self.dialect.delta(text)
+        self.n_bytes += 0 if body else len(text)  # the dialect keeps it
+        self._say(body, weight)
 
     def _say(self, body: bytes, weight: int = 0) -> None:
         if body:
@@ -288,6 +317,7 @@ class Stream:
     def take_over(self, ticket: Ticket, now: float) -> None:
         """From here on it is generated here, behind what is logged."""
         self.ticket, self.waits_since = ticket, now
+        self.submit = replace(self.submit, is_owed=True)
         self.n_lives = max(1, self.n_lives)
         self._rewind()
         if self.tokens:

@@ -12,8 +12,8 @@ def closed() -> NotReady:
     return NotReady("not yet")
 
 
-def admission(n_seq: int = 2, max_waiting: int = 1) -> Admission:
-    opened = Admission(n_seq=n_seq, max_waiting=max_waiting, closed=closed)
+def admission(n_seq: int = 2, max_waiting: int = 1, *, has_tenants: bool = False) -> Admission:
+    opened = Admission(n_seq=n_seq, max_waiting=max_waiting, closed=closed, has_tenants=has_tenants)
     opened.open(n_seq=n_seq)
     return opened
 
@@ -87,6 +87,63 @@ def test_the_time_to_come_back_is_bounded() -> None:
     with pytest.raises(QueueFull) as refused:
         gate.admit()
     assert refused.value.retry_after_s == MAX_RETRY_AFTER_S
+
+
+def test_no_key_can_take_all_places() -> None:
+    """However many one key asks for, another that has none is let in, and both are told to come back at their share."""
+    gate = admission(n_seq=4, max_waiting=8, has_tenants=True)
+    assert n_admitted(gate, "alice", 100) == 9  # 9 <= 4 * 3
+    assert n_admitted(gate, "bob", 100) == 2  # 2 <= 4 * 1
+    assert n_admitted(gate, "carol", 100) == 1
+    with pytest.raises(QueueFull):
+        gate.admit("dave")
+
+
+def test_places_come_to_be_shared_evenly() -> None:
+    """Two keys that ask for all there is, one of which came first, hold as many after a while."""
+    gate = admission(n_seq=4, max_waiting=36, has_tenants=True)
+    held: dict[str, list[Ticket]] = {"alice": [gate.admit("alice") for _ in range(32)], "bob": []}
+    for _ in range(100):
+        for tickets in held.values():
+            if tickets:
+                tickets.pop(0).release(0.0)
+        for tenant, tickets in held.items():
+            while ticket := admitted(gate, tenant):
+                tickets.append(ticket)
+    assert abs(len(held["alice"]) - len(held["bob"])) <= 4
+
+
+def test_a_lone_key_may_take_all_places() -> None:
+    """Without others nothing is kept for them."""
+    assert n_admitted(admission(n_seq=2, max_waiting=3), "", 100) == 5
+
+
+def test_what_was_admitted_elsewhere_needs_no_share() -> None:
+    """A stream that another replica admitted is let in whatever its key has here, and though the queue is full."""
+    gate = admission(n_seq=1, max_waiting=2, has_tenants=True)
+    assert n_admitted(gate, "alice", 100) == 2
+    assert [gate.admit("alice", is_owed=True).place for _ in range(2)] == [2, 3]
+    with pytest.raises(QueueFull):
+        gate.admit("bob")
+
+
+def test_a_place_given_back_counts_for_its_key() -> None:
+    """A key's share is of what it holds now."""
+    gate = admission(n_seq=1, max_waiting=1, has_tenants=True)
+    gate.admit("alice").release(0.0)
+    assert n_admitted(gate, "alice", 100) == 1
+
+
+def admitted(gate: Admission, tenant: str) -> Ticket | None:
+    try:
+        return gate.admit(tenant)
+    except QueueFull as refused:
+        assert refused.retry_after_s
+        return None
+
+
+def n_admitted(gate: Admission, tenant: str, n_asked: int) -> int:
+    return sum(admitted(gate, tenant) is not None for _ in range(n_asked))
 
 
 def test_repr_is_the_window() -> None:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from service import sse
 from service.admission import Admission
 from service.engine.protocol import Sampling, Submit
 from service.errors import NotReady
+from service.events import Dialect
 from service.finished import Finished
+from service.openai import Answer, Chunks, Whole
 from service.streams import Stream
 from tests.fakes import finish
 
@@ -36,7 +40,7 @@ def test_it_is_bounded(limits: dict[str, int]) -> None:
     """In number and in bytes; the oldest goes first."""
     streams = [ended(str(i), at=i) for i in range(10)]
     if "max_bytes" in limits:
-        limits = {"max_bytes": 3 * streams[0].n_bytes}
+        limits = {"max_bytes": 3 * streams[0].n_kept_bytes}
     finished = Finished(ttl_s=1000, **{"max_streams": 100, "max_bytes": 1 << 20} | limits)
     for stream in streams:
         finished.add(stream)
@@ -69,3 +73,39 @@ def test_one_that_is_taken_out_leaves_no_trace() -> None:
     finished.remove(stream)
     finished.remove(stream)
     assert (finished.get("a"), len(finished), finished._n_bytes, finished.is_gone("a")) == (None, 0, 0, False)
+
+
+@pytest.mark.parametrize("kind", ["native", "chunks", "whole"])
+@pytest.mark.parametrize("n_tokens", [1, 300])
+def test_all_that_is_kept_is_counted(kind: str, n_tokens: int) -> None:
+    """Within a third of what memory it takes: events, tokens, one-piece answers. A prompt is not kept."""
+
+    def dialect() -> Dialect:
+        answer = Answer("chat", "a model", "fingerprint")
+        whole, chunks = Whole(answer), Chunks(answer, include_usage=True)
+        return whole if kind == "whole" else chunks if kind == "chunks" else sse.Native()
+
+    def kept(finished: Finished, id: str) -> None:
+        admission = Admission(n_seq=1, max_waiting=0, closed=lambda: NotReady("no"))
+        admission.open(n_seq=1)
+        submit = Submit(id=id, text=f"{id} " * 10_000, sampling=Sampling(seed=0, grammar=f"# {id}\n" * 1000))
+        ticket = admission.admit()
+        stream = Stream(submit=submit, dialect=dialect(), ticket=ticket, route="/stream", arrived_at=0.0)
+        stream.accept(3, 0.0)
+        for i in range(n_tokens):
+            stream.delta([1000 + i], f" word {i}", 0.1 * i)
+        stream.finish(finish(id), 100.0)
+        stream.forget_request()
+        finished.add(stream)
+
+    finished = Finished(ttl_s=1000, max_streams=1000, max_bytes=1 << 30)
+    kept(finished, "first")
+    counted = finished._n_bytes
+    tracemalloc.start()
+    try:
+        for i in range(100):
+            kept(finished, f"stream {i}")
+        n_taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 2 / 3 <= (finished._n_bytes - counted) / n_taken <= 3 / 2

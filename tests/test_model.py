@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service import model
-from service.model import DIGEST_BYTES, ModelError, check, digest, obtain
+from service.model import ModelError, check, digest, obtain
 
 
 @pytest.fixture
@@ -35,20 +35,34 @@ def test_the_checksum_is_checked_when_given(gguf: Path) -> None:
 
 
 def test_a_digest_tells_models_apart(tmp_path: Path) -> None:
-    """By size, by what stands first (metadata) and by what stands last (weights); the name is nothing."""
+    """By every byte; the name is nothing."""
     bodies = {
-        "a": b"GGUF" + bytes(3 * DIGEST_BYTES),
-        "copy": b"GGUF" + bytes(3 * DIGEST_BYTES),
-        "longer": b"GGUF" + bytes(3 * DIGEST_BYTES + 1),
-        "metadata": b"GGUF\1" + bytes(3 * DIGEST_BYTES - 1),
-        "weights": b"GGUF" + bytes(3 * DIGEST_BYTES - 1) + b"\1",
+        "a": b"GGUF" + bytes(30_000),
+        "copy": b"GGUF" + bytes(30_000),
+        "longer": b"GGUF" + bytes(30_001),
+        "metadata": b"GGUF\1" + bytes(29_999),
+        "middle": b"GGUF" + bytes(15_000) + b"\1" + bytes(14_999),
         "tiny": b"GGUF",
     }
     for name, body in bodies.items():
         (tmp_path / name).write_bytes(body)
-    digests = {name: digest(tmp_path / name) for name in bodies}
-    assert digests["a"] == digests["copy"]
+    digests = {name: digest(tmp_path / name, tmp_path / "cache") for name in bodies}
+    assert digests["a"] == digests["copy"] == hashlib.sha256(bodies["a"]).hexdigest()
     assert len(set(digests.values())) == len(bodies) - 1
+
+
+def test_a_digest_is_computed_once(gguf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As long as the file is the same by its size and times; what can't be kept is computed again."""
+    caplog.set_level(logging.INFO, "service.model")
+    cache = tmp_path / "cache"
+    first = digest(gguf, cache)
+    assert (digest(gguf, cache), len(caplog.records)) == (first, 1)
+    gguf.write_bytes(gguf.read_bytes() + b"x")
+    assert digest(gguf, cache) != first
+    (tmp_path / "file").write_text("")
+    caplog.clear()
+    assert digest(gguf, tmp_path / "file") == digest(gguf, tmp_path / "file") != first
+    assert len(caplog.records) == 2
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", ".", "text.gguf", "empty.gguf"])

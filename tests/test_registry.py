@@ -229,7 +229,7 @@ class Life(RuleBasedStateMachine):
         assert len(self.house.observer.outcomes) == self.n_opened - len(live)
         assert streams.n_readers == len(self.reading) == sum(len(s.readers) for s in self.streams)
         assert set(streams._deserted) == {s.id for s in live if not s.readers}
-        assert streams._finished._n_bytes == sum(s.n_bytes for s in streams._finished._streams.values())
+        assert streams._finished._n_bytes == sum(s.n_kept_bytes for s in streams._finished._streams.values())
         assert {id for id, _ in streams._keys._made.values()} == set(streams._keys._key_of)
 
     @invariant()

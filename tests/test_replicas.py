@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -134,6 +135,40 @@ async def test_nobody_goes_on_with_what_nobody_reads(serve: Serve, redis: RedisS
         assert (await two.engine.submission()).id == is_read
         await until(lambda: (lost := two.rill.streams.find(unread)) is not None and not lost.open)
     assert [submit.id for submit in two.engine.submitted] == [is_read]
+
+
+async def test_what_nobody_reads_hides_nothing(serve: Serve, redis: RedisServer) -> None:
+    """Among any number of a dead replica's streams that nobody goes on with, the one whose reader may come back is
+    found at once, and it waits for no place."""
+    one, two = await pair(serve, redis, resume_grace_s=1000.0, n_seq=1, max_waiting=100)
+    for n in range(1, 41):
+        asking = asyncio.create_task(one.client.post("/stream", json=PROMPT))
+        id = (await one.engine.submission(n)).id
+        one.engine.accept(id)
+        await asking
+    wanted = await begun(one, "a")
+    full = [await begun(two, "b") for _ in range(101)]
+    await until(lambda: is_durable(one, wanted))
+    await kill(one)
+    adopted = await two.engine.submission(len(full) + 1)
+    assert (adopted.id, adopted.is_owed) == (wanted, True)
+
+
+async def test_a_cancel_that_reaches_nobody_is_no_204(serve: Serve, redis: RedisServer) -> None:
+    """A follower that can't tell the owner says so; once it can, the stream ends."""
+    one, two, id = await pair_and_stream(serve, redis)
+    async with two.client.get(f"/v1/streams/{id}") as response:
+        redis.stop()
+        async with two.client.delete(f"/v1/streams/{id}") as refused:
+            assert (refused.status, (await refused.json())["error"]["code"]) == (503, "not_ready")
+        redis.start()
+        status = 503
+        while status == 503:
+            async with two.client.delete(f"/v1/streams/{id}") as answer:
+                status = answer.status
+        assert status == 204
+        assert b"cancelled" in await response.read()
+    assert id in one.engine.cancelled
 
 
 async def test_a_full_replica_lets_others_go_first(serve: Serve, redis: RedisServer) -> None:
@@ -440,7 +475,7 @@ async def test_an_answer_in_one_piece_is_asked_for_again(serve: Serve, redis: Re
     asking.cancel()
     again = asyncio.create_task(two.client.post("/v1/chat/completions", json=CHAT, headers=key))
     adopted = await two.engine.submission()
-    assert adopted == one.engine.submitted[0]
+    assert adopted == replace(one.engine.submitted[0], is_owed=True)
     two.engine.accept(id)
     two.engine.delta(id, "a", "b")
     two.engine.finish(id, n_generated=2)

@@ -45,7 +45,13 @@ def test_an_empty_value_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PORT", "http"),
         ("N_SEQ", "0"),
         ("N_SEQ", "257"),
-        ("N_BATCH", "0"),
+        ("N_BATCH", "31"),
+        ("API_KEYS", " , "),
+        ("ALLOWED_ORIGINS", "*"),
+        ("ALLOWED_ORIGINS", "a.example"),
+        ("ALLOWED_ORIGINS", "chrome-extension://*"),
+        ("ALLOWED_ORIGINS", "https://a.example/page"),
+        ("ALLOWED_ORIGINS", "https://a.example:port"),
         ("KV_TYPE", "q9"),
         ("FLASH_ATTENTION", "maybe"),
         ("SPLIT_MODE", "diagonal"),
@@ -84,3 +90,21 @@ def test_a_misspelt_setting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RILL_PROT", "9000")
     monkeypatch.setenv("RILL_PORT", "9000")
     assert unknown() == ["RILL_PROT"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("http://LOCALHOST:3000/", "http://localhost:3000"),
+        ("https://x.example:443", "https://x.example"),
+        ("http://x.example:80", "http://x.example"),
+        ("http://x.example:443", "http://x.example:443"),
+        ("app://obsidian.md", "app://obsidian.md"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("https://[::1]", "https://[::1]"),
+    ],
+)
+def test_an_origin_is_what_browsers_send(monkeypatch: pytest.MonkeyPatch, value: str, expected: str) -> None:
+    """In lower case, and without the port that goes without saying."""
+    monkeypatch.setenv("RILL_ALLOWED_ORIGINS", f"https://good.example, {value}")
+    assert read().allowed_origins == ("https://good.example", expected)

@@ -461,7 +461,7 @@ def with_a_broken_page(path: Path) -> None:
 
 
 UNUSABLE: list[tuple[Callable[[Path], object], str]] = [
-    (lambda path: path.mkdir(), "unable to open database file"),
+    (lambda path: path.mkdir(), "it is no file"),
     (lambda path: path.write_bytes(b"no database" * 1000), "file is not a database"),
     (of_another_program, "it is another program's database"),
     (of_another_version, "it has version 7, and version 1 is needed; move it away"),

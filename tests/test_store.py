@@ -82,7 +82,12 @@ def test_a_record_without_its_prompt() -> None:
     bare = RECORD.without_prompt()
     assert RECORD.has_prompt and not bare.has_prompt
     assert b"hi" not in encode_record(bare)
-    assert replace(bare.submit, messages=RECORD.submit.messages, stop=["x"]) == RECORD.submit
+    submit = replace(bare.submit, messages=RECORD.submit.messages, stop=["x"], sampling=RECORD.submit.sampling)
+    assert submit == RECORD.submit
+    written = Sampling(seed=1, grammar="theirs", logit_bias=((7, 1.0),), dry_sequence_breakers=("theirs",))
+    assert replace(RECORD.submit, sampling=written).without_prompt().sampling == replace(
+        Sampling(seed=1), dry_sequence_breakers=()
+    )
 
 
 ANSWER = Answer("chat", model="m", fingerprint="f")

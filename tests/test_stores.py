@@ -143,6 +143,16 @@ async def test_a_key_is_taken_once(store: Store) -> None:
     assert await store.reserve("other", b"x") is None
 
 
+async def test_a_key_is_given_back_by_who_has_it(store: Store) -> None:
+    """What another has taken meanwhile is left alone."""
+    await store.reserve("k", b'["a",1]')
+    await store.free("k", b'["b"')
+    assert await store.reserve("k", b"x") == b'["a",1]'
+    await store.free("k", b'["a"')
+    await store.free("nobody's", b"")
+    assert await store.reserve("k", b"x") is None
+
+
 async def test_a_cancel_reaches_the_owner(store: Store) -> None:
     """While it follows, and only what comes after it has begun to."""
     await begin(store, b"x")

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
@@ -32,7 +33,7 @@ class Access:
         """streams_need_key: who reads a stream by its id needs the key that made it as well."""
         self._keys = [_digest(key) for key in api_keys]
         self._streams_need_key = streams_need_key
-        self._origins = frozenset(origin.rstrip("/") for origin in origins)
+        self._origins = frozenset(origins)
         self.model_names = model_names
 
     def tenant(self, request: web.Request) -> str:
@@ -70,9 +71,8 @@ class Access:
         purpose = request.headers.get("Sec-Purpose", request.headers.get("Purpose", ""))
         if "prefetch" in purpose.lower():
             raise Forbidden("This address is not prefetched: reading it starts work.")
-        cross_site = request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site"
-        if cross_site and self.allowed_origin(request) is None:
-            raise Forbidden("Pages of this site may not call this service.")
+        if _is_cross_site(request) and self.allowed_origin(request) is None:
+            raise Forbidden("Pages of this site may not call this service (RILL_ALLOWED_ORIGINS).")
 
     async def on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """A signal: CORS headers, for allowed origins only."""
@@ -88,12 +88,22 @@ class Access:
         @web.middleware
         async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.path == "/stream" or request.path.startswith("/v1/"):
-                if request.method == hdrs.METH_OPTIONS and self.allowed_origin(request):
+                if request.method != hdrs.METH_OPTIONS:
+                    self.check_site(request)
+                elif self.allowed_origin(request):
                     return _preflight(request)
-                self.check_site(request)
             return await handler(request)
 
         return middleware
+
+
+def _is_cross_site(request: web.Request) -> bool:
+    """Whether another site's page sends it. Browsers say so to https and loopback addresses; to others they send
+    `Origin` alone, with whatever is not a plain GET. Who is no browser sends neither."""
+    if site := request.headers.get("Sec-Fetch-Site"):
+        return site.lower() == "cross-site"
+    origin = request.headers.get(hdrs.ORIGIN)
+    return origin is not None and urlsplit(origin).hostname != urlsplit(f"//{request.host}").hostname
 
 
 def _preflight(request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
 
 from service import errors, log
 from service.streams import Stream
@@ -101,8 +101,22 @@ async def on_prepare(request: web.Request, response: web.StreamResponse) -> None
         exchange.response = response
 
 
+async def expect(request: web.Request) -> None:
+    """A route's expect_handler, which comes before any middleware: what it does not know is refused in _answer."""
+    if _expects(request) == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # as aiohttp's own does: the answer has not begun
+
+
+def _expects(request: web.Request) -> str:
+    is_known = request.version >= HttpVersion11
+    return request.headers.get(hdrs.EXPECT, "").strip().lower() if is_known else ""
+
+
 async def _answer(request: web.Request, handler: Handler, exchange: Exchange) -> web.StreamResponse:
     try:
+        if _expects(request) not in ("", "100-continue"):
+            raise errors.ExpectationFailed("Only 100-continue can be expected of this service.")
         return await handler(request)
     except errors.RillError as e:
         exchange.outcome = e.outcome

@@ -13,6 +13,7 @@ from service.errors import ModelNotFound, NotReady
 from service.events import Dialect
 from service.handlers.access import Access
 from service.handlers.body import read_body
+from service.handlers.resuming import Resuming, last_event_id
 from service.handlers.sending import send
 from service.handlers.starting import idempotency_key, is_resumable, start
 from service.handlers.stream import pace_of
@@ -25,6 +26,7 @@ from service.openai import (
     Whole,
     check_include_usage,
     model_object,
+    refuse_too_long,
     refuse_unsupported,
 )
 from service.registry import Streams
@@ -40,12 +42,14 @@ class OpenAIRoutes:
         *,
         streams: Streams,
         access: Access,
+        resuming: Resuming,
         loaded: Callable[[], Ready | None],
         max_body_bytes: int,
         version: str,
     ) -> None:
         self._streams = streams
         self._access = access
+        self._resuming = resuming
         self._loaded = loaded
         self._max_body_bytes = max_body_bytes
         self._version = version
@@ -84,10 +88,13 @@ class OpenAIRoutes:
     async def _complete(
         self, request: web.Request, kind: Kind, schema: type[ChatRequest] | type[TextRequest]
     ) -> web.StreamResponse:
+        if last := last_event_id(request, {}):
+            return await self._resuming.resume(request, last, {})
         stream, pace = await self._start(request, kind, schema)
         if isinstance(stream.dialect, Whole):
             return await self._whole(stream)
-        return await send(request, self._streams, stream, pace=pace)
+        # Ids and comments are for those who may come back: strict clients of OpenAI's know `data` alone.
+        return await send(request, self._streams, stream, pace=pace, is_bare=not stream.grace_s)
 
     async def _start(
         self, request: web.Request, kind: Kind, schema: type[ChatRequest] | type[TextRequest]
@@ -97,6 +104,8 @@ class OpenAIRoutes:
         pace = pace_of(request)
         body = parse_json(await read_body(request, self._max_body_bytes))
         refuse_unsupported(body)
+        if loaded := self._loaded():
+            refuse_too_long(body, loaded.n_ctx_seq)
         asked = validate(schema, body)
         pace = pace or asked.pace
         check_include_usage(asked)

@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics: for those who operate it. None of them asks the engine anything."""
+"""/healthz, /readyz, /health, /metrics: for those who operate it. None of them asks the engine anything."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.errors import NotReady
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -22,6 +24,7 @@ class OpsRoutes:
         return [
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
+            web.get("/health", self.health),
             web.get("/metrics", self.metrics),
         ]
 
@@ -33,6 +36,14 @@ class OpsRoutes:
         """200 while new streams are taken: the engine is loaded and beats, and nothing is draining."""
         body = self._readiness()
         return web.json_response(body, status=200 if body["ready"] else 503, headers=NO_STORE)
+
+    async def health(self, request: web.Request) -> web.Response:
+        """What llama-server says at this address: tools that wait for one ask here."""
+        is_ready = self._readiness()["ready"]
+        body: dict[str, Any] = {"status": "ok"}
+        if not is_ready:
+            body = NotReady("The model is being loaded, or the service is draining; see /readyz.").body()
+        return web.json_response(body, status=200 if is_ready else 503, headers=NO_STORE)
 
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from service.errors import Refused
 from service.events import Dialect
 from service.handlers.exchange import EXCHANGE
 from service.handlers.sending import note
@@ -34,18 +35,23 @@ async def start(
         if made is not None:
             note(request, made, attached=True)
             return made
-    stream = streams.open(
-        order,
-        dialect,
-        route=exchange.route,
-        arrived_at=exchange.arrived_at,
-        tenant=tenant,
-        key=key,
-        asked=asked,
-        resumable=resumable,
-        pace=pace,
-        id=id,
-    )
+    try:
+        stream = streams.open(
+            order,
+            dialect,
+            route=exchange.route,
+            arrived_at=exchange.arrived_at,
+            tenant=tenant,
+            key=key,
+            asked=asked,
+            resumable=resumable,
+            pace=pace,
+            id=id,
+        )
+    except Refused:
+        if key is not None and id is not None:
+            streams.free(tenant, key, id)
+        raise
     note(request, stream)
     return stream
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-
 from aiohttp import web
 
 from service import sse
@@ -12,26 +9,23 @@ from service.errors import NotReady, StreamLost, StreamNotFound
 from service.handlers.access import Access
 from service.handlers.body import read_body
 from service.handlers.exchange import EXCHANGE
-from service.handlers.sending import HEADERS, note, send
+from service.handlers.resuming import Resuming, last_event_id
+from service.handlers.sending import note, send
 from service.handlers.starting import idempotency_key, is_resumable, start
 from service.receipt import receipt
 from service.registry import Streams
 from service.schema import PaceRequest, StreamRequest, parse_json, parse_query, validate
 from service.streams import Stream
 
-EVENT_ID = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,9})\.[0-9a-f]{8}")
-LATER_MS = 2000
-Attached = Callable[[str], None]
-
 
 class StreamRoutes:
-    """`attached(outcome)` is told of each request for a stream that exists already: attached, read or lost."""
+    """Streams are started here, and found by their ids."""
 
-    def __init__(self, *, streams: Streams, access: Access, max_body_bytes: int, attached: Attached) -> None:
+    def __init__(self, *, streams: Streams, access: Access, resuming: Resuming, max_body_bytes: int) -> None:
         self._streams = streams
         self._access = access
+        self._resuming = resuming
         self._max_body_bytes = max_body_bytes
-        self._attached = attached
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -46,13 +40,15 @@ class StreamRoutes:
         """Start a stream, or go on with the one that Last-Event-ID or `key` names: never a second generation."""
         fields = parse_query(query(request))
         if last := last_event_id(request, fields):
-            return await self._resume(request, last, fields)
+            return await self._resuming.resume(request, last, fields)
         tenant = self._access.tenant(request)
         stream, pace = await self._start(request, validate(StreamRequest, fields, strict=False), tenant, resumable=True)
         return await send(request, self._streams, stream, pace=pace)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """The same by a JSON body. It ends when its client leaves, unless that said that it may come back."""
+        if last := last_event_id(request, {}):
+            return await self._resuming.resume(request, last, {})
         tenant = self._access.tenant(request)
         stream, pace = await self._start(request, await self._body(request), tenant, resumable=is_resumable(request))
         return await send(request, self._streams, stream, pace=pace)
@@ -72,21 +68,21 @@ class StreamRoutes:
         fields = parse_query(query(request))
         id = request.match_info["id"]
         if last := last_event_id(request, fields):
-            return await self._resume(request, last, fields, within=id)
+            return await self._resuming.resume(request, last, fields, within=id)
         accept = request.headers.get("Accept", "")
         try:
             stream = await self._streams.locate(id)
         except NotReady:
             if "text/event-stream" in accept:
-                return self._later(request)
+                return self._resuming.later(request)
             raise
         if stream is not None:
             self._access.check_reader(request, stream.tenant)
             if "application/json" in accept:
                 return self._receipt(request, stream)
-            return await self._attach(request, stream, 0, fields)
+            return await self._resuming.to(request, stream, 0, fields)
         if "text/event-stream" in accept:
-            return self._lost(request)
+            return self._resuming.lost(request)
         if await self._streams.is_gone(id):
             raise StreamLost("This stream ended, and the time in which it could be read is over.")
         raise StreamNotFound("There is no such stream here.")
@@ -102,7 +98,7 @@ class StreamRoutes:
         if stream is None or stream.tenant != tenant:
             raise StreamNotFound("There is no such stream here, or it has expired.")
         note(request, stream, attached=True)
-        self._streams.cancel(stream)
+        await self._streams.end(stream)
         return web.Response(status=204)
 
     async def _body(self, request: web.Request) -> StreamRequest:
@@ -130,75 +126,13 @@ class StreamRoutes:
             pace=asked.pace,
         )
         if request[EXCHANGE].attached:
-            self._attached("attached")
+            self._resuming.attached("attached")
         return stream, asked.pace
-
-    async def _resume(
-        self, request: web.Request, last: str, fields: dict[str, str | list[str]], within: str | None = None
-    ) -> web.StreamResponse:
-        """Go on after the event `last` (of the stream `within`, if given)."""
-        if last == sse.LOST_ID:
-            return self._read(request)
-        match = EVENT_ID.fullmatch(last)
-        try:
-            stream = await self._streams.locate(match[1]) if match and within in (None, match[1]) else None
-        except NotReady:
-            return self._later(request)
-        if stream is not None:
-            self._access.check_reader(request, stream.tenant)
-        if match is None or stream is None:
-            return self._lost(request)
-        place = int(match[2]) + 1
-        if not stream.has(place - 1, last):
-            # From another replica, a reader may have what was never logged: if it is generated again, he goes on.
-            return await self._attach(request, stream, place, fields, last) if stream.travelled else self._lost(request)
-        if place == len(stream.log) and not stream.open:
-            note(request, stream, attached=True)
-            return self._read(request)
-        return await self._attach(request, stream, place, fields)
-
-    async def _attach(
-        self,
-        request: web.Request,
-        stream: Stream,
-        place: int,
-        fields: dict[str, str | list[str]],
-        after: str | None = None,
-    ) -> web.StreamResponse:
-        pace = validate(PaceRequest, {"pace": fields.get("pace")}, strict=False).pace
-        self._attached("attached")
-        note(request, stream, attached=True)
-        return await send(request, self._streams, stream, place=place, after=after, pace=pace)
-
-    def _read(self, request: web.Request) -> web.StreamResponse:
-        """204: there is nothing more to read, which makes an EventSource stop."""
-        self._attached("read")
-        request[EXCHANGE].attached = True
-        return web.Response(status=204, headers={"Cache-Control": "no-store"})
-
-    def _later(self, request: web.Request) -> web.StreamResponse:
-        """Nothing, and an end: who resumes comes back. Any status but 200 would end an EventSource for good."""
-        request[EXCHANGE].attached = True
-        return web.Response(body=sse.retry(LATER_MS), headers=HEADERS)
-
-    def _lost(self, request: web.Request) -> web.StreamResponse:
-        """One failure whose id makes the next attempt end with 204. A 404 would leave an EventSource without a word."""
-        self._attached("lost")
-        exchange = request[EXCHANGE]
-        exchange.attached, exchange.outcome = True, StreamLost.outcome
-        error = StreamLost("This stream is not known here any more; start a new one.")
-        return web.Response(body=sse.lost(error), headers=HEADERS)
 
 
 def query(request: web.Request) -> str:
     """The query as it was sent: aiohttp's own parse lets broken UTF-8 pass."""
     return request.raw_path.partition("?")[2].partition("#")[0]
-
-
-def last_event_id(request: web.Request, fields: dict[str, str | list[str]]) -> str:
-    """The id of the last event that the reader has; "" when it has none. The header is newer than the address."""
-    given = request.headers.get("Last-Event-ID") or fields.get("last_event_id") or ""
-    return given if isinstance(given, str) else ""
 
 
 def pace_of(request: web.Request) -> float | None:

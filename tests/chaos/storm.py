@@ -146,11 +146,12 @@ def _query(order: dict[str, Any]) -> dict[str, str]:
 
 
 def _is_own(visit: Visit) -> bool:
-    """Whether every event names the stream that was asked for, and its text, if we know it, is that one's."""
+    """Whether every event that has an id names the stream that was asked for, and its text, if we know it, is that
+    one's."""
     whole, end, _ = visit.raw.rpartition(b"\n\n")
     events = [event for event in parse(whole + end) if event.name != "failure"]
     names = {event.id.partition(".")[0] for event in events}
-    return names <= {visit.id} and (visit.whole is None or visit.whole.startswith(text(events)))
+    return names <= {visit.id, ""} and (visit.whole is None or visit.whole.startswith(text(events)))
 
 
 async def trials(n: int, seed: int) -> AsyncIterator[str]:

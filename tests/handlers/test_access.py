@@ -100,6 +100,8 @@ async def test_each_key_is_a_tenant_of_the_engine(serve: Serve) -> None:
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
         {"Sec-Fetch-Site": "cross-site", "Origin": "null"},
+        {"Origin": "http://evil.example"},  # all that browsers send to plain http beyond loopback
+        {"Origin": "null"},
     ],
 )
 async def test_no_prefetch_and_no_other_site_starts_work(serve: Serve, headers: dict[str, str]) -> None:
@@ -108,6 +110,14 @@ async def test_no_prefetch_and_no_other_site_starts_work(serve: Serve, headers: 
     for method, path, options in GUARDED:
         assert await status(service, method, path, headers=headers, **options) == 403
     assert service.engine.submitted == []
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:1234", "https://127.0.0.1", "https://good.example"])
+async def test_an_origin_of_ours_may(serve: Serve, origin: str) -> None:
+    """The host that was asked, whatever its port is outside a container, and those that are allowed."""
+    service = await serve(allowed_origins="https://good.example")
+    for method, path, options in GUARDED:
+        assert await status(service, method, path, headers={"Origin": origin}, **options) != 403
 
 
 @pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])

@@ -16,7 +16,8 @@ CHAT: dict[str, Any] = {"model": "any", "messages": [{"role": "user", "content":
 
 
 async def streamed(service: Service, path: str, body: dict[str, Any]) -> list[Event]:
-    async with service.client.post(path, json={**body, "stream": True}) as response:
+    resumable = {"X-Resumable": "1"}
+    async with service.client.post(path, json={**body, "stream": True}, headers=resumable) as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert response.headers["X-Accel-Buffering"] == "no"
@@ -239,7 +240,8 @@ async def test_a_client_that_leaves_cancels(serve: Serve, stream: bool) -> None:
 async def test_a_chunked_stream_can_be_resumed_in_its_own_dialect(serve: Serve) -> None:
     """X-Stream-Id names it on GET /v1/streams/{id}; the events are the same chunks."""
     service = await serve()
-    async with service.client.post("/v1/chat/completions", json={**CHAT, "stream": True}) as response:
+    body, resumable = {**CHAT, "stream": True}, {"X-Resumable": "1"}
+    async with service.client.post("/v1/chat/completions", json=body, headers=resumable) as response:
         id, events = response.headers["X-Stream-Id"], parse(await response.read())
     async with service.client.get(f"/v1/streams/{id}", headers={"Last-Event-ID": events[3].id}) as response:
         assert parse(await response.read()) == events[4:]
@@ -370,3 +372,85 @@ async def test_openai_python_knows_our_errors(serve: Serve) -> None:
             async for _ in stream:
                 pass
         assert orjson.loads(orjson.dumps(failed.value.body))["code"] == "engine_crash"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_who_does_not_ask_to_resume_gets_data_alone(serve: Serve, path: str) -> None:
+    """No ids, no retry, no comments: strict clients of OpenAI's know nothing else."""
+    service = await serve()
+    body = {"stream": True, **(CHAT if "chat" in path else {"prompt": "x"})}
+    async with service.client.post(path, json=body) as response:
+        lines = (await response.read()).split(b"\n")
+    assert {line[:6] for line in lines if line} == {b"data: "}
+    assert [event.data for event in parse(b"\n".join(lines))][-1] == "[DONE]"
+
+
+async def test_a_heartbeat_that_is_data_alone(serve: Serve) -> None:
+    """An empty chunk, which says nothing and keeps proxies from cutting the connection."""
+    clock = Clock()
+    service = await serve(by_hand=True, clock=clock, heartbeat_s=5)
+    opening = asyncio.create_task(service.client.post("/v1/chat/completions", json={**CHAT, "stream": True}))
+    id = (await service.engine.submission()).id
+    service.engine.accept(id)
+    async with await opening as response:
+        first = await response.content.readuntil(b"\n\n")
+        await turns(lambda: service.rill.streams.n_readers)
+        clock.advance(5)
+        service.rill.streams.tick()
+        (beat,) = parse(await response.content.readuntil(b"\n\n"))
+        (opened,) = parse(first)
+        assert beat.json()["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}]
+        assert beat.json()["id"] == opened.json()["id"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_cancels_has_stopped_it(serve: Serve, stream: bool) -> None:
+    """OpenAI's clients know five finish reasons, and cancelled is none of them."""
+    service = await serve(by_hand=True)
+    asking = asyncio.create_task(
+        service.client.post("/v1/chat/completions", json={**CHAT, "stream": stream}, headers={"X-Resumable": "1"})
+    )
+    id = (await service.engine.submission()).id
+    service.engine.accept(id)
+    service.engine.delta(id, "a")
+    async with service.client.delete(f"/v1/streams/{id}") as response:
+        assert response.status == 204
+    async with await asking as response:
+        assert b'"finish_reason":"stop"' in await response.read()
+
+
+@pytest.mark.parametrize("separator", ["\u0085", "\u2028", "\u2029"])
+@pytest.mark.parametrize("path", ["/stream", "/v1/chat/completions"])
+async def test_no_text_ends_a_line(serve: Serve, separator: str, path: str) -> None:
+    """Where str.splitlines would end one, which httpx reads lines with, JSON has an escape."""
+    service = await serve()
+    service.engine.pieces = (f"a{separator}b",)
+    async with service.client.post(path, json={**CHAT, "stream": True}) as response:
+        raw = (await response.read()).decode()
+    assert separator not in raw
+    assert len(raw.splitlines()) == len(raw.split("\n")) - 1
+    said = [event.json() for event in parse(raw.encode()) if event.data != "[DONE]"]
+    assert separator in orjson.dumps(said).decode()
+
+
+@pytest.mark.parametrize(
+    "prompt", [[], [5, "a"], None, "", [[]], [1.5], [True], [-1], [2**31], ["a", "b"], [[1], [2]], {"a": 1}, 7]
+)
+async def test_prompts_that_are_none(serve: Serve, prompt: object) -> None:
+    """Refused in plain words, by the field's name."""
+    service = await serve()
+    async with service.client.post("/v1/completions", json={"prompt": prompt}) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["param"]) == (400, "prompt")
+    assert "constrained" not in error["message"] and "branch" not in error["message"]
+
+
+@pytest.mark.parametrize("prompt", [[1] * 1024, [[1] * 5000], ["a"] * 5000])
+async def test_too_many_token_ids_are_refused_by_their_number(serve: Serve, prompt: list[object]) -> None:
+    """Before anything looks at each of them; in words that clients look for."""
+    service = await serve()
+    async with service.client.post("/v1/completions", json={"prompt": prompt}) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["code"]) == (400, "context_length_exceeded")
+    assert "maximum context length is 1024 tokens" in error["message"]
+    assert service.engine.submitted == []

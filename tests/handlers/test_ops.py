@@ -41,6 +41,16 @@ async def test_readyz_tells_why_not(serve: Serve) -> None:
     assert await readiness() == (503, {"ready": False, "reason": "draining"})
 
 
+async def test_health_is_llama_servers(serve: Serve) -> None:
+    """200 and ok, or 503 with an error's body: tools that wait for a server ask there."""
+    service = await serve(starts_ready=False)
+    async with service.client.get("/health") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (503, "not_ready")
+    service.engine.load()
+    async with service.client.get("/health") as response:
+        assert (response.status, await response.json()) == (200, {"status": "ok"})
+
+
 async def test_draining_refuses_and_lets_finish(serve: Serve) -> None:
     """New work gets 503 and Retry-After; what runs may finish, and then the drain is over."""
     service = await serve(by_hand=True, drain_s=30)

@@ -203,3 +203,85 @@ async def test_several_readers_and_a_late_one(serve: Serve) -> None:
     service.engine.finish(id)
     late = await service.client.get(f"/v1/streams/{id}")
     assert len({await response.read() for response in (first, second, late)}) == 1
+
+
+@pytest.mark.parametrize("headers", [{"X-Resumable": "1"}, {"Idempotency-Key": "k"}])
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+async def test_a_post_with_a_last_event_id_goes_on(
+    serve: Serve, path: str, body: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """As a GET does, whatever its body says: libraries that stream by POST come back with it, and nothing is generated
+    twice."""
+    service = await serve()
+    async with service.client.post(path, json=body, headers=headers) as response:
+        events = parse(await response.read())
+    for n, event in enumerate(events):
+        again = {**headers, "Last-Event-ID": event.id}
+        async with service.client.post(path, json=body, headers=again) as response:
+            assert (response.status, parse(await response.read())) == (
+                (200, events[n + 1 :]) if n + 1 < len(events) else (204, [])
+            )
+    lost = {"Last-Event-ID": "0" * 32 + ".5.00000000"}
+    async with service.client.post(path, json=body, headers=lost) as response:
+        (event,) = parse(await response.read())
+    assert event.json()["error"]["code"] == "stream_lost"
+    async with service.client.post(path, json=body, headers={"Last-Event-ID": event.id}) as response:
+        assert response.status == 204
+    assert len(service.engine.submitted) == 1
+
+
+async def test_an_answer_in_one_piece_has_no_events(serve: Serve) -> None:
+    """204, which makes an EventSource stop: an empty 200 would have it come back for ever."""
+    service = await serve()
+    async with service.client.post("/v1/chat/completions", json=CHAT, headers={"X-Resumable": "1"}) as response:
+        id = response.headers["X-Stream-Id"]
+    assert await read(service, f"/v1/streams/{id}", Accept="text/event-stream") == (204, [])
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+async def test_a_key_is_free_where_nothing_ran(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """Who waited in vain is told to come back, and is then tried again with the same key."""
+    clock = Clock()
+    service = await serve(by_hand=True, clock=clock, queue_timeout_s=5)
+    key = {"Idempotency-Key": "k"}
+    asking = asyncio.create_task(service.client.post(path, json=body, headers=key))
+    id = (await service.engine.submission()).id
+    service.engine.accept(id)
+    async with await asking as response:
+        clock.advance(5)
+        service.rill.streams.tick()
+        assert b"queue_timeout" in await response.read()
+    asking = asyncio.create_task(service.client.post(path, json=body, headers=key))
+    again = (await service.engine.submission(2)).id
+    assert again != id
+    service.engine.accept(again)
+    service.engine.delta(again, "a")
+    service.engine.finish(again)
+    async with await asking as response:
+        assert b"queue_timeout" not in await response.read()
+
+
+async def test_a_key_that_was_refused_is_free(serve: Serve) -> None:
+    """429: nothing was made of it."""
+    service = await serve(by_hand=True, n_seq=1, max_waiting=0)
+    first, id = await begun(service, "/stream", PROMPT)
+    key = {"Idempotency-Key": "k"}
+    async with service.client.post("/stream", json=PROMPT, headers=key) as response:
+        assert response.status == 429
+    service.engine.finish(id)
+    await first.read()
+    second, id = await begun(service, "/stream", {**PROMPT, "seed": 5}, **key)
+    service.engine.finish(id)
+    await second.read()
+
+
+async def test_a_key_of_a_stream_that_said_something_is_kept(serve: Serve) -> None:
+    """Its failure is the answer: what was said can't be taken back."""
+    service = await serve(by_hand=True)
+    response, _ = await begun(service, "/stream", PROMPT, **{"Idempotency-Key": "k"})
+    service.engine.die(stays_down=True)
+    first = await response.read()
+    service.engine.load()
+    async with service.client.post("/stream", json=PROMPT, headers={"Idempotency-Key": "k"}) as response:
+        assert (await response.read()).endswith(first[-200:])
+    assert len(service.engine.submitted) == 1

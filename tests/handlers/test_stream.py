@@ -13,6 +13,7 @@ from service.listen import SEND_BUFFER_BYTES
 from tests.conftest import Serve, Service
 from tests.events import Event, numbers, parse, text
 from tests.fakes import STORY, Clock, turns
+from tests.patience import PATIENCE_S
 
 PROMPT = {"prompt": "Tell me a story"}
 
@@ -58,7 +59,7 @@ async def test_the_headers_keep_proxies_from_holding_anything_back(serve: Serve)
     response, _ = await read(await serve(), params=PROMPT)
     assert {name: response.headers[name] for name in ("Content-Type", "Cache-Control", "X-Accel-Buffering")} == {
         "Content-Type": "text/event-stream; charset=utf-8",
-        "Cache-Control": "no-store",
+        "Cache-Control": "no-store, no-transform",
         "X-Accel-Buffering": "no",
     }
     assert len(response.headers["X-Stream-Id"]) == 32 and response.headers["X-Request-ID"]
@@ -593,3 +594,31 @@ async def test_cancelling_readers_at_every_moment(serve: Serve) -> None:
     await turns(lambda: not service.rill.streams.live)
     await turns(lambda: service.rill.streams.n_readers == 0)
     assert (service.rill.admission.n_tickets, service.rill.admission.n_running) == (0, 0)
+
+
+async def test_an_old_proxy_is_told_where_the_body_ends(serve: Serve) -> None:
+    """HTTP/1.0 has no chunks: the connection is closed at the end, whatever it asked for."""
+    service = await serve()
+    host, port = service.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /stream?prompt=hi HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
+    raw = await asyncio.wait_for(reader.read(), PATIENCE_S)
+    assert b"event: done" in raw and b"keep-alive" not in raw.lower().partition(b"\r\n\r\n")[0]
+    writer.close()
+
+
+async def test_no_proxy_may_transform_it(serve: Serve) -> None:
+    """One that compresses would hold events back until it has enough."""
+    service = await serve()
+    response, _ = await read(service, params=PROMPT)
+    assert response.headers["Cache-Control"] == "no-store, no-transform"
+
+
+async def test_an_expectation_that_nobody_knows(serve: Serve) -> None:
+    """417 in the shape of all errors; 100-continue is met."""
+    service = await serve()
+    async with service.client.post("/stream", json=PROMPT, headers={"Expect": "something"}) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (417, "expectation_failed")
+    assert service.engine.submitted == []
+    async with service.client.post("/stream", json=PROMPT, expect100=True) as response:
+        assert response.status == 200

@@ -90,6 +90,22 @@ async def test_an_event_leaves_before_the_next_is_made(
         assert [b"data: %d\n\n" % n for n in range(5)] == events
 
 
+async def test_an_nginx_before_this_one_is_told_not_to_buffer(
+    in_front_of: InFrontOf, client: aiohttp.ClientSession
+) -> None:
+    """The service's header, which nginx obeys and by itself takes away, reaches whoever is in front."""
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        return web.Response(text="data: 1\n\n", headers={"X-Accel-Buffering": "no"})
+
+    async with (
+        upstream(stream) as service,
+        in_front_of(service) as nginx,
+        client.get(nginx.url + "/stream") as response,
+    ):
+        assert response.headers.getall("X-Accel-Buffering") == ["no"]
+
+
 async def test_the_head_of_a_stream_leaves_before_its_first_event(
     in_front_of: InFrontOf, client: aiohttp.ClientSession
 ) -> None:
