@@ -41,6 +41,7 @@ from .sequence import Sequence
 from .template import TemplateError
 from .threads import PERIOD_S, Threads
 
+SETTLED_S = 5.0  # streams that wait for a restarted engine have the cores to themselves for so long
 BEAT_S = 0.5  # the front gives up after RILL_ENGINE_TIMEOUT_S without one
 
 # What the reader hands to the loop: a sequence to run, or the id of one to cancel.
@@ -187,6 +188,7 @@ class Hearing:
     def prepare(self) -> None:
         """Have read what may take long."""
         with _no_thread_dies_alone(self._door):
+            self._preparation.wait(SETTLED_S)
             self._preparer.start()
             self._preparation.run()
 

@@ -120,6 +120,11 @@ class Preparation:
             self._waiting = left
             return is_here
 
+    def wait(self, timeout_s: float) -> None:
+        """Until there is one to be read, or for so long."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._waiting, timeout_s)
+
     def run(self) -> None:
         """For ever, on a thread of its own."""
         while True:

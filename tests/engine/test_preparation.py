@@ -124,6 +124,16 @@ class Asked:
         return submit
 
 
+def test_waiting_ends_with_the_first_one() -> None:
+    """Or with its time: a process that is ready beforehand is a matter of comfort."""
+    asked = Asked()
+    asked.preparation.wait(0.0)
+    asked.preparation.put(submit())
+    asked.preparation.wait(PATIENCE_S)
+    asked.preparation.turn()
+    assert asked.order == ["id"]
+
+
 def test_by_turns_the_shortest_and_the_oldest() -> None:
     """A short one waits for one long one at most, a long one for as many short ones as there are long ones before."""
     asked = Asked()
