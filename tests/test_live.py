@@ -204,3 +204,19 @@ def test_what_is_not_theirs_ends_no_stream(kind: Kind) -> None:
         assert [s.id for s in house.engine.submitted[n:]] == [s.id for s in streams]
         house.streams.live.deliver(Step(deltas=[(s.id, [1], "x") for s in streams]))
     assert all(s.open for s in streams)
+
+
+def test_what_the_end_made_sendable_is_a_part_of_the_end() -> None:
+    """Text that was held back for a stop string is logged with the end or not at all: who went on behind its tokens
+    without the end would say it again."""
+    house = House()
+    stream = house.running()
+    house.streams.live.deliver(Step(deltas=[(stream.id, [7], "foo")]))
+    n_before = len(stream.log)
+    house.streams.live.deliver(Step(deltas=[(stream.id, [8], "<"), (stream.id, [], "e")], finished=[finish(stream.id)]))
+    assert stream.n_before_end == n_before + 1
+    assert [sse.bare(event) for event in stream.log[n_before:-1]] == [
+        b'data: {"text":"<"}\n\n',
+        b'data: {"text":"e"}\n\n',
+    ]
+    assert stream.tokens[-2:] == [7, 8]
