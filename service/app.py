@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -105,6 +107,8 @@ class Rill:
             from service.redis_store import RedisStore  # takes a tenth of a second to import, and few need it
 
             try:
+                if (at := urlsplit(url)).scheme != "unix" and not re.fullmatch(r"/?\d*", at.path):
+                    raise ValueError("no number of a database")  # which the client would take for 0
                 store = RedisStore(url, ttl_s=settings.stream_ttl_s, lease_s=lease_s)
             except Exception as e:  # the client's own words may hold the password
                 raise SettingsError("RILL_REDIS_URL: it is no address like redis://host:6379/0") from e

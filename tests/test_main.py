@@ -253,6 +253,7 @@ async def test_every_log_line_is_json_without_the_prompt(launch: Launch) -> None
         ({"STORE_PATH": "/nonexistent/s"}, "rill: RILL_STORE_PATH: /nonexistent/s: No such file or directory"),
         ({"REDIS_URL": "redis://:secret@h:port"}, "rill: RILL_REDIS_URL: it is no address like redis://host:6379/0"),
         ({"REDIS_URL": "redis://h:6379/0?socket_timeout=a"}, "rill: RILL_REDIS_URL: it is no address like "),
+        ({"REDIS_URL": "redis://h:6379/x"}, "rill: RILL_REDIS_URL: it is no address like "),
         ({"REDIS_URL": "foo"}, "rill: RILL_REDIS_URL: it is no address like "),
         ({"STORE_PATH": "s", "REDIS_URL": "redis://r"}, "rill: RILL_STORE_PATH and RILL_REDIS_URL: "),
     ],
