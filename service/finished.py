@@ -15,20 +15,18 @@ class Finished:
         self._max_streams = max_streams
         self._max_bytes = max_bytes
         self._streams: OrderedDict[str, Stream] = OrderedDict()
-        self._sizes: dict[str, int] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._n_bytes = 0
 
     def add(self, stream: Stream) -> None:
         if stream.id not in self._streams:
             self._streams[stream.id] = stream
-            self._sizes[stream.id] = stream.n_kept_bytes
             self._n_bytes += stream.n_kept_bytes
 
     def remove(self, stream: Stream) -> None:
         """It is not kept any more, if it was; nor is it known to have been."""
         if self._streams.pop(stream.id, None):
-            self._n_bytes -= self._sizes.pop(stream.id)
+            self._n_bytes -= stream.n_kept_bytes
 
     def get(self, id: str) -> Stream | None:
         return self._streams.get(id)
@@ -41,8 +39,8 @@ class Finished:
         """Drop what ended ttl_s ago, and the oldest beyond the bounds. Returns their ids."""
         forgotten = []
         while self._streams and self._is_over(next(iter(self._streams.values())), now):
-            id, _ = self._streams.popitem(last=False)
-            self._n_bytes -= self._sizes.pop(id)
+            id, stream = self._streams.popitem(last=False)
+            self._n_bytes -= stream.n_kept_bytes
             self._gone[id] = None
             forgotten.append(id)
         while len(self._gone) > self._max_streams:

@@ -11,7 +11,7 @@ class Keys:
     """By tenant and key, for as long as the stream can be found."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self._made: dict[tuple[str, str], tuple[str, str]] = {}
         self._key_of: dict[str, tuple[str, str]] = {}
 
     def add(self, tenant: str, key: str, id: str, asked: object) -> None:
@@ -19,7 +19,7 @@ class Keys:
 
         asked: values whose repr tells them apart; a digest of it is kept, for there may be megabytes of prompt in it.
         """
-        self._made[tenant, key] = id, _digest(asked)
+        self._made[tenant, key] = id, digest(asked)
         self._key_of[id] = tenant, key
 
     def find(self, tenant: str, key: str, asked: object) -> str:
@@ -27,7 +27,7 @@ class Keys:
         made = self._made.get((tenant, key))
         if made is None:
             return ""
-        if made[1] != _digest(asked):
+        if made[1] != digest(asked):
             raise KeyReused("This key was used for another request.", param="key")
         return made[0]
 
@@ -45,5 +45,6 @@ class Keys:
         return f"<Keys {len(self._made)}>"
 
 
-def _digest(asked: object) -> bytes:
-    return hashlib.sha256(repr(asked).encode("utf-8", "surrogateescape")).digest()
+def digest(asked: object) -> str:
+    """What tells this request from others, here and in a store: of values whose repr does."""
+    return hashlib.sha256(repr(asked).encode("utf-8", "surrogateescape")).hexdigest()

@@ -231,7 +231,6 @@ class Streams:
         """It was followed, or would have been; it can be read here for a while yet."""
         self._followed.pop(stream.id, None)
         self._deserted.pop(stream.id, None)
-        stream.forget_request()
         self._finished.add(stream)
 
     def admit(self, tenant: str) -> Ticket:
@@ -331,7 +330,6 @@ class Streams:
 
     def _on_close(self, stream: Stream) -> None:
         self._deserted.pop(stream.id, None)
-        stream.forget_request()
         if isinstance(stream.error, Refused) and not stream.tokens and (key := self._keys.of(stream.id)):
             self.free(*key, stream.id)
         if stream.accepted:

@@ -6,7 +6,6 @@ A reader that comes to a replica without its stream makes it follow the log. Who
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
 import time
@@ -19,6 +18,7 @@ import orjson
 from service import dialects
 from service.errors import KeyReused, NotReady
 from service.follower import Follower, feed
+from service.keys import digest
 from service.leases import Leases
 from service.leases import Observer as LeasesObserver
 from service.registry import Streams
@@ -128,7 +128,7 @@ class Replication:
             grace_s=stream.grace_s,
             arrived_at=time.time() - (self._clock() - stream.arrived_at),
             model=self.leases.model,
-            key=None if key is None else ":".join(key),
+            key=None if key is None else _name(*key),
         )
         self.writer.begin(stream, encode_record(record if self._store_prompts else record.without_prompt()), record.key)
 
@@ -171,7 +171,7 @@ class Replication:
         """The stream that this key made, anywhere; None: it is to be made, with this id. Raises KeyReused."""
         if self.writer.is_behind:  # better twice than not at all
             return None
-        name, value = f"{tenant}:{key}", [id, hashlib.sha256(repr(asked).encode()).hexdigest()]
+        name, value = _name(tenant, key), [id, digest(asked)]
         try:
             found = await self._store.reserve(name, orjson.dumps(value))
             if found is None:
@@ -190,7 +190,7 @@ class Replication:
 
     def free(self, tenant: str, key: str, id: str) -> None:
         """Nothing ran: this key may make another stream than the one of this id."""
-        self._aside(self._store.free(f"{tenant}:{key}", orjson.dumps([id])[:-1]))
+        self._aside(self._store.free(_name(tenant, key), orjson.dumps([id])[:-1]))
 
     async def cancel(self, id: str) -> None:
         """Have its owner end it. Raises NotReady where it can't be told."""
@@ -265,3 +265,8 @@ async def end(tasks: list[asyncio.Task[None]]) -> None:
 async def _tried(work: Coroutine[None, None, None]) -> None:
     with suppress(StoreDown):
         await work
+
+
+def _name(tenant: str, key: str) -> str:
+    """An Idempotency-Key in the store."""
+    return f"{tenant}:{key}"

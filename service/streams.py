@@ -139,10 +139,6 @@ class Stream:
         """About what is kept of it when it has ended."""
         return STREAM_BYTES + self.n_bytes + EVENT_BYTES * len(self.log) + TOKEN_BYTES * len(self.tokens)
 
-    def forget_request(self) -> None:
-        """It has ended: nothing will go on with it."""
-        self.submit = self.submit.without_prompt()
-
     def has(self, n: int, id: str) -> bool:
         """Whether event number n is logged, under this id."""
         return n < len(self.log) and sse.head(self.log[n]) == b"id: %b" % id.encode()
@@ -246,6 +242,7 @@ class Stream:
             return False
         self.outcome, self.summary, self.error, self.closed_at = outcome, summary, error, now
         self.n_before_end = len(self.log)
+        self.submit = self.submit.without_prompt()  # which nobody needs any more
         return True
 
     def _move(self, event: Event) -> bool:

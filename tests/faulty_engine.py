@@ -166,11 +166,11 @@ class Watch(Inbox):
         self.__dict__.update(inbox.__dict__)
         self._trap = trap
 
-    def open(self, submit: Submit, now: float) -> Opened | Refused:
+    def take(self, submit: Submit, now: float) -> Opened | Refused:
         found = re.search(r"(fault|read):(\w+)", submit.messages[-1]["content"] if submit.messages else "")
         if found and found[1] == "read":
             self._trap.strike(found[2])
-        opened = super().open(submit, now)
+        opened = super().take(submit, now)
         if found and found[1] == "fault" and not isinstance(opened, Refused):
             self._trap.suspects.append((opened[0], found[2]))
         return opened

@@ -95,7 +95,6 @@ def test_all_that_is_kept_is_counted(kind: str, n_tokens: int) -> None:
         for i in range(n_tokens):
             stream.delta([1000 + i], f" word {i}", 0.1 * i)
         stream.finish(finish(id), 100.0)
-        stream.forget_request()
         finished.add(stream)
 
     finished = Finished(ttl_s=1000, max_streams=1000, max_bytes=1 << 30)

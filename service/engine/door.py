@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from typing import TypeVar
 
 from .budget import ConfigurationError
 from .deaths import by_error
@@ -36,6 +35,7 @@ from .protocol import (
     Submit,
     encode,
 )
+from .reading import safely
 from .sampler import Argmax, Sampler
 from .sequence import Sequence
 from .template import TemplateError
@@ -46,7 +46,6 @@ BEAT_S = 0.5  # the front gives up after RILL_ENGINE_TIMEOUT_S without one
 
 # What the reader hands to the loop: a sequence to run, or the id of one to cancel.
 Work = tuple[Sequence, Sampler | Argmax] | str
-Result = TypeVar("Result")
 
 
 class Door:
@@ -193,10 +192,10 @@ class Hearing:
             self._preparation.run()
 
     def _submit(self, submit: Submit) -> None:
-        if refused := self._safely(submit, lambda: self._inbox.refuse(submit)):
+        if refused := safely(submit, lambda: self._inbox.refuse(submit)):
             self._door.send(refused)
         elif self._inbox.is_quick(submit):
-            self._open(submit, lambda: self._inbox.open(submit, time.monotonic()))
+            self._open(submit, lambda: self._inbox.take(submit, time.monotonic()))
         else:
             self._preparation.put(submit)
 
@@ -207,21 +206,13 @@ class Hearing:
             self._open(read, lambda: self._inbox.begin(read, time.monotonic()))
 
     def _open(self, submit: Submit, open: Callable[[], Opened | Refused]) -> None:
-        opened = self._safely(submit, open)
+        opened = safely(submit, open)
         if isinstance(opened, Refused):
             self._door.send(opened)
         else:
             sequence, sampler, accepted = opened
             self._door.send(accepted)  # before the work: a step must never report an unknown id
             self._work.put((sequence, sampler))
-
-    @staticmethod
-    def _safely(submit: Submit, run: Callable[[], Result]) -> Result | Refused:
-        """Whatever goes wrong with one request is that one's alone: there are others to be read."""
-        try:
-            return run()
-        except Exception as e:
-            return Refused(submit.id, "invalid_prompt", f"The request can't be read: {type(e).__name__}.")
 
 
 @contextmanager

@@ -31,6 +31,10 @@ class Run(NamedTuple):
     first: int
     drafts: Sequence[int] = ()
 
+    def logits(self, context: Context) -> list[NDArray[np.float32]]:
+        """Those of its rows, until the next decode. Raises LlamaError where there are none."""
+        return [context.logits(self.first + i) for i in range(len(self.drafts) + 1)]
+
 
 class Drawn(NamedTuple):
     """The next tokens: drafts that were drawn indeed, and the first that is no draft. An error ends them."""
@@ -51,7 +55,7 @@ class Drawing:
     def draw(self, context: Context, runs: Sequence[Run]) -> list[Drawn]:
         """What each run draws from the logits of the last decode. Raises LlamaError where there are none."""
         # All of them first: llama.cpp puts its outputs in order when it is asked for one.
-        logits = [[context.logits(run.first + i) for i in range(len(run.drafts) + 1)] for run in runs]
+        logits = [run.logits(context) for run in runs]
         drawn = [Drawn([])] * len(runs)
 
         def take(indices: Iterator[int], candidates: Candidates) -> None:

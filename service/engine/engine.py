@@ -193,8 +193,7 @@ class Engine:
                 run = Run(self._samplers[row.sequence.id], index, row.drafts)
                 (aside if row.sequence.draws_aside else here).append((row, run))
         for row, run in aside:
-            logits = [self._context.logits(run.first + i) for i in range(len(run.drafts) + 1)]
-            self._aside.start(row.sequence.id, run, logits)
+            self._aside.start(row.sequence.id, run, run.logits(self._context))
         found = self._drawing.draw(self._context, [run for _, run in here])
         drawn = {row.sequence.id: one for (row, _), one in zip(here, found, strict=True)}
         if ids := [row.sequence.id for row, _ in aside]:

@@ -34,8 +34,10 @@ class Inbox:
 
     def open(self, submit: Submit, now: float) -> Opened | Refused:
         """What the engine needs of it, or why it can't be had; max_tokens is clamped to the stream's limit."""
-        if refused := self.refuse(submit):
-            return refused
+        return self.refuse(submit) or self.take(submit, now)
+
+    def take(self, submit: Submit, now: float) -> Opened | Refused:
+        """The same for one that `refuse` has looked at."""
         read = self._read(submit)
         return read if isinstance(read, Refused) else self.begin(read, now)
 
@@ -45,6 +47,10 @@ class Inbox:
             return self._too_long(submit, str(len(submit.tokens)))
         if name := misfit(submit):
             return Refused(submit.id, "invalid_prompt", f"The value of {name} can't be used.")
+        try:
+            self._check_ids(submit.tokens or [])
+        except LlamaError as e:
+            return Refused(submit.id, "invalid_prompt", str(e))
         return self._surely_too_long(submit)
 
     @staticmethod
@@ -56,10 +62,6 @@ class Inbox:
     def begin(self, submit: Submit, now: float) -> Opened | Refused:
         """What the engine needs of one that was read."""
         tokens = submit.tokens or []
-        try:
-            self._check_ids(tokens)
-        except LlamaError as e:
-            return Refused(submit.id, "invalid_prompt", str(e))
         if not tokens:
             return Refused(submit.id, "invalid_prompt", "The prompt has no tokens.")
         room = self.n_ctx_seq - len(tokens)
@@ -107,8 +109,7 @@ class Inbox:
 
     def _surely_too_long(self, submit: Submit) -> Refused | None:
         """Refuse by size alone what can't fit: some tokenizers take minutes for a megabyte."""
-        texts = [submit.text or "", *(m["content"] for m in submit.messages or [])]
-        n_bytes = sum(len(text) for text in texts)  # characters: a byte at least
+        n_bytes = submit.n_prompt_characters  # each is a byte at least
         if n_bytes <= SHALLOW_BYTES:
             return None
         at_least = n_bytes // self._model.longest_piece

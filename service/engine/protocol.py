@@ -86,9 +86,14 @@ class Submit:
     is_owed: bool = False  # another replica had admitted it: it comes before who came here
 
     @property
+    def n_prompt_characters(self) -> int:
+        """Of the prompt, unless it is ids."""
+        return sum(map(len, (self.text or "", *(m["content"] for m in self.messages or []))))
+
+    @property
     def n_characters(self) -> int:
         """Of what has to be read: prompt and grammar."""
-        return sum(map(len, (self.text or "", self.sampling.grammar, *(m["content"] for m in self.messages or []))))
+        return self.n_prompt_characters + len(self.sampling.grammar)
 
     def without_prompt(self) -> Submit:
         """Nothing of what somebody wrote is in it any more."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from .gbnf import GrammarError
 from .llama import LlamaError
 from .protocol import Refused, Submit
 from .template import Prompts, TemplateError
+
+Result = TypeVar("Result")
 
 
 class Reading:
@@ -21,6 +24,9 @@ class Reading:
 
     def __call__(self, submit: Submit) -> Submit | Refused:
         """The same with tokens for text or messages, and no more to be found wrong with them."""
+        return safely(submit, lambda: self._read(submit))
+
+    def _read(self, submit: Submit) -> Submit | Refused:
         try:
             if submit.sampling.grammar:
                 self._check_grammar(submit.sampling.grammar)
@@ -33,6 +39,12 @@ class Reading:
             return Refused(submit.id, "invalid_request", f"grammar: {e}", "grammar")
         except (TemplateError, LlamaError) as e:
             return Refused(submit.id, "invalid_prompt", str(e))
-        except Exception as e:  # whatever goes wrong with one request is that one's alone
-            return Refused(submit.id, "invalid_prompt", f"The request can't be read: {type(e).__name__}.")
         return submit
+
+
+def safely(submit: Submit, run: Callable[[], Result]) -> Result | Refused:
+    """Whatever goes wrong with one request is that one's alone: there are others to be read."""
+    try:
+        return run()
+    except Exception as e:
+        return Refused(submit.id, "invalid_prompt", f"The request can't be read: {type(e).__name__}.")

@@ -138,7 +138,7 @@ class Scheduler:
         ahead = sorted(self._ahead(now), key=lambda s: s.ahead_s(now))
         self._make_room(batch, ahead, now)
         ahead = [s for s in ahead if s.seq_id >= 0]
-        decoding = [s for s in self.running if s.n_pending and not s.is_prefilling]
+        decoding = [s for s in self.running if s.is_decoding]
         due = self._in_turn([s for s in decoding if s not in ahead])
         batch.rows = [Row(s, 1, samples=True) for s in due]
         prefilling = [s for s in self.running if s.is_prefilling]
@@ -261,7 +261,7 @@ class Scheduler:
                 return
 
     def _ahead(self, now: float) -> list[Sequence]:
-        return [s for s in self.running if s.n_pending and not s.is_prefilling and s.ahead_s(now) >= 0]
+        return [s for s in self.running if s.is_decoding and s.ahead_s(now) >= 0]
 
     def _rest(self, batch: Batch, ahead: list[Sequence], now: float) -> bool:
         """Take the cells of the one that is farthest ahead; False: nobody is far enough."""

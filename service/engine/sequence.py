@@ -63,6 +63,11 @@ class Sequence:
         """Whether there is more to read than the one token that decoding feeds back."""
         return not self.is_drawing and (self.n_pending > 1 or self.n_generated == 0)
 
+    @property
+    def is_decoding(self) -> bool:
+        """Whether one token is to be computed, the last one made."""
+        return self.n_pending > 0 and not self.is_prefilling
+
     def ahead_s(self, now: float) -> float:
         """For how long its reader has enough to read; below 0: it is due."""
         if self.pace is None or not self.first_token_at:
