@@ -54,6 +54,7 @@ async def page(browser: Browser, wire: Wire, request: pytest.FixtureRequest) -> 
     """The page, loaded over the wire; its parameter may be "dark". $SHOTS gets a picture of how it ended."""
     scheme: Literal["light", "dark"] = getattr(request, "param", "light")
     async with await browser.new_context(viewport={"width": 1100, "height": 800}, color_scheme=scheme) as context:
+        context.set_default_timeout(1000 * PATIENCE_S)
         page = await context.new_page()
         await page.goto(wire.url)
         yield page

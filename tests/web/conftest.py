@@ -59,6 +59,7 @@ async def service() -> AsyncIterator[Service]:
 async def page(browser: Browser, service: Service) -> AsyncIterator[Page]:
     """The page, loaded; whatever its console complains of fails the test."""
     async with await browser.new_context(viewport={"width": 1100, "height": 800}) as context:
+        context.set_default_timeout(1000 * PATIENCE_S)
         page = await context.new_page()
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from tests.patience import PATIENCE_S
+
 from .reader import ask
 from .scripted import Connection, Service
 
@@ -56,6 +58,7 @@ async def test_light_and_dark_on_a_phone_and_a_desk(
     async with await browser.new_context(
         viewport={"width": width, "height": 740}, color_scheme="dark" if scheme == "dark" else "light"
     ) as context:
+        context.set_default_timeout(1000 * PATIENCE_S)
         page = await context.new_page()
         await page.goto(service.url)
         await expect(page.locator("#model")).to_have_text("starter-q8_0")
