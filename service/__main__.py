@@ -99,6 +99,7 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
     """The engine's supervisor, given what the settings say of the engine."""
     options: dict[str, object] = {
         "n_ctx": values.n_ctx,
+        "chat_template": values.chat_template or None,
         "n_seq": values.n_seq,
         "n_batch": values.n_batch,
         "n_threads": values.n_threads,
@@ -119,7 +120,8 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
 
         path = await run_aside(lambda: model.obtain(values.model, values.model_sha256, progress))
         if values.redis_url.get_secret_value() or values.store_path:  # others, or a later life, go on with its streams
-            engine.digest = values.model_sha256.lower() or await run_aside(lambda: model.digest(path))
+            digest = values.model_sha256.lower() or await run_aside(lambda: model.digest(path))
+            engine.digest = model.addressed(digest, values.chat_template)
         draft = values.draft_model and str(await run_aside(lambda: model.obtain(values.draft_model, "", progress)))
         return command(str(path), options | {"draft_model": draft or None})
 

@@ -64,6 +64,17 @@ def digest(path: Path, cache: Path | None = None) -> str:
     return found
 
 
+def addressed(digest: str, chat_template: str) -> str:
+    """What is told apart of models that continue each other's streams: one that is addressed in another form reads
+    another prompt. chat_template: RILL_CHAT_TEMPLATE."""
+    if not chat_template:
+        return digest
+    form = chat_template.encode()
+    with suppress(OSError, ValueError):  # a name, or what the engine will refuse
+        form = Path(chat_template).read_bytes()
+    return hashlib.sha256(digest.encode() + form).hexdigest()
+
+
 def _check_file(path: Path) -> None:
     try:
         with path.open("rb") as file:

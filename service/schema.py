@@ -27,6 +27,7 @@ class Order:
 
     sampling: Sampling
     messages: tuple[tuple[str, str], ...] | None = None  # (role, content)
+    or_raw: bool = False  # without a chat template the one message is the prompt as it stands
     text: str | None = None
     tokens: tuple[int, ...] | None = None
     seed: int | None = None
@@ -44,6 +45,7 @@ class Order:
             id=id,
             sampling=replace(self.sampling, seed=random_seed if self.seed is None else self.seed),
             messages=None if messages is None else [{"role": r, "content": c} for r, c in messages],
+            or_raw=self.or_raw,
             text=self.text,
             tokens=None if self.tokens is None else list(self.tokens),
             max_tokens=self.max_tokens,
@@ -109,6 +111,7 @@ class Params(BaseModel):
         self,
         *,
         messages: tuple[tuple[str, str], ...] | None = None,
+        or_raw: bool = False,
         text: str | None = None,
         tokens: tuple[int, ...] | None = None,
     ) -> Order:
@@ -126,6 +129,7 @@ class Params(BaseModel):
         return Order(
             sampling=Sampling(seed=0, **known),
             messages=messages,
+            or_raw=or_raw,
             text=text,
             tokens=tokens,
             seed=None if self.seed is None or self.seed < 0 else self.seed % N_SEEDS,
@@ -169,7 +173,7 @@ class StreamRequest(Params):
             messages = [("user", self.prompt)]
         if self.system:
             messages.insert(0, ("system", self.system))
-        return self.order(messages=tuple(messages))
+        return self.order(messages=tuple(messages), or_raw=self.prompt is not None and not self.system)
 
 
 Model = TypeVar("Model", bound=BaseModel)

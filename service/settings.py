@@ -42,6 +42,10 @@ class Settings(BaseSettings):
         default=(),
         description="Comma-separated model names that requests may ask for (else 404); empty: any name is accepted.",
     )
+    chat_template: str = Field(
+        default="",
+        description="A chat template's name (the model's or llama.cpp's) or a Jinja file; empty: the model's default.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on; a container wants 0.0.0.0.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     n_ctx: int | None = Field(

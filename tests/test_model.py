@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service import model
-from service.model import ModelError, check, digest, obtain
+from service.model import ModelError, addressed, check, digest, obtain
 
 
 @pytest.fixture
@@ -49,6 +49,16 @@ def test_a_digest_tells_models_apart(tmp_path: Path) -> None:
     digests = {name: digest(tmp_path / name, tmp_path / "cache") for name in bodies}
     assert digests["a"] == digests["copy"] == hashlib.sha256(bodies["a"]).hexdigest()
     assert len(set(digests.values())) == len(bodies) - 1
+
+
+def test_a_template_of_ones_own_makes_another_model(tmp_path: Path) -> None:
+    """By its name, or by what is in its file: whose prompts are others can't go on with each other's streams."""
+    (file := tmp_path / "own.jinja").write_text("a")
+    first = addressed("digest", str(file))
+    file.write_text("b")
+    assert addressed("digest", "") == "digest"
+    others = [addressed("digest", asked) for asked in ("chatml", "vicuna", str(file), str(tmp_path), "a\0b")]
+    assert len({"digest", first, *others}) == 7
 
 
 def test_a_digest_is_computed_once(gguf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

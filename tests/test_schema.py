@@ -35,6 +35,19 @@ def test_seeds_are_settled(given: int | None, settled: int) -> None:
     assert order.submit("id", 99, 0.0).sampling.seed == settled
 
 
+def test_a_bare_prompt_needs_no_chat_template() -> None:
+    """Whoever writes messages, or a system text, means a chat."""
+    asked: list[tuple[dict[str, Any], bool]] = [
+        ({"prompt": "x"}, True),
+        ({"prompt": "x", "system": ""}, True),
+        ({"prompt": "x", "system": "y"}, False),
+        ({"messages": [{"role": "user", "content": "x"}]}, False),
+    ]
+    for body, or_raw in asked:
+        order = validate(StreamRequest, body).to_order()
+        assert (order.or_raw, order.submit("id", 1, 0.0).or_raw) == (or_raw, or_raw)
+
+
 def test_zero_is_a_value() -> None:
     """Falsy numbers are not defaults."""
     order = validate(StreamRequest, {"prompt": "x", "temperature": 0, "top_k": 0, "top_p": 0, "min_p": 0}).to_order()

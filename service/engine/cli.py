@@ -22,7 +22,6 @@ from .load import load
 from .options import PREFIX_SCOPES, SPECULATION, Options
 from .protocol import N_SEEDS, Refused, Sampling, Submit
 from .slices import STEP_S
-from .template import TemplateError
 
 STARTER = Path(__file__).parent.parent / "starter" / "rill-starter-q8_0.gguf"
 
@@ -46,6 +45,7 @@ def run(argv: list[str]) -> int:
         draft_model=args.draft_model,
         step_s=args.step_ms / 1000,
         buffer_types=args.buffer_types,
+        chat_template=args.chat_template,
     )
     if args.door is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's to answer: it drains first
@@ -54,7 +54,7 @@ def run(argv: list[str]) -> int:
         return serve(socket.socket(fileno=args.door), options)
     try:
         return _print(args, options)
-    except (LlamaError, ConfigurationError, TemplateError) as e:
+    except (LlamaError, ConfigurationError) as e:
         print(f"engine: {e}", file=sys.stderr)
         return 2 if isinstance(e, ConfigurationError) else 1
     except (BrokenPipeError, KeyboardInterrupt):
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--door", type=int, help="serve the front on this socket descriptor instead")
     p.add_argument("--model", type=Path, default=STARTER, help="a GGUF file (default: the embedded starter)")
     p.add_argument("--raw", action="store_true", help="complete the prompt as it stands, without a chat template")
+    p.add_argument("--chat-template", default="", help="a template's name or a file (default: the model's own)")
     p.add_argument("--system", default="", help="a system message")
     p.add_argument("--max-tokens", type=int)
     p.add_argument("--temperature", type=float, default=0.8)

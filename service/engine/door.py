@@ -38,7 +38,6 @@ from .protocol import (
 from .reading import safely
 from .sampler import Argmax, Sampler
 from .sequence import Sequence
-from .template import TemplateError
 from .threads import PERIOD_S, Threads
 
 SETTLED_S = 5.0  # streams that wait for a restarted engine have the cores to themselves for so long
@@ -97,7 +96,7 @@ def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
     except ConfigurationError as e:
         door.send(Fatal(str(e), is_final=True))
         return 2
-    except (LlamaError, TemplateError) as e:
+    except LlamaError as e:
         door.send(Fatal(str(e)))
     except Exception as e:  # of our own code: the front has to know that, and what it was
         door.send(Fatal(by_error(e), ours=True))
@@ -111,7 +110,7 @@ def _serve(door: Door, options: Options, load: Load) -> None:
     print(describe(loaded.ready), file=sys.stderr, flush=True)
     door.send(loaded.ready)
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
-    preparer = Preparer(command(options.model, loaded.inbox.n_ctx_seq))
+    preparer = Preparer(command(options.model, loaded.inbox.n_ctx_seq, options.chat_template))
     hearing = Hearing(door, loaded.inbox, work, preparer)
     for run in (hearing.run, hearing.prepare):
         threading.Thread(target=run, name=run.__name__, daemon=True).start()

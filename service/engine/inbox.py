@@ -23,13 +23,13 @@ Opened = tuple[Sequence, Sampler | Argmax, Accepted]
 class Inbox:
     """Safe beside the engine's thread: it reads the vocabulary only."""
 
-    def __init__(self, model: Model, *, n_ctx_seq: int, is_shared: bool = False) -> None:
+    def __init__(self, model: Model, *, n_ctx_seq: int, is_shared: bool = False, chat_template: str = "") -> None:
         """n_ctx_seq: one stream's limit, prompt and answer together. is_shared: tenants share prompts' beginnings with
-        each other. Raises TemplateError."""
+        each other. chat_template: RILL_CHAT_TEMPLATE; raises ConfigurationError where it can't be had."""
         self._model, self._is_shared = model, is_shared
         self.n_ctx_seq = n_ctx_seq
-        prompts = Prompts(model)
-        self.has_template = prompts.has_template  # whether the model brings a chat template of its own
+        prompts = Prompts(model, chat_template)
+        self.template = prompts.template
         self._read = Reading(prompts, partial(check_grammar, model))
 
     def open(self, submit: Submit, now: float) -> Opened | Refused:

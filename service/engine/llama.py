@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ class Model:
         self.has_state: bool = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         self.bos: int = lib.llama_vocab_bos(self.vocab)  # -1: none
         self.eos: int = lib.llama_vocab_eos(self.vocab)
+        self._adds_eos: bool = lib.llama_vocab_get_add_eos(self.vocab)
         attributes = [lib.llama_vocab_get_attr(self.vocab, t) for t in range(self.n_vocab)]
         control = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
         self.control_tokens = frozenset(t for t, a in enumerate(attributes) if a & control)
@@ -120,11 +121,10 @@ class Model:
         """A metadata value as text, None when the file has no such key."""
         return _string(lambda b, n: lib.llama_model_meta_val_str(self._model, key.encode(), b, n))
 
-    @property
-    def chat_template(self) -> str | None:
-        """The model's own Jinja2 chat template, if it brings one."""
-        text = lib.llama_model_chat_template(self._model, None)
-        return text.decode("utf-8", "replace") if text else None
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The model's own Jinja2 chat template of this name, or its default one, if it brings one."""
+        text = lib.llama_model_chat_template(self._model, None if name is None else name.encode())
+        return None if text is None else text.decode("utf-8", "replace")
 
     def text_of(self, token: int) -> str:
         """How the vocabulary spells a token: what control tokens are written as. "" for -1 (none)."""
@@ -133,9 +133,10 @@ class Model:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """The ids of a text. Lone surrogates, which UTF-8 can't carry, become U+FFFD; NUL is text like any other.
 
-        add_special: write BOS/EOS where the vocabulary asks for it; parse_special: control tokens' texts become them.
+        add_special: write BOS where the vocabulary asks for it, and never its EOS: nothing is made behind an end.
+        parse_special: control tokens' texts become them.
         """
-        data = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+        data = _utf8(text)
         # Mostly a token is a byte at least, and BOS, EOS and a prefixed space come on top. Without a token for a space
         # SentencePiece spells each as three bytes.
         for room in (len(data) + 8, 3 * len(data) + 8):
@@ -146,7 +147,8 @@ class Model:
             except MemoryError as e:
                 raise LlamaError(str(e)) from e
             if n >= 0:
-                return list(ids[:n])
+                has_end = add_special and n > 0 and self._adds_eos and ids[n - 1] == self.eos
+                return list(ids[: n - has_end])
         raise LlamaError(f"a text of {len(data)} bytes could not be tokenized")
 
     @cached_property
@@ -169,6 +171,33 @@ class Model:
     def close(self) -> None:
         """Free the weights; nothing of this model may be used afterwards."""
         lib.llama_model_free(self._model)
+
+
+def builtin_templates() -> list[str]:
+    """The names of llama.cpp's own chat templates."""
+    n = lib.llama_chat_builtin_templates(None, 0)
+    names = (ctypes.c_char_p * n)()
+    lib.llama_chat_builtin_templates(names, n)
+    return [name.decode() for name in names if name is not None]
+
+
+def apply_builtin(template: str, messages: Sequence[Mapping[str, str]], *, opens_answer: bool) -> str | None:
+    """The prompt that llama.cpp's own chat template makes of messages (role, content), which hold no NUL.
+
+    template: its name, or a text by which llama.cpp recognises one. None: it does not, or can't render them.
+    """
+    texts = [(_utf8(m["role"]), _utf8(m["content"])) for m in messages]
+    chat = (lib.llama_chat_message * len(texts))(*(lib.llama_chat_message(*pair) for pair in texts))
+
+    def fill(buffer: Any, size: int) -> int:
+        n: int = lib.llama_chat_apply_template(template.encode(), chat, len(texts), opens_answer, buffer, size)
+        return n
+
+    return _string(fill)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 def _string(fill: Callable[[Any, int], int]) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import buffer_timing, buffer_types, devices, draft_model, llama, patches, survey, weights
+from . import buffer_timing, buffer_types, chat_template, devices, draft_model, llama, patches, survey, weights
 from .budget import DEFAULT_N_CTX, ConfigurationError, choose_n_ctx, kv_bytes_per_token
 from .context import MAX_SEQUENCES, N_TILE, Context
 from .draft_model import DraftModel
@@ -48,12 +48,13 @@ class Loaded:
 
 
 def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
-    """Read the model, make its context. Raises LlamaError, ConfigurationError, TemplateError: each says what to do."""
+    """Read the model, make its context. Raises LlamaError, ConfigurationError: each says what to do."""
     began = time.monotonic()
     journal = Journal()
     llama.start(journal)
     for line in patches.lacks(patches.applied(llama.PACKAGE)):
         _say(f"built without {line}")
+    chat_template.check(options.chat_template)
     placement, need = _place(options, journal)
     if placement.warning:
         _say(f"no GPU is used: {placement.warning}")
@@ -77,7 +78,11 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         _say("texts depend on what else is computed: README, Exactness, says with which weights and settings")
     drafts = _drafts(options, model, context, placement, on_progress)
     most_kept_cells = measure_kept(context)
-    inbox = Inbox(model, n_ctx_seq=min(context.n_ctx, model.n_ctx_train), is_shared=options.prefix_scope == "all")
+    n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
+    is_shared = options.prefix_scope == "all"
+    inbox = Inbox(model, n_ctx_seq=n_ctx_seq, is_shared=is_shared, chat_template=options.chat_template)
+    if inbox.template.note:
+        _say(inbox.template.note)
     ready = Ready(
         model=model.name,
         description=model.description,
@@ -85,7 +90,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         model_bytes=model.n_bytes,
         n_vocab=model.n_vocab,
         n_ctx=context.n_ctx,
-        n_ctx_seq=inbox.n_ctx_seq,
+        n_ctx_seq=n_ctx_seq,
         n_seq=context.n_seq,
         n_batch=context.n_batch,
         n_threads=options.threads,
@@ -101,7 +106,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         cpu=devices.cpu_variant(devices.cpu_library()),
         weights=", ".join(f"{name} {n_mib:.0f} MiB" for name, n_mib in journal.buffers.items()),
         buffer_types=options.buffer_types,
-        has_chat_template=inbox.has_template,
+        has_chat_template=inbox.template.render is not None,
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
         draft_model=drafts.model.model.name if drafts and drafts.model else "",

@@ -32,6 +32,7 @@ class Options:
     draft_model: Path | None = None
     step_s: float = STEP_S
     buffer_types: str = buffer_types.AUTO
+    chat_template: str = ""
 
     @property
     def threads(self) -> int:

@@ -85,9 +85,9 @@ class Preparer:
         return status
 
 
-def command(model: Path, n_ctx: int) -> list[str]:
-    """How to start one for a model and one stream's limit in tokens."""
-    return [sys.executable, "-m", "service.engine.preparer", "{fd}", str(model), str(n_ctx)]
+def command(model: Path, n_ctx: int, chat_template: str) -> list[str]:
+    """How to start one for a model, one stream's limit in tokens and RILL_CHAT_TEMPLATE."""
+    return [sys.executable, "-m", "service.engine.preparer", "{fd}", str(model), str(n_ctx), chat_template]
 
 
 class Preparation:

@@ -1,4 +1,4 @@
-"""The process that reads what may take long: `python -m service.engine.preparer FD MODEL N_CTX`.
+"""The process that reads what may take long: `python -m service.engine.preparer FD MODEL N_CTX TEMPLATE`.
 
 How long a tokenizer, a chat template or a grammar's parser takes is for the text to say: 392,000 line feeds take
 SentencePiece half a minute. None of them can be interrupted, so they run where they can be killed: SIGPROF ends this
@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 
 from . import llama
+from .budget import ConfigurationError
 from .llama import LlamaError, Model
 from .protocol import Decoder, Refused, Submit, encode
 from .reading import Reading
 from .sampler import check_grammar
-from .template import Prompts, TemplateError
+from .template import Prompts
 
 NICE = 10  # a tenth of a core where streams want both, all of it where nobody does
 # What an ordinary text is read in, the more for what is rare: a text of one kind of letters, another script.
@@ -32,14 +33,14 @@ BYTES_PER_TOKEN = 8  # more than ordinary text has: what is longer does not fit 
 SAMPLE = "The quick brown fox jumps over the lazy dog; 12 of them: {'a': [1, 2.5], \"b\": null}\n" * 200
 
 
-def main(fd: int, path: Path, n_ctx: int) -> None:
+def main(fd: int, path: Path, n_ctx: int, chat_template: str) -> None:
     """Answer until the engine is gone."""
     os.nice(NICE)
     llama.start(lambda level, text: None)
     try:
         model = Model(path, vocab_only=True)
-        prompts = Prompts(model)
-    except (LlamaError, TemplateError):
+        prompts = Prompts(model, chat_template)
+    except (LlamaError, ConfigurationError):
         return  # the engine, which loaded them, says it
     read = Reading(prompts, partial(check_grammar, model))
     answer(socket.socket(fileno=fd), read, budget(n_ctx, seconds_per_byte(prompts)))
@@ -70,4 +71,4 @@ def seconds_per_byte(prompts: Prompts) -> float:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -74,6 +74,7 @@ class Submit:
     id: str
     sampling: Sampling
     messages: list[dict[str, str]] | None = None
+    or_raw: bool = False  # where the model has no chat template, the one message is the prompt as it stands
     text: str | None = None
     tokens: list[int] | None = None
     max_tokens: int | None = None

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from .chat_template import NoTemplate
 from .gbnf import GrammarError
+from .jinja import TemplateError
 from .llama import LlamaError
 from .protocol import Refused, Submit
-from .template import Prompts, TemplateError
+from .template import Prompts
 
 Result = TypeVar("Result")
 
@@ -31,10 +33,14 @@ class Reading:
             if submit.sampling.grammar:
                 self._check_grammar(submit.sampling.grammar)
             if submit.messages is not None:
+                if submit.or_raw and self._prompts.template.render is None:
+                    return replace(submit, messages=None, tokens=self._prompts.raw(submit.messages[0]["content"]))
                 tokens = self._prompts.chat(submit.messages, submit.asked_at)
-                return replace(submit, messages=None, tokens=tokens, stop=[*submit.stop, *self._prompts.stop])
+                return replace(submit, messages=None, tokens=tokens, stop=[*submit.stop, *self._prompts.template.stop])
             if submit.text is not None:
                 return replace(submit, text=None, tokens=self._prompts.raw(submit.text))
+        except NoTemplate as e:
+            return Refused(submit.id, "no_chat_template", str(e), "messages")
         except GrammarError as e:
             return Refused(submit.id, "invalid_request", f"grammar: {e}", "grammar")
         except (TemplateError, LlamaError) as e:

@@ -8,57 +8,29 @@ placeholder stands for them while the template renders, and they are tokenized a
 from __future__ import annotations
 
 import bisect
-import json
 import re
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-# What llama.cpp falls back to for a model without a template of its own.
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-CHATML_END = "<|im_end|>"
+from .chat_template import NoTemplate, choose
+from .chat_template import Vocabulary as Spelling
 
 
-class TemplateError(Exception):
-    """The chat template can't render these messages; the message is the template's own or Jinja's."""
-
-
-class Vocabulary(Protocol):
+class Vocabulary(Spelling, Protocol):
     """What templating needs of a model."""
 
-    @property
-    def bos(self) -> int: ...  # -1: none
-    @property
-    def eos(self) -> int: ...
-    @property
-    def control_texts(self) -> Collection[str]: ...
-    @property
-    def chat_template(self) -> str | None: ...
-    def text_of(self, token: int) -> str: ...
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
 
 class Prompts:
     """Turns what callers send into token ids for one vocabulary. Safe from any one thread at a time."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        """Raises TemplateError when the model's own template is no valid Jinja."""
+    def __init__(self, vocabulary: Vocabulary, asked: str = "") -> None:
+        """asked: RILL_CHAT_TEMPLATE. Raises ConfigurationError when it can't be had."""
         self._vocabulary = vocabulary
-        source = vocabulary.chat_template
-        self.has_template = source is not None
-        # A model that never learned ChatML spells its end instead of making the token.
-        self.stop = [] if source is not None else [CHATML_END]
-        self._template = _compile(source if source is not None else CHATML)
+        self.template = choose(asked, vocabulary)
         self._controls = sorted(vocabulary.control_texts)
         self._backwards = sorted(text[::-1] for text in self._controls)
         self._control = re.compile(_any_of(self._controls)) if self._controls else None
@@ -67,7 +39,7 @@ class Prompts:
         self._lead = lead if len(lead) > 1 else []
 
     def chat(self, messages: Sequence[dict[str, str]], asked_at: float | None = None) -> list[int]:
-        """The prompt's ids, BOS once where the model wants one. Raises TemplateError.
+        """The prompt's ids, BOS once where the model wants one. Raises TemplateError, NoTemplate.
 
         asked_at: seconds since the epoch, for templates that tell the date; None: now.
         """
@@ -142,22 +114,9 @@ class Prompts:
         return text[:before] + core + text[len(text.rstrip()) :]
 
     def _render(self, messages: Sequence[dict[str, str]], asked_at: float | None) -> str:
-        v = self._vocabulary
-        date = datetime.now() if asked_at is None else datetime.fromtimestamp(asked_at)
-        try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=True,
-                strftime_now=lambda form: date.strftime(form),
-                bos_token=v.text_of(v.bos),
-                eos_token=v.text_of(v.eos),
-                tools=None,
-                documents=None,
-            )
-        except jinja2.TemplateError as e:
-            raise TemplateError(f"the model's chat template refuses these messages: {e}") from e
-        except Exception as e:  # a template is a program: 1 / 0 is in its power
-            raise TemplateError(f"the model's chat template fails on these messages: {e!r}") from e
+        if self.template.render is None:
+            raise NoTemplate(self.template.note)
+        return self.template.render(messages, datetime.now() if asked_at is None else datetime.fromtimestamp(asked_at))
 
 
 class _Hidden:
@@ -179,44 +138,6 @@ class _Hidden:
     def split(self, rendered: str) -> list[str]:
         """Text, placeholder's number in letters, text, ...: an odd number of parts."""
         return re.split(f"{self._mark}([a-j]+){self._mark}", rendered)
-
-
-def _compile(source: str) -> jinja2.Template:
-    """As transformers compiles chat templates (utils/chat_template_utils.py), in Jinja's immutable sandbox."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-    )
-    environment.globals["raise_exception"] = _raise
-    environment.filters["tojson"] = _tojson
-    try:
-        return environment.from_string(source)
-    except Exception as e:  # Python's compiler has its own limits
-        raise TemplateError(f"the model's chat template does not compile: {e}") from e
-
-
-def _raise(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Without Jinja's HTML escapes: a prompt is no web page."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-class _Generation(Extension):
-    """{% generation %} marks the assistant's words for training; here only its contents count."""
-
-    tags = {"generation"}  # noqa: RUF012  # Jinja declares it so
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        parser.stream.skip(1)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _any_of(texts: Iterable[str]) -> str:

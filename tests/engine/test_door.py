@@ -294,9 +294,10 @@ def test_too_large_a_budget(endless: Path) -> None:
     assert "MiB are free" in message
 
 
-def test_a_broken_template(write: Callable[..., Path]) -> None:
-    """A chat template that is no template is fatal, not an engine that refuses every chat."""
-    assert "does not compile" in fatal("--model", str(write("door-template", chat_template="{% if %}")))
+def test_a_broken_template(bpe_path: Path, tmp_path: Path) -> None:
+    """A chat template of the operator's that is none is fatal at once, not an engine that refuses every chat."""
+    (file := tmp_path / "broken.jinja").write_text("{% if %}")
+    assert "does not compile" in fatal("--model", str(bpe_path), "--chat-template", str(file), is_final=True)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from service.engine.llama import Model
 from service.engine.protocol import Accepted, Refused, Sampling, Submit
 from service.engine.sequence import Sequence
 from service.engine.stack import SHALLOW_BYTES
-from service.engine.template import CHATML_END, TemplateError
 
 from .test_template import With
 
@@ -156,26 +155,19 @@ def test_a_template_that_refuses(bpe: Model) -> None:
     assert "no system role" in result.message
 
 
-def test_a_broken_template(bpe: Model) -> None:
-    """A template that does not compile is known when the model is loaded."""
-    with pytest.raises(TemplateError):
-        Inbox(With(bpe, "{% if %}"), n_ctx_seq=100)  # type: ignore[arg-type]
-
-
-def test_stop_strings(inbox: Inbox, spm: Model) -> None:
-    """The caller's stop strings apply; a chat with a model without a template stops at ChatML's end, too."""
+def test_stop_strings(inbox: Inbox, bpe: Model) -> None:
+    """The caller's stop strings apply, and a template's end where the model was not made with it."""
     sequence, _ = opened(inbox, text="x", stop=["fox"])
     assert sequence.text.push(b"a fox b") == "a "
-    bare = Inbox(spm, n_ctx_seq=100)
-    assert (inbox.has_template, bare.has_template) == (True, False)
+    given = Inbox(bpe, n_ctx_seq=100, chat_template="vicuna")
     cases: list[tuple[dict[str, Any], list[str]]] = [
         ({"messages": [{"role": "user", "content": "x"}], "stop": ["fox"]}, ["a ", ""]),
         ({"messages": [{"role": "user", "content": "x"}]}, ["a fox ", ""]),
-        ({"text": "x"}, ["a fox ", CHATML_END]),
+        ({"text": "x"}, ["a fox ", "</s>"]),
     ]
     for fields, expected in cases:
-        sequence, _ = opened(bare, **fields)
-        assert [sequence.text.push(b"a fox "), sequence.text.push(CHATML_END.encode())] == expected
+        sequence, _ = opened(given, **fields)
+        assert [sequence.text.push(b"a fox "), sequence.text.push(b"</s>")] == expected
 
 
 def test_whose_it_is_and_for_how_fast_a_reader(inbox: Inbox, bpe: Model) -> None:

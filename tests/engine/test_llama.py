@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.llama import LlamaError, Model
+from service.engine.llama import LlamaError, Model, apply_builtin, builtin_templates
 
 from . import tiny
 
@@ -29,7 +29,7 @@ def test_what_a_model_tells(bpe: Model) -> None:
     assert bpe.text_of(bpe.bos) == "<s>"
     assert bpe.text_of(bpe.eos) == "</s>"
     assert bpe.text_of(-1) == ""
-    assert bpe.chat_template == tiny.CHATML
+    assert bpe.chat_template() == tiny.CHATML
     assert bpe.n_params > 100_000
     assert 0 < bpe.n_bytes < 1 << 20
     assert bpe.description.startswith("llama")
@@ -58,12 +58,33 @@ def test_long_metadata(write: Callable[..., Path]) -> None:
     template = "{# " + "\u20ac" * 20_000 + " #}x"
     model = Model(write("long", chat_template=template))
     assert model.meta("tokenizer.chat_template") == template
-    assert model.chat_template == template
+    assert model.chat_template() == template
 
 
 def test_no_chat_template(spm: Model) -> None:
     """A model without a template says so."""
-    assert spm.chat_template is None
+    assert spm.chat_template() is None
+
+
+def test_several_chat_templates(write: Callable[..., Path]) -> None:
+    """A model may bring others beside its default, each with a name."""
+    templates = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
+    model = Model(write("several", chat_template=templates))
+    assert [model.chat_template(name) for name in (None, "tool_use", "x")] == ["plain", "tools", None]
+
+
+def test_llama_cpps_own_templates() -> None:
+    """They are found by name, or recognised in a text; what is neither is not rendered."""
+    assert {"chatml", "llama3", "vicuna"} <= set(builtin_templates())
+    turns = [{"role": "user", "content": "\ud800é"}]
+    for template in ("chatml", "{% no jinja <|im_start|>"):
+        assert apply_builtin(template, turns, opens_answer=False) == "<|im_start|>user\n\ufffdé<|im_end|>\n"
+        opened = apply_builtin(template, turns, opens_answer=True)
+        assert opened is not None and opened.endswith("<|im_start|>assistant\n")
+    long = [{"role": "user", "content": "x" * 10_000}] * 3
+    said = apply_builtin("chatml", long, opens_answer=False)
+    assert said is not None and said.count("x") == 30_000
+    assert apply_builtin("nonsense", turns, opens_answer=True) is None
 
 
 def test_a_model_without_a_name_is_called_as_its_file(write: Callable[..., Path]) -> None:
@@ -187,13 +208,13 @@ def test_empty_text(bpe: Model, spm: Model) -> None:
         assert model.tokenize("", add_special=True, parse_special=True) == [model.bos]
 
 
-def test_bos_and_eos_are_the_vocabularys_wish(write: Callable[..., Path]) -> None:
-    """add_special writes BOS and EOS only where the file asks for them."""
+def test_bos_is_the_vocabularys_wish(write: Callable[..., Path]) -> None:
+    """add_special writes BOS only where the file asks for it, and EOS never: an answer does not come behind an end."""
     for add_bos, add_eos in [(False, False), (True, False), (True, True)]:
         model = Model(write(f"bos-{add_bos}-{add_eos}", add_bos=add_bos, add_eos=add_eos))
         x = model.tokenize("x", add_special=False, parse_special=False)
         ids = model.tokenize("x", add_special=True, parse_special=False)
-        assert ids == [model.bos] * add_bos + x + [model.eos] * add_eos
+        assert ids == [model.bos] * add_bos + x
 
 
 def test_parse_special(bpe: Model) -> None:

@@ -17,7 +17,6 @@ from service.engine.kv_type import FAST
 from service.engine.llama import LlamaError
 from service.engine.options import Options
 from service.engine.protocol import Ready
-from service.engine.template import TemplateError
 
 from .test_exactness import quantized
 
@@ -142,14 +141,18 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_broken_template(write: Callable[..., Path]) -> None:
-    """A template that does not compile is an error of the loading."""
-    with pytest.raises(TemplateError, match="does not compile"):
-        loaded(write("broken-template", chat_template="{% if %}"))
+    """The model's own that does not compile leaves what needs none; one that was asked for is an error."""
+    assert not loaded(write("broken-template", chat_template="{% if %}")).has_chat_template
+    for asked in ("nonsense", "folder/nowhere.jinja"):
+        with pytest.raises(ConfigurationError, match="RILL_CHAT_TEMPLATE"):
+            loaded(write("with-template"), chat_template=asked)
 
 
-def test_no_template(spm_path: Path) -> None:
-    """The front is told that a model brings no template."""
+def test_no_template(spm_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The front and the operator are told that a model brings no template; one can be given by name."""
     assert not loaded(spm_path).has_chat_template
+    assert "engine: The model has no chat template" in capfd.readouterr().err
+    assert loaded(spm_path, chat_template="chatml").has_chat_template
 
 
 def test_drafts_where_they_are_wanted_and_can_be_cut(bpe_path: Path, write: Callable[..., Path]) -> None:

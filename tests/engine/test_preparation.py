@@ -80,7 +80,7 @@ def test_a_process_that_dies_otherwise_is_not_late() -> None:
 def test_a_real_one_reads_as_the_inbox_does(bpe_path: Path, bpe: Model) -> None:
     """Chats and bare texts become the same sequences, and what is no grammar is refused in the same words."""
     inbox = Inbox(bpe, n_ctx_seq=500)
-    with preparer(*command(bpe_path, 500)[1:]) as process:
+    with preparer(*command(bpe_path, 500, "")[1:]) as process:
         for asked in (
             Submit(id="chat", messages=[{"role": "user", "content": "Hello <s>"}], sampling=Sampling(seed=1)),
             submit("text", "the fox <|im_end|>"),
@@ -103,7 +103,7 @@ def tokens(opened: object) -> list[int]:
 def test_llama_cpp_words_about_a_grammar_are_not_heard(bpe_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """It prints one that it refuses, which our own check let pass: whole."""
     secret = 'root ::= "a" #\f secret'
-    with preparer(*command(bpe_path, 500)[1:]) as process:
+    with preparer(*command(bpe_path, 500, "")[1:]) as process:
         process.ask(submit(grammar=secret))
     assert "secret" not in "".join(capfd.readouterr())
 
@@ -219,7 +219,7 @@ def test_a_death_that_was_none_of_its_doing(capsys: pytest.CaptureFixture[str]) 
 
 def test_it_ends_with_the_engine(bpe_path: Path) -> None:
     """Whose end of the socket is closed then, however it went."""
-    with preparer(*command(bpe_path, 500)[1:]) as process:
+    with preparer(*command(bpe_path, 500, "")[1:]) as process:
         process.ask(submit())
         assert process._process is not None and process._socket is not None
         process._socket.close()

@@ -11,7 +11,7 @@ from service.engine.llama import Model
 from service.engine.protocol import Refused, Sampling, Submit
 from service.engine.reading import Reading
 from service.engine.sampler import check_grammar
-from service.engine.template import CHATML_END, Prompts
+from service.engine.template import Prompts
 
 from .test_template import With
 
@@ -37,13 +37,25 @@ def test_tokens_stay_tokens(bpe: Model) -> None:
     assert reading(bpe)(submit) == submit
 
 
-def test_a_chat_without_a_template_ends_at_chatmls_end(spm: Model) -> None:
-    """A text does not."""
+def test_a_chat_without_a_template_is_refused(spm: Model) -> None:
+    """In words that name the way out; a bare prompt is read as it stands."""
     read = reading(spm)
-    chat = read(replace(SUBMIT, messages=[{"role": "user", "content": "hello"}]))
-    text = read(replace(SUBMIT, text="hello"))
-    assert isinstance(chat, Submit) and isinstance(text, Submit)
-    assert (chat.stop, text.stop) == (["fox", CHATML_END], ["fox"])
+    chat = replace(SUBMIT, messages=[{"role": "user", "content": "hello"}])
+    refused = read(chat)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.param) == ("no_chat_template", "messages")
+    assert "RILL_CHAT_TEMPLATE" in refused.message
+    raw = read(replace(chat, or_raw=True))
+    assert isinstance(raw, Submit)
+    assert raw.tokens == spm.tokenize("hello", add_special=True, parse_special=False)
+
+
+def test_a_bare_prompt_gets_the_template_that_there_is(bpe: Model) -> None:
+    """It is a user's message then."""
+    chat = replace(SUBMIT, messages=[{"role": "user", "content": "hello"}])
+    one, other = reading(bpe)(chat), reading(bpe)(replace(chat, or_raw=True))
+    assert isinstance(one, Submit) and isinstance(other, Submit)
+    assert one.tokens == other.tokens
 
 
 @pytest.mark.parametrize("kind", ["text", "tokens"])

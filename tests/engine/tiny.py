@@ -6,7 +6,7 @@ its ids. Key names are those of ggml's docs/gguf.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ def write(
     path: Path,
     *,
     kind: Literal["bpe", "spm"] = "bpe",
-    chat_template: str | None = CHATML,
+    chat_template: str | Sequence[Mapping[str, str]] | None = CHATML,
     controls: Sequence[str] = CONTROLS,
     words: Sequence[str] = WORDS,
     bos: str = "<s>",

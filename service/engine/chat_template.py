@@ -1,0 +1,133 @@
+"""Which chat template a model is used with: the operator's, the model's own, or one that llama.cpp has by name.
+
+None at all is an answer, too: a base model that is addressed in a form it never learned answers with garbage.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from . import llama
+from .budget import ConfigurationError
+from .jinja import Jinja, Messages, TemplateError
+
+NONE = "The model has no chat template; RILL_CHAT_TEMPLATE gives it one, and /v1/completions needs none."
+LONGEST_END = 32  # characters of a turn's end: what is longer is no end but a text of the template's
+
+
+class NoTemplate(Exception):
+    """There is none to render messages with; the message says why, and what to do."""
+
+
+class Render(Protocol):
+    """Messages -> the prompt; opens_answer: up to where the model's next words begin. Raises TemplateError."""
+
+    def __call__(self, messages: Messages, date: datetime, *, opens_answer: bool = True) -> str: ...
+
+
+class Vocabulary(Protocol):
+    """What this needs of a model."""
+
+    @property
+    def bos(self) -> int: ...  # -1: none
+    @property
+    def eos(self) -> int: ...
+    @property
+    def control_texts(self) -> Collection[str]: ...
+    def chat_template(self, name: str | None = None) -> str | None: ...
+    def text_of(self, token: int) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """How messages become a prompt."""
+
+    render: Render | None  # None: they can't
+    stop: tuple[str, ...] = ()  # what ends an answer beside the model's own end tokens
+    note: str = ""  # what the operator has to know of the choice
+
+
+def choose(asked: str, vocabulary: Vocabulary) -> ChatTemplate:
+    """The template for a model. asked: one of the model's own by name, one of llama.cpp's by name, or a file; "": the
+    model's default. Raises ConfigurationError for one that can't be had."""
+    if asked:
+        return _asked(asked, vocabulary)
+    source = vocabulary.chat_template()
+    if source is None:
+        return ChatTemplate(None, note=NONE)
+    name = source.strip() or "chatml"  # llama.cpp's reading of a key that holds nothing
+    if name in llama.builtin_templates():
+        return _builtin(name)
+    try:
+        bos, eos = vocabulary.text_of(vocabulary.bos), vocabulary.text_of(vocabulary.eos)
+        return ChatTemplate(Jinja(source, bos=bos, eos=eos))
+    except TemplateError as e:
+        return _recognised(source, str(e))
+
+
+def check(asked: str) -> None:
+    """Raises ConfigurationError for a file that can't be used, before a model is read for it."""
+    if "/" in asked or asked.endswith((".jinja", ".jinja2", ".j2")):
+        _from_file(asked, bos="", eos="")
+
+
+def _asked(asked: str, vocabulary: Vocabulary) -> ChatTemplate:
+    bos, eos = vocabulary.text_of(vocabulary.bos), vocabulary.text_of(vocabulary.eos)
+    if own := vocabulary.chat_template(asked):
+        try:
+            return ChatTemplate(Jinja(own, bos=bos, eos=eos))
+        except TemplateError as e:
+            raise ConfigurationError(f"RILL_CHAT_TEMPLATE: {e}") from e
+    if asked in llama.builtin_templates():
+        return _builtin(asked)
+    render = _from_file(asked, bos=bos, eos=eos)
+    return ChatTemplate(render, stop=_ends(render))
+
+
+def _from_file(path: str, *, bos: str, eos: str) -> Jinja:
+    try:
+        return Jinja(Path(path).read_text("utf-8"), bos=bos, eos=eos)
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is no text in UTF-8"
+        message = "no template has this name, nor can a file of this name be read"
+        raise ConfigurationError(f"RILL_CHAT_TEMPLATE: {message}: {reason}") from e
+    except TemplateError as e:
+        raise ConfigurationError(f"RILL_CHAT_TEMPLATE: {e}") from e
+
+
+def _recognised(source: str, error: str) -> ChatTemplate:
+    """For a template that does not compile: by the control tokens in it llama.cpp knows whose form it is."""
+    if llama.apply_builtin(source, [{"role": "user", "content": "x"}], opens_answer=True) is None:
+        return ChatTemplate(None, note=f"{NONE} Its own can't be used: {error}.")
+    found = _builtin(source)
+    return ChatTemplate(found.render, found.stop, f"{error}; messages get the form that llama.cpp recognises in it.")
+
+
+def _builtin(template: str) -> ChatTemplate:
+    """One of llama.cpp's, by its name or by a text it recognises."""
+
+    def render(messages: Messages, date: datetime, *, opens_answer: bool = True) -> str:
+        nul = secrets.token_hex(16)  # NUL would end a string of C's
+        whole = [{**m, "content": m["content"].replace("\0", nul)} for m in messages]
+        said = llama.apply_builtin(template, whole, opens_answer=opens_answer)
+        if said is None:
+            raise TemplateError("the chat template can't render these messages")
+        return said.replace(nul, "\0")
+
+    return ChatTemplate(render, stop=_ends(render))
+
+
+def _ends(render: Render) -> tuple[str, ...]:
+    """What a model that follows a template it was not made with may spell behind its words, instead of ending."""
+    answer = secrets.token_hex(16)
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
+    try:
+        end = render(turns, datetime.now(), opens_answer=False).rpartition(answer)[2].strip()
+    except TemplateError:
+        return ()
+    return (end,) if 0 < len(end) <= LONGEST_END else ()
