@@ -17,16 +17,25 @@ class RillError(Exception):
     code = "internal_error"
     outcome = "failed"
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        counts: dict[str, int] | None = None,
+    ) -> None:
+        """counts: what the message says in numbers, for programs."""
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.counts = counts or {}
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error body."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": error}
+        return {"error": error | self.counts}
 
 
 class Invalid(RillError):
@@ -43,6 +52,8 @@ class Unsupported(Invalid):
 
 
 class ContextLengthExceeded(Invalid):
+    """The counts are llama-server's: n_prompt_tokens, n_ctx."""
+
     code = "context_length_exceeded"
 
 
@@ -159,13 +170,18 @@ class LogGap(RillError):
 
 def as_dict(error: RillError) -> dict[str, Any]:
     """All of it as plain values, for `from_dict` elsewhere."""
-    names = ("status", "type", "code", "outcome", "message", "param", "retry_after_s")
+    names = ("status", "type", "code", "outcome", "message", "param", "retry_after_s", "counts")
     return {name: getattr(error, name) for name in names}
 
 
 def from_dict(values: dict[str, Any]) -> RillError:
     """The error that as_dict described."""
-    error = RillError(values["message"], param=values["param"], retry_after_s=values["retry_after_s"])
+    error = RillError(
+        values["message"],
+        param=values["param"],
+        retry_after_s=values["retry_after_s"],
+        counts=values.get("counts"),  # an older version's has none
+    )
     for name in ("status", "type", "code", "outcome"):
         setattr(error, name, values[name])
     return error
@@ -174,11 +190,11 @@ def from_dict(values: dict[str, Any]) -> RillError:
 _BY_ENGINE_CODE = {ContextLengthExceeded.code: ContextLengthExceeded, Unsupported.code: Unsupported}
 
 
-def refused_by_engine(code: str, message: str, param: str) -> RillError:
+def refused_by_engine(code: str, message: str, param: str, counts: dict[str, int]) -> RillError:
     """The error for a Refused frame: what a client got wrong, a 400, or what can't go on in another engine."""
     if code == NotResumable.code:
         return NotResumable(message, retry_after_s=0.0)
-    error = _BY_ENGINE_CODE.get(code, Invalid)(message, param=param)
+    error = _BY_ENGINE_CODE.get(code, Invalid)(message, param=param, counts=counts)
     if re.fullmatch(r"[a-z_]{1,64}", code):
         error.code = code
     return error

@@ -56,17 +56,18 @@ class Summary:
         }
 
     def timings(self) -> dict[str, Any]:
-        """Seconds; tokens_per_s counts the gaps between tokens, so it is None for fewer than two."""
+        """Seconds; tokens_per_s counts the gaps between tokens. What there is not, is not in it: strict clients take
+        no null for a number."""
         n_gaps = self.n_generated - 1
-        rate = n_gaps / self.decode_s if n_gaps > 0 and self.decode_s > 0 else None
-        return {
+        found = {
             "queue_s": round(self.queue_s, 4),
             "prefill_s": round(self.prefill_s, 4),
             "ttft_s": None if self.ttft_s is None else round(self.ttft_s, 4),
             "decode_s": round(self.decode_s, 4),
             "total_s": round(self.total_s, 4),
-            "tokens_per_s": None if rate is None else round(rate, 2),
+            "tokens_per_s": round(n_gaps / self.decode_s, 2) if n_gaps > 0 and self.decode_s > 0 else None,
         }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Dialect(Protocol):

@@ -55,12 +55,25 @@ def _id(key: str) -> int:
     return int(key)
 
 
+def _whole(value: object) -> object:
+    """6.0 is the whole number 6, to JSON and to those whose language has no other numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _limit(value: int) -> int:
+    if value == 0:
+        raise ValueError("it must be 1 or more; -1, or nothing, is no limit")
+    return value
+
+
 def _breaker(value: str) -> str:
     if len(value.encode()) > MAX_BREAKER_BYTES:
         raise ValueError(f"a breaker has at most {MAX_BREAKER_BYTES} bytes")
     return value
 
 
+Whole = Annotated[int, BeforeValidator(_whole)]
+Limit = Annotated[Whole, Field(ge=-1, lt=2**31), AfterValidator(_limit)]  # tokens; -1: none, as in llama-server
 Text = Annotated[str, StringConstraints(min_length=1)]
 Content = Annotated[str, BeforeValidator(_text_parts)]
 ModelName = Annotated[str, StringConstraints(max_length=256)]

@@ -110,7 +110,9 @@ class Live:
             stream.accept(frame.n_prompt, self._admission.wait_s(stream.ticket.place))
         else:
             prompt = "messages" if stream.route == "/v1/chat/completions" else "prompt"
-            stream.fail(refused_by_engine(frame.code, frame.message, frame.param or prompt), self._clock())
+            stream.fail(
+                refused_by_engine(frame.code, frame.message, frame.param or prompt, frame.counts), self._clock()
+            )
 
     def lost(self, shut: Callable[[], RefusedError], stays_down: bool, kind: Kind = Kind.CRASH) -> None:
         """It died, in this way: refuse new streams. The live ones go on when it is back, but for one that kills it each

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from service import sse
 from service.engine.protocol import Ready, too_long
-from service.errors import ContextLengthExceeded, Invalid, RillError, Unsupported
+from service.errors import ContextLengthExceeded, Invalid, RillError
 from service.events import Status, Summary
 from service.schema import MAX_MESSAGES, Message, Order, Params
 
@@ -76,30 +75,6 @@ class TextRequest(Completion):
         return self.order(tokens=tuple(self.prompt))
 
 
-def _nothing(value: object) -> bool:
-    return not value
-
-
-# Parameter -> whether this value asks for no more than we do anyway.
-HARMLESS: dict[str, Callable[[Any], bool]] = {
-    "n": lambda value: value == 1 and value is not True,
-    "best_of": lambda value: value == 1 and value is not True,
-    "tools": _nothing,
-    "tool_choice": lambda value: value in ("none", "auto"),
-    "functions": _nothing,
-    "function_call": lambda value: value in ("none", "auto"),
-    "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
-    "logprobs": lambda value: value is False,
-    "top_logprobs": lambda value: value == 0,
-    "echo": lambda value: value is False,
-    "suffix": lambda value: value == "",
-    "modalities": lambda value: value == ["text"],
-    "audio": _nothing,
-    "prediction": _nothing,
-    "json_schema": _nothing,
-}
-
-
 def refuse_too_long(body: dict[str, Any], n_ctx: int) -> None:
     """Raises ContextLengthExceeded for a prompt of more token ids than a stream may have, before they are looked at one
     by one: a megabyte of them would hold up every stream."""
@@ -107,15 +82,8 @@ def refuse_too_long(body: dict[str, Any], n_ctx: int) -> None:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         (prompt,) = prompt
     if isinstance(prompt, list) and len(prompt) >= n_ctx:
-        raise ContextLengthExceeded(too_long(len(prompt), n_ctx), param="prompt")
-
-
-def refuse_unsupported(body: dict[str, Any]) -> None:
-    """Raises Unsupported for the first parameter whose value asks for what we can't do; null asks for nothing."""
-    for name, is_harmless in HARMLESS.items():
-        value = body.get(name)
-        if value is not None and not is_harmless(value):
-            raise Unsupported(f"'{name}' with this value is not supported.", param=name)
+        message, counts = too_long(len(prompt), n_ctx)
+        raise ContextLengthExceeded(message, param="prompt", counts=counts)
 
 
 @dataclass(frozen=True, slots=True)

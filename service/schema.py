@@ -1,20 +1,24 @@
 """The wire contract of /stream: bytes or a query in, an Order out, or one of errors.py's 400s.
 
-Unknown fields are ignored and null means default, as OpenAI-compatible servers do; bounds stand on every number.
+Unknown fields are ignored and null means default, as OpenAI-compatible servers do; bounds stand on every number. What is
+known and not done is refused (unsupported.py).
 """
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.engine.protocol import N_SEEDS, Sampling, Submit
 from service.errors import Invalid
-from service.fields import Biases, Breakers, Content, Grammar, Key, ModelName, Pace, Stops, Text
+from service.fields import Biases, Breakers, Content, Grammar, Key, Limit, ModelName, Pace, Stops, Text, Whole
+from service.unsupported import lost_of
+from service.words import plain
 
 MAX_QUERY_FIELDS = 64
 MAX_MESSAGES = 2048  # far beyond any context; keeps one request's validation short
@@ -63,6 +67,17 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        """Nothing of it is left out of the prompt in silence."""
+        if isinstance(value, dict):
+            if value.get("role") in ("tool", "function"):
+                raise ValueError("messages of tools are not supported")
+            if lost := lost_of(value):
+                raise ValueError(f"'{lost}' of a message is not supported")
+        return value
+
     def pair(self) -> tuple[str, str]:
         return ("system" if self.role == "developer" else self.role), self.content
 
@@ -77,7 +92,7 @@ class Params(BaseModel):
     dynatemp_range: float | None = Field(None, ge=0, le=2)
     dynatemp_exponent: float | None = Field(None, ge=0, le=10)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=-1, le=2**31 - 1)  # -1 and 0: off
+    top_k: Whole | None = Field(None, ge=-1, le=2**31 - 1)  # -1 and 0: off
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, ge=0, le=1)
     top_n_sigma: float | None = Field(None, ge=-1, le=100)  # up to 0: off
@@ -85,25 +100,27 @@ class Params(BaseModel):
     xtc_threshold: float | None = Field(None, ge=0, le=1)  # above 0.5: off
     repeat_penalty: float | None = Field(None, ge=0.001, le=10)  # logits are divided by it
     repetition_penalty: float | None = Field(None, ge=0.001, le=10)  # vLLM's and HF's name for it
-    repeat_last_n: int | None = Field(None, ge=0, le=2**16)  # looked through for every token
+    repeat_last_n: Whole | None = Field(None, ge=0, le=2**16)  # looked through for every token
     presence_penalty: float | None = Field(None, ge=-2, le=2)  # OpenAI's range
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     dry_multiplier: float | None = Field(None, ge=0, le=100)
     dry_base: float | None = Field(None, ge=1, le=100)
-    dry_allowed_length: int | None = Field(None, ge=0, le=2**31 - 1)
-    dry_penalty_last_n: int | None = Field(None, ge=0, le=2**16)  # looked through for every token
+    dry_allowed_length: Whole | None = Field(None, ge=0, le=2**31 - 1)
+    dry_penalty_last_n: Whole | None = Field(None, ge=0, le=2**16)  # looked through for every token
     dry_sequence_breakers: Breakers = None
-    mirostat: int | None = Field(None, ge=0, le=2)
+    mirostat: Whole | None = Field(None, ge=0, le=2)
     mirostat_tau: float | None = Field(None, ge=0, le=100)
     mirostat_eta: float | None = Field(None, ge=0, le=10)
     adaptive_target: float | None = Field(None, ge=-1, le=1)  # negative: off
     adaptive_decay: float | None = Field(None, ge=0, le=0.99)
     logit_bias: Biases = None
     grammar: Grammar | None = None
-    seed: int | None = Field(None, ge=-1, lt=2**63)  # OpenAI's are 64 bits wide; -1: a random one, as in llama.cpp
+    seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)  # as wide as OpenAI's; -1: a random one, as in llama.cpp
     stop: Stops = None
-    max_tokens: int | None = Field(None, ge=1, lt=2**31)
-    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
+    n_predict: Limit | None = None  # llama-server's name for it
+    num_predict: Limit | None = None  # and Ollama's
     ignore_eos: bool | None = None
     pace: Pace | None = None
 
@@ -132,12 +149,18 @@ class Params(BaseModel):
             or_raw=or_raw,
             text=text,
             tokens=tokens,
-            seed=None if self.seed is None or self.seed < 0 else self.seed % N_SEEDS,
-            max_tokens=self.max_completion_tokens or self.max_tokens,
+            seed=None if self.seed in (None, -1) else self.seed % N_SEEDS,
+            max_tokens=self._max_tokens,
             stop=tuple(self.stop or ()),
             ignore_eos=bool(self.ignore_eos),
             model=self.model or None,
         )
+
+    @property
+    def _max_tokens(self) -> int | None:
+        """The one that is given; None: up to the context's end."""
+        names = (self.max_completion_tokens, self.max_tokens, self.n_predict, self.num_predict)
+        return next((n for n in names if n is not None and n > 0), None)
 
 
 class PaceRequest(BaseModel):
@@ -183,7 +206,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises Invalid for all that is none: orjson refuses NaN, 1e999, lone surrogates,
     invalid UTF-8 and nesting beyond 1024."""
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as e:
         raise Invalid(f"The body is not valid JSON: {e}.") from None
     if not isinstance(value, dict):
@@ -212,12 +235,22 @@ def parse_query(raw: str) -> dict[str, str | list[str]]:
     return found
 
 
+def as_json(fields: dict[str, str | list[str]]) -> dict[str, Any]:
+    """A query's fields as what a body would hold: `n=1` is a number, `suffix=x` a text."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        try:
+            found[name] = orjson.loads(value) if isinstance(value, str) else value
+        except orjson.JSONDecodeError:
+            found[name] = value
+    return found
+
+
 def validate(model: type[Model], values: dict[str, Any], *, strict: bool = True) -> Model:
     """The model for these values (`strict=False`: they are a query's strings). Raises Invalid naming the parameter."""
     try:
         return model.model_validate(values, strict=strict)
     except ValidationError as e:
-        error = e.errors(include_input=False, include_url=False, include_context=False)[0]
+        error = e.errors(include_input=False, include_url=False)[0]
         path = ".".join(str(part) for part in error["loc"])
-        message = error["msg"].removeprefix("Value error, ")
-        raise Invalid(f"{path}: {message}.", param=str(error["loc"][0])) from None
+        raise Invalid(f"{path}: {plain(error)}.", param=str(error["loc"][0])) from None

@@ -24,7 +24,7 @@ def test_every_error_knows_its_status_its_code_and_its_outcome(kind: type[RillEr
 
 
 def test_the_body_is_openais() -> None:
-    """Exactly these four fields."""
+    """Exactly these four fields, and what a program may want to count with."""
     error = errors.Unsupported("no", param="n")
     assert error.body() == {
         "error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": "unsupported_parameter"}
@@ -36,12 +36,13 @@ def test_the_body_is_openais() -> None:
 )
 def test_what_the_engine_refuses_is_a_400(code: str) -> None:
     """Known codes keep their class, other good ones their name; nonsense is not passed on."""
-    error = refused_by_engine(code, "why", "prompt")
+    error = refused_by_engine(code, "why", "prompt", {"n_ctx": 5})
     assert (error.status, error.message, error.param) == (400, "why", "prompt")
+    assert error.body()["error"]["n_ctx"] == 5
     assert error.code == (code if code.isidentifier() and code.islower() and len(code) <= 64 else "invalid_request")
 
 
 def test_what_cannot_go_on_in_another_engine_is_not_the_clients_fault() -> None:
     """A 503: sent again, the request starts again."""
-    error = refused_by_engine("not_resumable", "why", "prompt")
+    error = refused_by_engine("not_resumable", "why", "prompt", {})
     assert (error.status, error.code, error.param) == (503, "not_resumable", None)

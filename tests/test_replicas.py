@@ -114,7 +114,7 @@ async def test_a_dead_replicas_stream_goes_on(
     assert await read(two, f"/v1/streams/{id}") == (200, whole + rest)
     if path == "/stream":
         assert text(whole + rest) == "abc"
-        assert rest[-1].json()["timings"]["ttft_s"] is None, "the other one knew it"
+        assert "ttft_s" not in rest[-1].json()["timings"], "the other one knew it"
     assert await two.metric("llm_streams_adopted_total") == 1
 
 

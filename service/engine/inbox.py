@@ -44,7 +44,7 @@ class Inbox:
     def refuse(self, submit: Submit) -> Refused | None:
         """What is wrong with it whatever its text says; None: nothing."""
         if submit.tokens is not None and len(submit.tokens) >= self.n_ctx_seq:  # before they are looked at one by one
-            return self._too_long(submit, str(len(submit.tokens)))
+            return self._too_long(submit, len(submit.tokens))
         if name := misfit(submit):
             return Refused(submit.id, "invalid_prompt", f"The value of {name} can't be used.")
         try:
@@ -66,7 +66,7 @@ class Inbox:
             return Refused(submit.id, "invalid_prompt", "The prompt has no tokens.")
         room = self.n_ctx_seq - len(tokens)
         if room < 1:
-            return self._too_long(submit, str(len(tokens)))
+            return self._too_long(submit, len(tokens))
         max_tokens = min(submit.max_tokens or room, room)
         sequence = Sequence(
             id=submit.id,
@@ -113,10 +113,11 @@ class Inbox:
         if n_bytes <= SHALLOW_BYTES:
             return None
         at_least = n_bytes // self._model.longest_piece
-        return self._too_long(submit, f"at least {at_least}") if at_least >= self.n_ctx_seq else None
+        return self._too_long(submit, at_least, at_least=True) if at_least >= self.n_ctx_seq else None
 
-    def _too_long(self, submit: Submit, n_tokens: str) -> Refused:
-        return Refused(submit.id, "context_length_exceeded", too_long(n_tokens, self.n_ctx_seq))
+    def _too_long(self, submit: Submit, n_tokens: int, *, at_least: bool = False) -> Refused:
+        message, counts = too_long(n_tokens, self.n_ctx_seq, at_least=at_least)
+        return Refused(submit.id, "context_length_exceeded", message, counts=counts)
 
     def _check_ids(self, tokens: list[int]) -> None:
         if bad := [t for t in tokens if not 0 <= t < self._model.n_vocab]:

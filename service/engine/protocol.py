@@ -185,18 +185,22 @@ class Started:
 class Refused:
     """It can't be run, or run on. `code` is an errors.py code, e.g. context_length_exceeded.
 
-    param: the request's field that is to blame; None: its prompt.
+    param: the request's field that is to blame; None: its prompt. counts: what the message says in numbers.
     """
 
     id: str
     code: str
     message: str
     param: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
 
 
-def too_long(n_prompt: int | str, n_ctx: int) -> str:
-    """The message of context_length_exceeded. Clients look for the words of OpenAI's."""
-    return f"This model's maximum context length is {n_ctx} tokens, the answer included; the prompt has {n_prompt}."
+def too_long(n_prompt: int, n_ctx: int, *, at_least: bool = False) -> tuple[str, dict[str, int]]:
+    """Message and counts of context_length_exceeded. Clients look for the words of OpenAI's, or for llama-server's
+    counts. at_least: the prompt has so many tokens, or more."""
+    n = f"at least {n_prompt}" if at_least else n_prompt
+    message = f"This model's maximum context length is {n_ctx} tokens, the answer included; the prompt has {n}."
+    return message, {"n_prompt_tokens": n_prompt, "n_ctx": n_ctx}
 
 
 @dataclass(frozen=True, slots=True)

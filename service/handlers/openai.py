@@ -27,11 +27,11 @@ from service.openai import (
     check_include_usage,
     model_object,
     refuse_too_long,
-    refuse_unsupported,
 )
 from service.registry import Streams
 from service.schema import parse_json, validate
 from service.streams import Stream
+from service.unsupported import refuse_unsupported
 
 
 class OpenAIRoutes:

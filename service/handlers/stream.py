@@ -14,8 +14,9 @@ from service.handlers.sending import note, send
 from service.handlers.starting import idempotency_key, is_resumable, start
 from service.receipt import receipt
 from service.registry import Streams
-from service.schema import PaceRequest, StreamRequest, parse_json, parse_query, validate
+from service.schema import PaceRequest, StreamRequest, as_json, parse_json, parse_query, validate
 from service.streams import Stream
+from service.unsupported import refuse_unsupported
 
 
 class StreamRoutes:
@@ -42,6 +43,7 @@ class StreamRoutes:
         if last := last_event_id(request, fields):
             return await self._resuming.resume(request, last, fields)
         tenant = self._access.tenant(request)
+        refuse_unsupported(as_json(fields))
         stream, pace = await self._start(request, validate(StreamRequest, fields, strict=False), tenant, resumable=True)
         return await send(request, self._streams, stream, pace=pace)
 
@@ -102,7 +104,9 @@ class StreamRoutes:
         return web.Response(status=204)
 
     async def _body(self, request: web.Request) -> StreamRequest:
-        asked = validate(StreamRequest, parse_json(await read_body(request, self._max_body_bytes)))
+        body = parse_json(await read_body(request, self._max_body_bytes))
+        refuse_unsupported(body)
+        asked = validate(StreamRequest, body)
         if asked.key is None:
             asked.key = idempotency_key(request)
         asked.pace = pace_of(request) or asked.pace

@@ -98,6 +98,7 @@ def test_too_long_a_prompt(inbox: Inbox, n: int) -> None:
         "id",
         "context_length_exceeded",
         f"This model's maximum context length is 100 tokens, the answer included; the prompt has {n}.",
+        counts={"n_prompt_tokens": n, "n_ctx": 100},
     )
 
 

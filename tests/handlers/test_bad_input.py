@@ -14,12 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.engine.protocol import N_SEEDS
 from service.errors import Invalid
-from service.openai import ChatRequest, TextRequest, refuse_unsupported
+from service.openai import ChatRequest, TextRequest
 from service.schema import StreamRequest, parse_json, parse_query, validate
+from service.unsupported import refuse_unsupported
 from tests.conftest import Serve, Service
 from tests.patience import PATIENCE_S
 
+PROMPT = {"prompt": "hi"}
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 POSTS = ("/stream", "/v1/streams", "/v1/chat/completions", "/v1/completions")
 
@@ -55,7 +58,6 @@ BODIES: dict[str, bytes] = {
     "deep objects": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
     "a huge number": b'{"prompt": "hi", "max_tokens": ' + b"9" * 5000 + b"}",
     "UTF-16": '{"prompt": "hi"}'.encode("utf-16"),
-    "a byte order mark": b'\xef\xbb\xbf{"prompt": "hi"}',
     "NUL": b"\0" * 100,
     "nothing asked": b"{}",
 }
@@ -131,11 +133,15 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"grammar": "x" * 65537}, "grammar"),
     ({"seed": "x"}, "seed"),
     ({"seed": 1.5}, "seed"),
-    ({"seed": -2}, "seed"),
+    ({"seed": -(2**64)}, "seed"),
     ({"seed": 2**63}, "seed"),
     ({"seed": 2**64}, "seed"),
     ({"max_tokens": 0}, "max_tokens"),
-    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": -2}, "max_tokens"),
+    ({"max_tokens": 6.5}, "max_tokens"),
+    ({"max_tokens": 1e300}, "max_tokens"),
+    ({"n_predict": 0}, "n_predict"),
+    ({"num_predict": "9"}, "num_predict"),
     ({"max_tokens": 2**31}, "max_tokens"),
     ({"max_tokens": "9"}, "max_tokens"),
     ({"max_completion_tokens": 0}, "max_completion_tokens"),
@@ -183,6 +189,11 @@ MESSAGES: list[Any] = [
     [{"role": "user", "content": [{"type": "text", "text": 7}]}],
     [{"role": "user", "content": ["hi"]}],
     [{"role": "user", "content": "hi"}] * 2049,
+    [{"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": "function", "function": {}}]}],
+    [{"role": "assistant", "content": "hi", "function_call": {"name": "f", "arguments": "{}"}}],
+    [{"role": "function", "name": "f", "content": "3"}],
+    [{"role": "assistant", "content": "hi", "prefix": True}],
+    [{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}],
 ]
 PROMPTS: list[Any] = [
     None,
@@ -269,11 +280,50 @@ async def test_prompts_that_are_none(serve: Serve) -> None:
 async def test_what_is_not_supported_is_named(serve: Serve) -> None:
     """A parameter that would change the answer is refused, never dropped."""
     service = await serve()
-    for name, value in UNSUPPORTED:
-        for path, prompt in (("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "hi"})):
-            answer = await refused(service, "POST", path, json={**prompt, name: value})
+    for path in POSTS:
+        for name, value in UNSUPPORTED:
+            answer = await refused(service, "POST", path, json={**(CHAT if "chat" in path else PROMPT), name: value})
             assert answer == (400, "unsupported_parameter", name), (name, value)
+    for query in ("n=2", "guided_regex=x", "suffix=x", "min_tokens=5", "logprobs=true"):
+        answer = await refused(service, "GET", f"/stream?prompt=a&{query}")
+        assert answer == (400, "unsupported_parameter", query.partition("=")[0])
     assert service.engine.submitted == []
+
+
+async def test_errors_are_in_plain_words(serve: Serve) -> None:
+    """No type of the code's, no branch of a union, nothing that the field held."""
+    service = await serve()
+    roles = "'system', 'developer', 'user' or 'assistant'"
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"max_tokens": 0}, "max_tokens: it must be 1 or more; -1, or nothing, is no limit."),
+        ({"temperature": "secret"}, "temperature: it must be a number."),
+        ({"logit_bias": [["secret", 1]]}, "logit_bias.0.0: it must be a whole number."),
+        ({"stop": [""]}, "stop.0: it must not be empty."),
+        ({"stop": ["a"] * 17}, "stop: there may be 16 at most."),
+        ({"messages": "secret"}, "messages: it must be a list."),
+        ({"messages": ["secret"]}, "messages.0: it must be an object."),
+        (
+            {"messages": [{"role": "secret", "content": "x"}]},
+            f"messages.0.role: it must be {roles}.",
+        ),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: it is missing."),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content: it must be a text."),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0: messages of tools are not supported."),
+        ({"stream_options": 5}, "stream_options: it must be an object."),
+    ]
+    for fields, message in wrong:
+        async with service.client.post("/v1/chat/completions", json={**CHAT, **fields}) as response:
+            assert (response.status, (await response.json())["error"]["message"]) == (400, message)
+
+
+async def test_numbers_as_other_languages_write_them(serve: Serve) -> None:
+    """A whole number may have a point, and a file that begins with a byte order mark is JSON none the less."""
+    service = await serve()
+    for body in (b'{"prompt": "hi", "max_tokens": 6.0, "seed": -2}', b'\xef\xbb\xbf{"prompt": "hi", "n_predict": 6}'):
+        async with service.client.post("/v1/completions", data=body) as response:
+            assert response.status == 200
+    assert [submit.max_tokens for submit in service.engine.submitted] == [6, 6]
+    assert service.engine.submitted[0].sampling.seed == N_SEEDS - 2
 
 
 @pytest.mark.parametrize(

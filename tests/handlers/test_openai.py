@@ -135,22 +135,6 @@ async def test_what_reaches_the_engine(serve: Serve) -> None:
     ]
 
 
-HARMLESS: list[dict[str, Any]] = [
-    {"n": 1},
-    {"tools": []},
-    {"tool_choice": "none"},
-    {"response_format": {"type": "text"}},
-    {"logprobs": False},
-    {"echo": False},
-    {"logit_bias": {}},
-    {"suffix": ""},
-    {"modalities": ["text"]},
-    {"best_of": 1},
-    {"user": "x"},
-    {"store": True},
-]
-
-
 async def test_the_engine_knows_the_pace_of_what_is_streamed(serve: Serve) -> None:
     """An answer in one piece is in a hurry whatever it asked for."""
     service = await serve()
@@ -163,12 +147,34 @@ async def test_the_engine_knows_the_pace_of_what_is_streamed(serve: Serve) -> No
     assert [submit.pace for submit in service.engine.submitted] == [1e3, 2e3, 2e3, None, None, None]
 
 
-@pytest.mark.parametrize("fields", HARMLESS)
-async def test_a_parameter_that_asks_for_nothing_special_is_fine(serve: Serve, fields: dict[str, Any]) -> None:
-    """Clients send defaults; they are not refused for it."""
+async def test_a_parameter_that_asks_for_nothing_special_is_fine(serve: Serve) -> None:
+    """Clients send defaults; they are not refused for it. Nor are fields refused that nobody knows."""
+    service = await serve()
+    tool = {"type": "function", "function": {"name": "f"}}
+    harmless = {"n": 1, "logit_bias": {}, "response_format": {"type": "text"}, "tools": [tool], "tool_choice": "none"}
+    body = {**CHAT, **harmless, "user": "x", "fox": 7}
+    async with service.client.post("/v1/chat/completions", json=body) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_tokens": -1}, None),
+        ({"n_predict": 3}, 3),
+        ({"num_predict": 3}, 3),
+        ({"n_predict": -1}, None),
+        ({"max_tokens": 5, "n_predict": 3}, 5),
+        ({"max_completion_tokens": 4, "max_tokens": 5}, 4),
+        ({"max_tokens": -1, "n_predict": 3}, 3),
+    ],
+)
+async def test_the_answers_limit_by_everybodys_name(serve: Serve, fields: dict[str, int], expected: int | None) -> None:
+    """OpenAI's newer name before its older one before the peers'; -1 is no limit."""
     service = await serve()
     async with service.client.post("/v1/chat/completions", json={**CHAT, **fields}) as response:
         assert response.status == 200
+    assert service.engine.submitted[0].max_tokens == expected
 
 
 async def test_stream_options_need_a_stream(serve: Serve) -> None:

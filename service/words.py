@@ -1,0 +1,47 @@
+"""What pydantic found wrong with a field, in words for who wrote the request: no type of ours, no value of its."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# By pydantic's name of the error; {…} are what its context holds.
+WORDS = {
+    "missing": "it is missing",
+    "string_type": "it must be a text",
+    "int_type": "it must be a whole number",
+    "int_from_float": "it must be a whole number",
+    "int_parsing": "it must be a whole number",
+    "int_parsing_size": "it must be a whole number",
+    "float_type": "it must be a number",
+    "float_parsing": "it must be a number",
+    "finite_number": "it must be a finite number",
+    "bool_type": "it must be true or false",
+    "bool_parsing": "it must be true or false",
+    "list_type": "it must be a list",
+    "tuple_type": "it must be a list",
+    "dict_type": "it must be an object",
+    "model_type": "it must be an object",
+    "model_attributes_type": "it must be an object",
+    "literal_error": "it must be {expected}",
+    "greater_than": "it must be more than {gt}",
+    "greater_than_equal": "it must be {ge} or more",
+    "less_than": "it must be less than {lt}",
+    "less_than_equal": "it must be {le} or less",
+    "string_too_long": "it may have {max_length} characters at most",
+    "string_pattern_mismatch": "it has characters that it may not have, or is too long or too short",
+}
+
+
+def plain(error: Mapping[str, Any]) -> str:
+    """One of ValidationError.errors() in plain words."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in ("string_too_short", "too_short"):
+        least = context["min_length"]
+        return "it must not be empty" if least == 1 else f"there must be {least} at least"
+    if kind == "too_long":
+        return f"there may be {context['max_length']} at most"
+    if kind in WORDS:
+        return WORDS[kind].format(**context)
+    message: str = error["msg"]
+    return message.removeprefix("Value error, ")
