@@ -20,7 +20,7 @@ from service.deaths import Kind
 from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
 from service.errors import NotReady, ShuttingDown
 from service.handlers.access import Access
-from service.handlers.exchange import exchanges, expect, on_prepare
+from service.handlers.exchange import exchanges, on_prepare
 from service.handlers.openai import OpenAIRoutes
 from service.handlers.ops import OpsRoutes
 from service.handlers.page import PageRoutes
@@ -163,10 +163,7 @@ class Rill:
         )
         ops = OpsRoutes(readiness=self.readiness, metrics=self.metrics.text)
         for routes in (stream, openai, ops, PageRoutes(WEB)):
-            app.add_routes(
-                web.RouteDef(r.method, r.path, r.handler, {**r.kwargs, "expect_handler": expect})
-                for r in routes.routes()
-            )
+            app.add_routes(routes.routes())
         app.cleanup_ctx.append(self._run)
         return app
 

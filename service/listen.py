@@ -1,15 +1,19 @@
-"""The listening socket and what aiohttp puts on it: bounds on connections, and words for what isn't HTTP."""
+"""The listening socket and what aiohttp puts on it: bounds on connections, and words for what is no HTTP of ours."""
 
 from __future__ import annotations
 
 import logging
+import secrets
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
-from service.errors import Invalid, RillError
+from service.errors import ExpectationFailed, Invalid, RillError
 from service.handlers.exchange import error_response
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger("service.connection")
 
@@ -84,21 +88,46 @@ class _Connection(web.RequestHandler):
         """What could not be parsed (a URL or header beyond 8,190 bytes among it), and errors outside of any route."""
         if isinstance(exc, ConnectionError):
             raise exc  # the client left in the middle of a write; its exchange has been logged
-        log.info("broken request", extra={"status": status, "error": type(exc).__name__})
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun")
         if status < 500:
             error: RillError = Invalid("The request is not valid HTTP, or its address or headers are too long.")
         else:
             error = RillError("Something went wrong on our side.")
-        response = error_response(error)
-        response.set_status(status)
-        response.force_close()
-        return response
+        return _refused(error, status, type(exc).__name__)
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
         error = kwargs.get("exc_info")
         log.error("connection error", extra={"error": type(error).__name__})
+
+
+def _refused(error: RillError, status: int, kind: str) -> web.Response:
+    """An answer to what reached no route; nothing is read behind it."""
+    id = secrets.token_hex(16)
+    log.info("broken request", extra={"request": id, "status": status, "error": kind})
+    response = error_response(error)
+    response.set_status(status)
+    response.headers["X-Request-ID"] = id
+    response.force_close()
+    return response
+
+
+def _misfit(request: web.BaseRequest) -> RillError | None:
+    """What aiohttp would answer in plain text, or in a version of HTTP that it does not speak."""
+    if request.version not in (HttpVersion10, HttpVersion11):
+        return Invalid("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    expected = request.headers.get(hdrs.EXPECT, "").lower()
+    if request.version == HttpVersion11 and expected not in ("", "100-continue"):
+        return ExpectationFailed("Only 100-continue can be expected of this service.")
+    return None
+
+
+def _checked(handle: _Handler) -> _Handler:
+    async def checked(request: web.BaseRequest) -> web.StreamResponse:
+        error = _misfit(request)
+        return await handle(request) if error is None else _refused(error, error.status, type(error).__name__)
+
+    return checked
 
 
 class _Server(web.Server):
@@ -110,4 +139,5 @@ class _Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         server.__class__ = _Server  # AppRunner has no parameter for the kind of its connections
+        server.request_handler = _checked(server.request_handler)
         return server

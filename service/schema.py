@@ -1,7 +1,7 @@
 """The wire contract of /stream: bytes or a query in, an Order out, or one of errors.py's 400s.
 
-Unknown fields are ignored and null means default, as OpenAI-compatible servers do; bounds stand on every number. What is
-known and not done is refused (unsupported.py).
+Unknown fields are ignored and null means default, as OpenAI-compatible servers do; bounds stand on every number.
+What is known and not done is refused (unsupported.py).
 """
 
 from __future__ import annotations

@@ -103,7 +103,14 @@ def _is_cross_site(request: web.Request) -> bool:
     if site := request.headers.get("Sec-Fetch-Site"):
         return site.lower() == "cross-site"
     origin = request.headers.get(hdrs.ORIGIN)
-    return origin is not None and urlsplit(origin).hostname != urlsplit(f"//{request.host}").hostname
+    return origin is not None and _host(origin) != _host(f"//{request.host}")
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # "http://["
+        return url
 
 
 def _preflight(request: web.Request) -> web.Response:

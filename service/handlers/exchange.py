@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import web
 
 from service import errors, log
 from service.streams import Stream
@@ -21,6 +21,7 @@ from service.streams import Stream
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+SERVER = "rill"
 CLIENT_LEFT = 499  # nginx's number for it; only ever logged
 
 unexpected = logging.getLogger("service.unexpected")
@@ -45,7 +46,7 @@ EXCHANGE = web.RequestKey("exchange", Exchange)
 
 def error_response(error: errors.RillError) -> web.Response:
     """OpenAI's error body, with Retry-After in whole seconds and retry-after-ms for who knows it."""
-    headers = {"Cache-Control": "no-store"}
+    headers = {"Cache-Control": "no-store", "Server": SERVER}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
@@ -95,28 +96,14 @@ def exchanges(refused: Callable[[str, str], None], clock: Callable[[], float] = 
 
 async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
     """A signal: every response names its request, and no version of what it was made with."""
-    response.headers["Server"] = "rill"
+    response.headers["Server"] = SERVER
     if exchange := request.get(EXCHANGE):
         response.headers["X-Request-ID"] = exchange.id
         exchange.response = response
 
 
-async def expect(request: web.Request) -> None:
-    """A route's expect_handler, which comes before any middleware: what it does not know is refused in _answer."""
-    if _expects(request) == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # as aiohttp's own does: the answer has not begun
-
-
-def _expects(request: web.Request) -> str:
-    is_known = request.version >= HttpVersion11
-    return request.headers.get(hdrs.EXPECT, "").strip().lower() if is_known else ""
-
-
 async def _answer(request: web.Request, handler: Handler, exchange: Exchange) -> web.StreamResponse:
     try:
-        if _expects(request) not in ("", "100-continue"):
-            raise errors.ExpectationFailed("Only 100-continue can be expected of this service.")
         return await handler(request)
     except errors.RillError as e:
         exchange.outcome = e.outcome

@@ -395,6 +395,7 @@ async def test_what_is_no_http(serve: Serve, raw: bytes, caplog: pytest.LogCaptu
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400") or head.startswith(b"HTTP/1.0 400")
     assert orjson.loads(body)["error"]["code"] == "invalid_request"
+    assert b"\r\nServer: rill\r\n" in head and b"\r\nX-Request-ID: " in head
     assert b"secret" not in answer
     said = [record for record in caplog.records if "secret" in record.getMessage() or "secret" in str(record.exc_info)]
     assert said == []
@@ -409,6 +410,27 @@ async def test_odd_request_targets(serve: Serve, target: str) -> None:
     answer = await raw_request(service, f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
     assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer
     assert service.engine.submitted == []
+
+
+@pytest.mark.parametrize("version", ["0.9", "2.0"])
+async def test_versions_of_http_that_are_not_spoken(serve: Serve, version: str) -> None:
+    """A request in one of them is refused, rather than answered in another version by its name."""
+    service = await serve()
+    answer = await raw_request(service, f"GET /stream?prompt=x HTTP/{version}\r\nHost: a\r\n\r\n".encode())
+    assert answer.split(b" ")[1] == b"400"
+    assert service.engine.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"), [("[", "x"), ("a", "http://["), ("[", "http://["), ("a", ""), ("", "http://a")]
+)
+async def test_hosts_and_origins_that_are_none(serve: Serve, host: str, origin: str) -> None:
+    """What can't be read as an address is another site's, or as good as no page's: never an error of ours."""
+    service = await serve()
+    for path in ("/stream?prompt=x", "/v1/models"):
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nConnection: close\r\n\r\n"
+        answer = await raw_request(service, head.encode())
+        assert answer.split(b" ")[1] in (b"200", b"403")
 
 
 async def test_a_body_beyond_the_limit(serve: Serve) -> None:

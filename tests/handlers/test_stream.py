@@ -617,8 +617,10 @@ async def test_no_proxy_may_transform_it(serve: Serve) -> None:
 async def test_an_expectation_that_nobody_knows(serve: Serve) -> None:
     """417 in the shape of all errors; 100-continue is met."""
     service = await serve()
-    async with service.client.post("/stream", json=PROMPT, headers={"Expect": "something"}) as response:
-        assert (response.status, (await response.json())["error"]["code"]) == (417, "expectation_failed")
+    for method, path in (("POST", "/stream"), ("GET", "/nowhere"), ("DELETE", "/stream"), ("PATCH", "/v1/models")):
+        async with service.client.request(method, path, json=PROMPT, headers={"Expect": "something"}) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (417, "expectation_failed")
+            assert response.headers["X-Request-ID"]
     assert service.engine.submitted == []
     async with service.client.post("/stream", json=PROMPT, expect100=True) as response:
         assert response.status == 200
