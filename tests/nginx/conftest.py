@@ -140,11 +140,14 @@ def in_front_of(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContext
 
 @pytest.fixture
 def watching(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Nginx]]:
-    """`async with watching(upstream, ...)`: nginx as `nginx/start` runs it, which follows the replicas' readiness."""
+    """`async with watching(upstream, ...)`: nginx as `nginx/start` runs it, which follows the replicas' readiness.
+
+    programs: a folder whose programs it finds before the system's.
+    """
     if NGINX is None:
         pytest.skip(missing("nginx"))
 
-    def start(*upstreams: Upstream) -> contextlib.AbstractAsyncContextManager[Nginx]:
+    def start(*upstreams: Upstream, programs: str = "") -> contextlib.AbstractAsyncContextManager[Nginx]:
         home = tmp_path / "watching"
         home.mkdir()
         return running(
@@ -153,7 +156,7 @@ def watching(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextMan
             RILL_LISTEN=f"127.0.0.1:{free_port()}",
             RILL_RUN=str(home / "run"),
             RILL_REPLICAS=" ".join(u.address for u in upstreams),
-            PATH=f"{os.environ['PATH']}:/usr/sbin",
+            PATH=f"{programs}:{os.environ['PATH']}:/usr/sbin".lstrip(":"),
         )
 
     return start

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -115,3 +116,32 @@ async def test_no_replica_at_all(watching: Watching, client: aiohttp.ClientSessi
                 while status != 200:
                     async with client.get(nginx.url + "/v1/models") as response:
                         status = response.status
+
+
+async def test_a_failed_look_up_takes_no_replica_out(
+    watching: Watching, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """While the resolver is away the replicas that were known stay, and one that is not ready goes none the less."""
+    (programs := tmp_path / "programs").mkdir()
+    asked, down = tmp_path / "asked", tmp_path / "down"
+    look_up = programs / "getent"
+    look_up.write_text(f'#!/bin/bash\necho >>{asked}; [ -e {down} ] && exit 2; echo "$2 STREAM"\n')
+    look_up.chmod(0o755)
+
+    async def looked_up(n: int) -> None:
+        before = asked.stat().st_size
+        await until(lambda: asked.stat().st_size >= before + n)
+
+    async with upstream() as one, upstream() as two, watching(one, two, programs=str(programs)) as nginx:
+        await until(lambda: one.address in listed(nginx) and two.address in listed(nginx))
+        down.touch()
+        await looked_up(6)  # two names: three times
+        assert one.address in listed(nginx) and two.address in listed(nginx)
+        async with client.get(nginx.url + "/v1/models") as response:
+            assert response.status == 200
+        two.ready = False
+        await until(lambda: two.address not in listed(nginx))
+        assert one.address in listed(nginx)
+        down.unlink()
+        two.ready = True
+        await until(lambda: two.address in listed(nginx))
