@@ -480,6 +480,12 @@ async def test_a_body_of_1_mib_passes_and_is_never_in_a_file(
             400,
             "bad_request",
         ),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "bad_request"),
+        (b"POST /stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: fox\r\n\r\n", 400, "bad_request"),
+        (b"GET /stream?prompt=x HTTP/2.0\r\nHost: a\r\n\r\n", 400, "bad_request"),
+        (b"TRACE /stream HTTP/1.1\r\nHost: a\r\n\r\n", 405, "method_not_allowed"),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
+        (b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 404, "not_found"),
     ],
 )
 async def test_what_is_not_a_request(request_bytes: bytes, status: int, code: str, in_front_of: InFrontOf) -> None:
@@ -489,6 +495,17 @@ async def test_what_is_not_a_request(request_bytes: bytes, status: int, code: st
         assert status == int(head.split()[1])
         assert code == code_of(body)
         assert service.asked == []
+
+
+@pytest.mark.parametrize("path", ["/", "/rill.js", "/v1", "/v1/models", "/v1/streams", "/nowhere"])
+async def test_a_service_that_is_away_is_told_in_the_shape_of_all_errors(
+    path: str, in_front_of: InFrontOf, client: aiohttp.ClientSession
+) -> None:
+    """At each address, the page's too."""
+    async with upstream() as service:
+        await service.stop()
+        async with in_front_of(service) as nginx, client.get(nginx.url + path, allow_redirects=False) as response:
+            assert (response.status, code_of(await response.read())) == (502, "service_unreachable")
 
 
 async def test_connections_of_one_address_are_bounded(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
