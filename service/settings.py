@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.words import plain
+
 KvType = Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Names = Annotated[tuple[str, ...], NoDecode]
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -166,8 +168,7 @@ def read() -> Settings:
         settings = Settings()
     except ValidationError as e:
         error = e.errors(include_input=False, include_url=False)[0]
-        message = error["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"RILL_{str(error['loc'][0]).upper()}: {message}") from None
+        raise SettingsError(f"RILL_{str(error['loc'][0]).upper()}: {plain(error)}") from None
     if settings.store_path and settings.redis_url.get_secret_value():
         raise SettingsError("RILL_STORE_PATH and RILL_REDIS_URL: streams are kept in one of them, set the other empty")
     return settings

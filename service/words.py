@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a field, in words for who wrote the request: no type of ours, no value of its."""
+"""What pydantic found wrong with a field of a request or a setting, in words for who wrote it: no type, no value."""
 
 from __future__ import annotations
 

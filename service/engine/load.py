@@ -68,8 +68,8 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         context = _context(model, options, placement, need)
     except LlamaError as e:
         error = "; ".join([str(e), *journal.errors[-3:]]).replace("; ", ": ", 1)
-        if placement.gpus and re.search("cudaMalloc failed|failed to allocate|unable to allocate", error):
-            raise ConfigurationError(f"{error} (RILL_N_CTX, RILL_N_BATCH or RILL_N_GPU_LAYERS is too much)") from e
+        if blamed := _blamed(error, on_gpu=bool(placement.gpus)):
+            raise ConfigurationError(f"{error} ({blamed})") from e
         raise LlamaError(error) from e
     slices = warm_up(context, options.step_s)
     flash_attention = journal.flash_attention or options.flash_attention
@@ -112,6 +112,15 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         draft_model=drafts.model.model.name if drafts and drafts.model else "",
     )
     return Loaded(model, context, inbox, ready, slices, most_kept_cells, drafts)
+
+
+def _blamed(error: str, *, on_gpu: bool) -> str:
+    """Which settings ask for what can't be had, by llama.cpp's words; "" where another try may succeed."""
+    if re.search("requires flash_attn|requires Flash Attention|does not divide n_embd", error):
+        return "RILL_KV_TYPE and RILL_FLASH_ATTENTION do not go together with this model"
+    if on_gpu and re.search("cudaMalloc failed|failed to allocate|unable to allocate", error):
+        return "RILL_N_CTX, RILL_N_BATCH or RILL_N_GPU_LAYERS is too much"
+    return ""
 
 
 def _place(options: Options, journal: Journal) -> tuple[Placement, Need]:
