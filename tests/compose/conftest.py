@@ -31,7 +31,8 @@ def stack() -> Iterator[Stack]:
         run(STANDINS, timeout_s=900)
     elif not engine_runs():
         pytest.skip(missing("Docker"))
-    with up("rilltest", "rill-test", "prometheus", kv_type="bf16") as one:
+    # What a busy machine reads for minutes is asked about when all of it has been read.
+    with up("rilltest", "rill-test", "prometheus", kv_type="bf16", stream_ttl_s="3600") as one:
         try:
             yield one
         finally:
