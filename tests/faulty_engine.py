@@ -165,14 +165,20 @@ class Watch(Inbox):
     def __init__(self, inbox: Inbox, trap: Trap) -> None:
         self.__dict__.update(inbox.__dict__)
         self._trap = trap
+        self._faults: dict[str, str] = {}  # by a request's id
 
-    def take(self, submit: Submit, now: float) -> Opened | Refused:
+    def read(self, submit: Submit) -> Submit | Refused:
         found = re.search(r"(fault|read):(\w+)", submit.messages[-1]["content"] if submit.messages else "")
         if found and found[1] == "read":
             self._trap.strike(found[2])
-        opened = super().take(submit, now)
-        if found and found[1] == "fault" and not isinstance(opened, Refused):
-            self._trap.suspects.append((opened[0], found[2]))
+        elif found:
+            self._faults[submit.id] = found[2]
+        return super().read(submit)
+
+    def begin(self, submit: Submit, now: float) -> Opened | Refused:
+        opened = super().begin(submit, now)
+        if (fault := self._faults.pop(submit.id, None)) and not isinstance(opened, Refused):
+            self._trap.suspects.append((opened[0], fault))
         return opened
 
 

@@ -1,4 +1,4 @@
-"""The engine's end of the two doors: one thread hears the front and reads what is quick to read, one has the rest
+"""The engine's end of the two doors: one thread hears the front, one reads what is quick to read, one has the rest
 prepared, one beats, the loop steps and reports."""
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _serve(door: Door, options: Options, load: Load) -> None:
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
     preparer = Preparer(command(options.model, loaded.inbox.n_ctx_seq, options.chat_template))
     hearing = Hearing(door, loaded.inbox, work, preparer)
-    for run in (hearing.run, hearing.prepare):
+    for run in (hearing.run, hearing.read, hearing.prepare):
         threading.Thread(target=run, name=run.__name__, daemon=True).start()
     # Who sets the number of threads gets it; otherwise they make room for neighbours.
     threads = None if options.n_threads else Threads(loaded.ready.n_threads)
@@ -171,7 +171,8 @@ class Hearing:
 
     def __init__(self, door: Door, inbox: Inbox, work: queue.SimpleQueue[Work], preparer: Preparer) -> None:
         self._door, self._inbox, self._work, self._preparer = door, inbox, work, preparer
-        self._preparation = Preparation(preparer.ask, self._prepared)
+        self._quick = Preparation(inbox.read, self._prepared, in_order=True)
+        self._slow = Preparation(preparer.ask, self._prepared)
 
     def run(self) -> None:
         """Door 1, beside the running step, so that a refusal needs no turn of the loop."""
@@ -180,38 +181,45 @@ class Hearing:
                 for frame in self._door.receive():
                     if isinstance(frame, Submit):
                         self._submit(frame)
-                    elif isinstance(frame, Cancel) and not self._preparation.cancel(frame.id):
+                    elif isinstance(frame, Cancel) and not self._forget(frame.id):
                         self._work.put(frame.id)
+
+    def read(self) -> None:
+        """Read what is quick to read, by turns of their tenants: who asks and leaves a hundred times a second keeps
+        nobody waiting."""
+        with _no_thread_dies_alone(self._door):
+            self._quick.run()
 
     def prepare(self) -> None:
         """Have read what may take long."""
         with _no_thread_dies_alone(self._door):
-            self._preparation.wait(SETTLED_S)
+            self._slow.wait(SETTLED_S)
             self._preparer.start()
-            self._preparation.run()
+            self._slow.run()
 
     def _submit(self, submit: Submit) -> None:
         if refused := safely(submit, lambda: self._inbox.refuse(submit)):
             self._door.send(refused)
         elif self._inbox.is_quick(submit):
-            self._open(submit, lambda: self._inbox.take(submit, time.monotonic()))
+            self._quick.put(submit)
         else:
-            self._preparation.put(submit)
+            self._slow.put(submit)
+
+    def _forget(self, id: str) -> bool:
+        """False: it has been read."""
+        return self._quick.cancel(id) or self._slow.cancel(id)
 
     def _prepared(self, read: Submit | Refused) -> None:
-        if isinstance(read, Refused):
-            self._door.send(read)
-        else:
-            self._open(read, lambda: self._inbox.begin(read, time.monotonic()))
-
-    def _open(self, submit: Submit, open: Callable[[], Opened | Refused]) -> None:
-        opened = safely(submit, open)
+        opened = read if isinstance(read, Refused) else self._begin(read)
         if isinstance(opened, Refused):
             self._door.send(opened)
         else:
             sequence, sampler, accepted = opened
             self._door.send(accepted)  # before the work: a step must never report an unknown id
             self._work.put((sequence, sampler))
+
+    def _begin(self, read: Submit) -> Opened | Refused:
+        return safely(read, lambda: self._inbox.begin(read, time.monotonic()))
 
 
 @contextmanager

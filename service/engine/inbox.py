@@ -34,11 +34,7 @@ class Inbox:
 
     def open(self, submit: Submit, now: float) -> Opened | Refused:
         """What the engine needs of it, or why it can't be had; max_tokens is clamped to the stream's limit."""
-        return self.refuse(submit) or self.take(submit, now)
-
-    def take(self, submit: Submit, now: float) -> Opened | Refused:
-        """The same for one that `refuse` has looked at."""
-        read = self._read(submit)
+        read = self.refuse(submit) or self.read(submit)
         return read if isinstance(read, Refused) else self.begin(read, now)
 
     def refuse(self, submit: Submit) -> Refused | None:
@@ -52,6 +48,10 @@ class Inbox:
         except LlamaError as e:
             return Refused(submit.id, "invalid_prompt", str(e))
         return self._surely_too_long(submit)
+
+    def read(self, submit: Submit) -> Submit | Refused:
+        """One that `refuse` has looked at, with tokens for what it says."""
+        return self._read(submit)
 
     @staticmethod
     def is_quick(submit: Submit) -> bool:

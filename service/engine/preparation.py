@@ -1,7 +1,8 @@
-"""Prompts and grammars that may take long to read, one after the other in a process that can be killed (preparer.py).
+"""Requests that are to be read, one after the other: those that may take long in a process that can be killed
+(preparer.py).
 
 Of the tenant whose turn was longest ago, by turns the shortest and the oldest: nobody waits behind another's megabytes
-for longer than one of them may take, and no cancel waits at all.
+for longer than one of them may take, nor behind what another asked for and left, and no cancel waits at all.
 """
 
 from __future__ import annotations
@@ -91,11 +92,20 @@ def command(model: Path, n_ctx: int, chat_template: str) -> list[str]:
 
 
 class Preparation:
-    """The queue before a Preparer, and the thread that asks it. Safe from any thread."""
+    """The queue before who reads, a Preparer or whoever is quick, and the thread that asks it. Safe from any thread."""
 
-    def __init__(self, ask: Callable[[Submit], Submit | Refused], done: Callable[[Submit | Refused], None]) -> None:
-        """done: told of each that was not cancelled, read or refused, under a lock that `cancel` takes, too."""
-        self._ask, self._done = ask, done
+    def __init__(
+        self,
+        ask: Callable[[Submit], Submit | Refused],
+        done: Callable[[Submit | Refused], None],
+        *,
+        in_order: bool = False,
+    ) -> None:
+        """done: told of each that was not cancelled, read or refused, under a lock that `cancel` takes, too.
+
+        in_order: a tenant's are all so quick that none has to pass another.
+        """
+        self._ask, self._done, self._in_order = ask, done, in_order
         self._lock = threading.Condition()
         self._waiting: list[Submit] = []
         self._asked: Submit | None = None
@@ -154,7 +164,7 @@ class Preparation:
     def _next(self) -> Submit:
         least = min(self._turns.get(submit.tenant, 0) for submit in self._waiting)
         mine = [submit for submit in self._waiting if self._turns.get(submit.tenant, 0) == least]
-        submit = min(mine, key=lambda s: s.n_characters) if self._is_shortest else mine[0]
+        submit = min(mine, key=lambda s: s.n_characters) if self._is_shortest and not self._in_order else mine[0]
         self._is_shortest = not self._is_shortest
         self._waiting.remove(submit)
         self._turn += 1

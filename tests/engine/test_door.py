@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.engine.door import Work, _next
+from service.engine.door import Door, Hearing, Work, _next
 from service.engine.llama import Model
+from service.engine.preparation import Preparer
 from service.engine.protocol import (
     MAX_FRAME_BYTES,
     Accepted,
@@ -31,6 +34,7 @@ from service.engine.protocol import (
     Sampling,
     Step,
     Submit,
+    encode,
 )
 from tests.patience import PATIENCE_S
 
@@ -150,6 +154,51 @@ def test_one_that_is_being_read_is_cancelled(shared: Child) -> None:
     assert (shared.seen[-1].n_running, shared.seen[-1].n_waiting) == (0, 0)
 
 
+class Gate:
+    """An inbox that reads when it is told to, and refuses what says so."""
+
+    def __init__(self) -> None:
+        self.opens, self.begun = threading.Event(), []  # type: tuple[threading.Event, list[str]]
+
+    def refuse(self, submit: Submit) -> Refused | None:
+        return Refused(submit.id, "invalid_prompt", "no") if submit.text == "no" else None
+
+    def is_quick(self, submit: Submit) -> bool:
+        return True
+
+    def read(self, submit: Submit) -> Refused:
+        self.opens.wait()
+        self.begun.append(submit.id)
+        return Refused(submit.id, "invalid_prompt", "read")
+
+
+def test_who_asks_and_leaves_at_once_keeps_nobody_waiting() -> None:
+    """What was cancelled before its turn is not read, and of what is left the tenants' are read by turns."""
+    ours, theirs = socket.socketpair()
+    os.dup(ours.fileno())  # never closed: the end of the door would be that of this process
+    gate = Gate()
+    hearing = Hearing(Door(theirs), gate, queue.SimpleQueue(), Preparer([]))  # type: ignore[arg-type]
+    for run in (hearing.run, hearing.read):
+        threading.Thread(target=run, daemon=True).start()
+    for n in range(50):
+        ours.sendall(encode(submit(f"gone{n}", tenant="a")) + encode(Cancel(f"gone{n}")))
+    for n in range(3):
+        ours.sendall(encode(submit(f"a{n}", tenant="a")))
+    ours.sendall(encode(submit("b", tenant="b")) + encode(submit("last", text="no")))
+    decoder, told = Decoder(), list[str]()
+
+    def hear(n: int) -> None:
+        while len(told) < n:
+            told.extend(frame.id for frame in decoder.feed(ours.recv(1 << 16)) if isinstance(frame, Refused))
+
+    hear(1)  # all before it were heard
+    gate.opens.set()
+    hear(5)
+    assert told == ["last", *[id for id in gate.begun if not id.startswith("gone")]]
+    assert [id for id in gate.begun if id.startswith("gone")] in ([], ["gone0"])
+    assert told[1:3] in (["a0", "b"], ["b", "a0"])
+
+
 def test_cancel(shared: Child) -> None:
     """A cancelled generation ends with the next step, and its neighbour goes on."""
     shared.send(submit("long", max_tokens=FOREVER), submit("other", max_tokens=200))
@@ -162,15 +211,29 @@ def test_cancel(shared: Child) -> None:
 
 
 def test_cancel_before_its_turn(shared: Child) -> None:
-    """One that waits can be cancelled too, and one that was submitted just before."""
+    """One that waits can be cancelled too."""
     busy = [f"busy{i}" for i in range(4)]
-    shared.send(*(submit(id, max_tokens=FOREVER) for id in busy), submit("waits"), Cancel("waits"))
+    shared.send(*(submit(id, max_tokens=FOREVER) for id in busy), submit("waits"))
+    shared.wait_for(Accepted, lambda accepted: accepted.id == "waits")
+    shared.send(Cancel("waits"))
     finish = follow(shared, "waits")["waits"][2]
     assert (finish.reason, finish.n_generated) == ("cancelled", 0)
     shared.send(*(Cancel(id) for id in busy))
     follow(shared, *busy)
     assert isinstance(shared.seen[-1], Step)
     assert (shared.seen[-1].n_running, shared.seen[-1].kv_used) == (0, 0)
+
+
+def test_cancel_before_it_is_read(shared: Child) -> None:
+    """One that was submitted just before is nothing to the engine, or ends as cancelled if it had been accepted."""
+    start = len(shared.seen)
+    shared.send(submit("gone", max_tokens=FOREVER), Cancel("gone"), submit("after"))
+    follow(shared, "after")
+    seen = shared.seen[start:]
+    accepted = [frame.id for frame in seen if isinstance(frame, Accepted)]
+    ends = [(f.id, f.reason) for frame in seen if isinstance(frame, Step) for f in frame.finished]
+    assert ("gone" in accepted) == (("gone", "cancelled") in ends)
+    assert ("after", "length") in ends
 
 
 def test_beats_while_idle_and_busy(shared: Child) -> None:

@@ -145,6 +145,18 @@ def test_by_turns_the_shortest_and_the_oldest() -> None:
     assert [answered.id for answered in asked.done] == asked.order
 
 
+def test_in_order() -> None:
+    """Where all are quick none passes another of its tenant's."""
+    asked = Asked()
+    preparation = Preparation(asked.ask, asked.done.append, in_order=True)
+    for id, n in (("a", 3), ("b", 2), ("c", 1)):
+        preparation.put(submit(id, "x" * n))
+    preparation.put(submit("other", "x", tenant="other"))
+    for _ in range(4):
+        preparation.turn()
+    assert asked.order == ["a", "other", "b", "c"]
+
+
 def test_tenants_take_turns() -> None:
     """However much one asks for."""
     asked = Asked()
