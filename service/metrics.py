@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from service.engine.protocol import Ready, Step
+from service.log import where
 from service.series import LAG_S, EngineSeries, LogSeries, RequestSeries
 from service.streams import Stream
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
+
+log = logging.getLogger("service.metrics")
+
+Given = ParamSpec("Given")
+Count = Callable[Concatenate["Metrics", Given], None]
+
+
+def harmless(count: Count[Given]) -> Count[Given]:
+    """What is counted wrongly ends nobody's stream."""
+
+    @wraps(count)
+    def counted(metrics: Metrics, /, *args: Given.args, **kwargs: Given.kwargs) -> None:
+        try:
+            count(metrics, *args, **kwargs)
+        except Exception as e:
+            log.error("unexpected error in the metrics", extra=where(e))
+
+    return counted
 
 
 class Metrics:
@@ -46,37 +70,46 @@ class Metrics:
 
     # The supervisor's sink.
 
+    @harmless
     def ready(self, ready: Ready) -> None:
         """The engine has loaded a model."""
         self._engine.ready(ready)
 
+    @harmless
     def lost(self) -> None:
         """The engine died."""
         self._engine.lost()
 
     # The streams.
 
+    @harmless
     def refused(self, route: str, outcome: str) -> None:
         """A request for a generation ended before it had a stream."""
         self._requests.refused(route, outcome)
 
+    @harmless
     def step(self, step: Step) -> None:
         self._engine.step(step)
 
+    @harmless
     def continued(self) -> None:
         self._engine.continued.inc()
 
+    @harmless
     def closed(self, stream: Stream) -> None:
         """A stream's single close."""
         self._requests.closed(stream)
 
     # The log.
 
+    @harmless
     def acknowledged(self, wait_s: float) -> None:
         self._log.acknowledged.observe(wait_s)
 
+    @harmless
     def adopted(self) -> None:
         self._log.adopted.inc()
 
+    @harmless
     def fenced(self) -> None:
         self._log.fenced.inc()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.engine.protocol import GPU, Step
@@ -97,6 +98,15 @@ def test_drafts_by_what_became_of_them() -> None:
         metrics.step(Step(n_batch=8, n_drafted=7, n_accepted=5))
     assert value(metrics, "llm_draft_tokens_total", outcome="accepted") == 10
     assert value(metrics, "llm_draft_tokens_total", outcome="rejected") == 4
+
+
+def test_what_cannot_be_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """More right drafts than drafts would be a fault of the engine's: it is logged, and nobody's stream ends of it."""
+    metrics = Metrics(version="1")
+    metrics.step(Step(n_batch=1, n_drafted=0, n_accepted=1))
+    assert [record.message for record in caplog.records] == ["unexpected error in the metrics"]
+    metrics.step(Step(n_batch=8, n_drafted=7, n_accepted=5))
+    assert value(metrics, "llm_draft_tokens_total", outcome="rejected") == 2
 
 
 def test_a_death_leaves_no_stale_gauges() -> None:

@@ -164,6 +164,7 @@ class Engine:
         for row, what in zip(rows, drawn, strict=True):
             self._count(row, began, step)
             n_right = self._accept(row.sequence, what, now, step) if what else 0
+            step.n_accepted += n_right
             self._carry_out(self.scheduler.advance(row, n_right, at_end=row is rows[-1]))
         # All have their cells in the count by now: it says whether those of one that ends must be kept from use.
         for row, what in zip(rows, drawn, strict=True):
@@ -204,7 +205,7 @@ class Engine:
         return [drawn.get(row.sequence.id) if row.samples else None for row in rows]
 
     def _take_drawn(self, step: Step) -> None:
-        """Go on with those whose tokens were drawn aside meanwhile."""
+        """Go on with those whose tokens were drawn aside meanwhile; the cells of their drafts are gone."""
         for id, drawn in self._aside.take().items():
             sequence = self._sequences[id]
             sequence.is_drawing = False
@@ -234,7 +235,6 @@ class Engine:
                 step.deltas.append((sequence.id, sequence.take_held(), text))
             if sequence.finish_reason:
                 break
-        step.n_accepted += n_right
         return n_right
 
     def _end(self, sequence: Sequence, drawn: Drawn, step: Step) -> None:

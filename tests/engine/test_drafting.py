@@ -19,7 +19,7 @@ from service.engine.speculation import Costs
 
 from . import tiny_layers
 from .conftest import MakeContext
-from .test_engine import GREEDY, WARM, Answer, Driver, Fixed, Request, each_alone, essence, exact, mixed
+from .test_engine import GREEDY, WARM, Answer, Driver, Fixed, Request, Slow, each_alone, essence, exact, mixed
 
 __all__ = ["model"]
 from .test_engine import model
@@ -204,6 +204,26 @@ def test_counts_of_a_step(model: Model, make_context: MakeContext) -> None:
     assert driver.sequences["r"].n_generated == 5
     assert [len(tokens) for _, tokens, _ in step.deltas] == alone["r"].cuts[1:5] == [1, 1, 1, 1]
     assert step.kv_used == driver.sequences["r"].n_past
+
+
+def test_counts_where_a_draw_comes_late(model: Model, make_context: MakeContext) -> None:
+    """What was guessed beside a token that came late is lost: no step has more right drafts than drafts."""
+    context = exact(make_context, model)
+    request = Request("r", "Hello world", GREEDY, max_tokens=30, ignore_eos=True)
+    alone = each_alone(model, context, [request])
+    driver = Driver(model, context, drafts=Oracle(alone, right=(3, 3), wrong=(0, 0)))
+    sampler = Slow()
+    driver.sequences["r"] = request.sequence(model)
+    driver.engine.submit(driver.sequences["r"], sampler)
+    while not driver.engine.is_idle:
+        sampler.goes_on.clear()
+        driver.step()
+        sampler.goes_on.set()
+        driver.step()
+    driver.engine.close()
+    assert driver.answers["r"].tokens == alone["r"].tokens
+    assert any(step.n_drafted for step in driver.steps)
+    assert [step for step in driver.steps if step.n_accepted > step.n_drafted] == []
 
 
 def test_nothing_is_guessed_beside_a_prompt(model: Model, make_context: MakeContext) -> None:
