@@ -14,6 +14,7 @@ from collections.abc import Callable
 import uvloop
 
 from service import log, model, settings
+from service.address import banner, is_private
 from service.app import EngineProcess, Rill
 from service.aside import run_aside
 from service.listen import listen
@@ -23,6 +24,7 @@ from service.supervisor import Supervisor, command
 
 # "Tell me a story about a fox": with the words joined by +, a shell and curl need no more quoting.
 EXAMPLE = "/stream?prompt=Tell+me+a+story+about+a+fox"
+OPEN = {"set": "RILL_API_KEYS, or with compose RILL_PUBLISH=127.0.0.1:8080"}
 
 
 def main() -> int:
@@ -73,7 +75,6 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
     except OSError as e:
         print(f"rill: can't listen on {values.host}:{values.port}: {e.strerror}", file=sys.stderr)
         return 2
-    print(f"Rill is at {url}/ — its page; or, from a shell:\n\n    curl -N '{url}{EXAMPLE}'\n", flush=True)
     first, second = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -81,6 +82,9 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    print(banner(url, values.publish, EXAMPLE), flush=True)
+    if not values.api_keys and not is_private(values.publish, values.host):
+        logging.getLogger("service").warning("open to everyone who reaches it", extra=OPEN)
     ends = [asyncio.create_task(event.wait()) for event in (first, rill.hopeless)]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for waiting in ends:

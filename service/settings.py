@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; a container wants 0.0.0.0.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    publish: str = Field(
+        default="",
+        pattern=r"^\S*$",
+        description="What Docker publishes of a proxy in front (`8080`, `127.0.0.1:9000`): shown at start.",
+    )
     n_ctx: int | None = Field(
         default=None,
         ge=64,

@@ -104,7 +104,7 @@ async def launch() -> AsyncIterator[Launch]:
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             banner = (await process.stdout.readuntil(b"'\n")).decode()
-        url = re.findall(r"http://[\d.]+:\d+", banner)[0]
+        url = re.findall(r"http://[\w.]+:\d+", banner)[0]
         client = aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=PATIENCE_S))
         launched.append(Process(process, url, banner, client))
         return launched[-1]
@@ -138,6 +138,32 @@ async def test_the_banner_names_the_page_and_a_curl_line_that_works(launch: Laun
         assert response.status == 200
     assert await service.end() == 0
     assert [line["message"] for line in service.log if line["logger"] == "service"] == ["ready", "draining", "stopped"]
+
+
+async def test_the_banner_names_what_is_published(launch: Launch) -> None:
+    """Behind a published port that address is told, and not the one inside the container."""
+    service = await launch("obedient", PUBLISH="127.0.0.1:9")
+    assert re.findall(r"http://[^/]+", service.banner) == ["http://127.0.0.1:9"] * 2
+    assert await service.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"HOST": "127.0.0.1"}, False),
+        ({"HOST": "0.0.0.0"}, True),
+        ({"HOST": "0.0.0.0", "API_KEYS": "one"}, False),
+        ({"HOST": "0.0.0.0", "PUBLISH": "8080"}, True),
+        ({"HOST": "0.0.0.0", "PUBLISH": "127.0.0.1:8080"}, False),
+    ],
+)
+async def test_an_open_door_is_told_of(launch: Launch, settings: dict[str, str], warned: bool) -> None:
+    """One warning, with the settings that close it, where others than this machine reach it without a key."""
+    service = await launch("obedient", **settings)
+    assert await service.end() == 0
+    lines = [line for line in service.log if line["message"] == "open to everyone who reaches it"]
+    assert [line["level"] for line in lines] == ["warning"] * warned
+    assert all("RILL_API_KEYS" in line["set"] for line in lines)
 
 
 async def test_an_engine_that_cannot_be_had_ends_the_service(launch: Launch) -> None:
