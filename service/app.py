@@ -72,7 +72,8 @@ class Rill:
         self.settings = settings
         self.metrics = Metrics(version=__version__)
         self.engine = engine(self)
-        self.draining = False
+        self.draining = False  # whoever asks /readyz is told
+        self._refuses = False  # new streams, for good
         self.hopeless = asyncio.Event()  # set: the engine can't be had, engine.reason says why
         self.admission = Admission(
             n_seq=settings.n_seq,
@@ -177,7 +178,7 @@ class Rill:
         if self.replication is not None:
             self.replication.leases.model = self.engine.digest
         self.streams.live.ready(ready)
-        if self.draining:
+        if self._refuses:
             self.admission.shut(self._why_closed)
 
     def deliver(self, frame: Accepted | Refused | Started | Step) -> None:
@@ -204,11 +205,15 @@ class Rill:
         return body
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """Take no new streams; let the running ones finish, and their readers (a paced one is behind), within drain_s
-        or until `hurry`; hand the rest over, if there is who can take them, or fail them."""
+        """Say at /readyz that it is over, and drain_notice_s later take no new streams; let the running ones finish, and
+        their readers (a paced one is behind), within drain_s; hand the rest over, if there is who can take them, or fail
+        them. `hurry` ends either wait."""
         self.draining = True
-        self.admission.shut(self._why_closed)
         log.info("draining", extra={"streams": len(self.streams.live)})
+        if self.settings.drain_notice_s:
+            await self._until(hurry.is_set, self.settings.drain_notice_s)
+        self._refuses = True
+        self.admission.shut(self._why_closed)
         await self._until(lambda: self.streams.is_idle or hurry.is_set(), self.settings.drain_s)
         if self.replication is not None:
             await self.replication.hand_over()

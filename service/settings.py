@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         default=30.0, ge=0, description="How long a resumable stream runs on when its last reader has left."
     )
     stream_ttl_s: float = Field(default=300.0, ge=0, description="How long a finished stream can still be read.")
+    drain_notice_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long after SIGTERM new streams are still taken: a proxy reads it in /readyz first.",
+    )
     drain_s: float = Field(default=30.0, ge=0, description="How long running streams may take to finish after SIGTERM.")
     engine_timeout_s: float = Field(
         default=10.0, gt=0, description="An engine without a heartbeat for so long is killed and restarted."

@@ -33,7 +33,7 @@ class OpsRoutes:
         return web.json_response({"healthy": True}, headers=NO_STORE)
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """200 while new streams are taken: the engine is loaded and beats, and nothing is draining."""
+        """200 while new streams should come: the engine is loaded and beats, and nothing is draining."""
         body = self._readiness()
         return web.json_response(body, status=200 if body["ready"] else 503, headers=NO_STORE)
 

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are not among the locked packages
 
+from service.app import LAST_WORDS_S
+from service.listen import CLOSE_S
 from service.metrics import Metrics
+from service.replication import HAND_OVER_S
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -54,11 +57,26 @@ def test_compose_passes_every_setting() -> None:
 
 
 def test_the_grace_is_more_than_the_drain() -> None:
-    """compose kills only after the service's own time to drain is over."""
+    """compose kills only after the service's own times are over: the notice, the drain, a hand-over, and the readers'
+    last words."""
     grace = COMPOSE["services"]["service"]["stop_grace_period"]
     seconds = re.fullmatch(r"\$\{RILL_STOP_GRACE:-(\d+)s\}", grace)
     assert seconds is not None
-    assert int(seconds[1]) > Settings.model_fields["drain_s"].default
+    rest = HAND_OVER_S + LAST_WORDS_S + 2 * CLOSE_S
+    assert int(seconds[1]) > notice_s() + Settings.model_fields["drain_s"].default + rest
+
+
+def test_nginx_hears_of_a_drain_before_requests_are_refused() -> None:
+    """It asks every second, and a replica that does not answer holds it up for two: the notice is no shorter."""
+    assert notice_s() >= 3
+
+
+def notice_s() -> float:
+    """RILL_DRAIN_NOTICE_S, unless somebody sets it."""
+    [line] = [v for v in COMPOSE["services"]["service"]["environment"] if v.startswith("RILL_DRAIN_NOTICE_S=")]
+    default = re.fullmatch(r"\S+\$\{RILL_DRAIN_NOTICE_S:-([\d.]+)\}", line)
+    assert default is not None
+    return float(default[1])
 
 
 def test_nginx_bounds_a_body_as_the_service_does() -> None:

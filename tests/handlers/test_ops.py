@@ -68,6 +68,25 @@ async def test_draining_refuses_and_lets_finish(serve: Serve) -> None:
     assert b"event: done" in await response.read()
 
 
+async def test_a_drain_is_announced_before_anything_is_refused(serve: Serve) -> None:
+    """/readyz is 503 at once, so that a proxy turns elsewhere; until it can have, new streams are served, also by an
+    engine that was restarted meanwhile. A hurry ends that."""
+    service = await serve(drain_notice_s=3600)
+    hurry = asyncio.Event()
+    draining = asyncio.create_task(service.rill.drain(hurry))
+    await asyncio.sleep(0)
+    async with service.client.get("/readyz") as response:
+        assert (response.status, (await response.json())["reason"]) == (503, "draining")
+    service.engine.die()
+    service.engine.load()
+    async with service.client.post("/stream", json=PROMPT) as response:
+        assert text(parse(await response.read())) == "".join(STORY)
+    hurry.set()
+    await draining
+    async with service.client.post("/stream", json=PROMPT) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (503, "shutting_down")
+
+
 @pytest.mark.parametrize("hurry", [True, False])
 async def test_the_end_of_the_drain_is_said(serve: Serve, hurry: bool) -> None:
     """A stream that can't finish in time gets one failure, shutting_down; never a fake end."""
