@@ -3,6 +3,7 @@ that only the engine can tell."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import logging
@@ -19,31 +20,45 @@ from service.app import EngineProcess, Rill
 from service.aside import run_aside
 from service.listen import listen
 from service.settings import Settings
+from service.stay import stay
 from service.store import StoreDown
 from service.supervisor import Supervisor, command
 
 # "Tell me a story about a fox": with the words joined by +, a shell and curl need no more quoting.
 EXAMPLE = "/stream?prompt=Tell+me+a+story+about+a+fox"
+PORT: int = Settings.model_fields["port"].default  # where a health check asks, when the setting itself may be wrong
 OPEN = {"set": "RILL_API_KEYS, or with compose RILL_PUBLISH=127.0.0.1:8080"}
 
 
-def main() -> int:
-    """Run the service until SIGTERM or SIGINT."""
+def main(arguments: list[str], engine: Callable[[Settings, Rill], EngineProcess] | None = None) -> int:
+    """Run the service until SIGTERM or SIGINT; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m service", description="Its settings are environment variables.")
+    parser.add_argument(
+        "--stay-s", type=float, default=0.0, help="with settings that can't be used, say so at /readyz for so long"
+    )
+    stay_s = parser.parse_args(arguments).stay_s
     try:
-        values = settings.read()
-        model.check(values.model)
-        if values.draft_model:
-            model.check(values.draft_model, "RILL_DRAFT_MODEL")
+        return run(engine or supervisor)
     except (settings.SettingsError, model.ModelError) as e:
-        print(f"rill: {e}", file=sys.stderr)
+        print(f"rill: {e}", file=sys.stderr, flush=True)
+        if stay_s:
+            asyncio.run(stay(str(e), stay_s, port=PORT))
         return 2
+
+
+def run(engine: Callable[[Settings, Rill], EngineProcess]) -> int:
+    """The service with this engine. Raises SettingsError and ModelError, of one line, also for what shows later."""
+    values = settings.read()
+    model.check(values.model)
+    if values.draft_model:
+        model.check(values.draft_model, "RILL_DRAFT_MODEL")
     log.set_up(values.log_level)
     if unknown := settings.unknown():
         logging.getLogger("service").warning("unknown settings", extra={"names": unknown})
     allow_many_connections()
     collect_seldom()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(values, supervisor))
+        return runner.run(serve(values, engine))
 
 
 def allow_many_connections() -> None:
@@ -59,22 +74,17 @@ def collect_seldom() -> None:
 
 
 async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProcess]) -> int:
-    """Listen, print where, and drain at the first signal; a second one ends the drain."""
+    """Listen, print where, and drain at the first signal; a second one ends the drain. Raises SettingsError."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log.on_loop_error)
     try:
         rill = Rill(values, lambda sink: engine(values, sink))
     except StoreDown as e:
-        print(f"rill: RILL_STORE_PATH: {e}", file=sys.stderr)
-        return 2
-    except settings.SettingsError as e:
-        print(f"rill: {e}", file=sys.stderr)
-        return 2
+        raise settings.SettingsError(f"RILL_STORE_PATH: {e}") from None
     try:
         runner, url = await listen(rill.app, values.host, values.port, silence_s=values.write_timeout_s)
     except OSError as e:
-        print(f"rill: can't listen on {values.host}:{values.port}: {e.strerror}", file=sys.stderr)
-        return 2
+        raise settings.SettingsError(f"can't listen on {values.host}:{values.port}: {e.strerror}") from None
     first, second = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -91,8 +101,7 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
         waiting.cancel()
     if rill.hopeless.is_set():
         await runner.cleanup()
-        print(f"rill: {rill.engine.reason}", file=sys.stderr)
-        return 2
+        raise settings.SettingsError(rill.engine.reason)
     await rill.drain(hurry=second)
     await runner.cleanup()
     logging.getLogger("service").info("stopped")
@@ -141,4 +150,4 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

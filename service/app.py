@@ -205,9 +205,9 @@ class Rill:
         return body
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """Say at /readyz that it is over, and drain_notice_s later take no new streams; let the running ones finish, and
-        their readers (a paced one is behind), within drain_s; hand the rest over, if there is who can take them, or fail
-        them. `hurry` ends either wait."""
+        """Say at /readyz that it is over, and drain_notice_s later take no new streams; let the running ones finish,
+        and their readers (a paced one is behind), within drain_s; hand the rest over, if there is who can take them,
+        or fail them. `hurry` ends either wait."""
         self.draining = True
         log.info("draining", extra={"streams": len(self.streams.live)})
         if self.settings.drain_notice_s:

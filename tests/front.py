@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import uvloop
-
-from service import log, settings
-from service.__main__ import allow_many_connections, collect_seldom, serve
+from service.__main__ import main
 from service.app import Rill
 from service.settings import Settings
 from service.supervisor import Supervisor
@@ -29,9 +25,4 @@ def engine(values: Settings, sink: Rill) -> Supervisor:
 
 
 if __name__ == "__main__":
-    values = settings.read()
-    log.set_up(values.log_level)
-    allow_many_connections()
-    collect_seldom()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(serve(values, engine)))
+    sys.exit(main([], engine))

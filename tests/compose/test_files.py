@@ -71,6 +71,19 @@ def test_nginx_hears_of_a_drain_before_requests_are_refused() -> None:
     assert notice_s() >= 3
 
 
+def test_wrong_settings_are_unhealthy_and_not_still_starting() -> None:
+    """Nothing that the health check says is passed over (a start period would), and the container is there for as long
+    as that takes: a loop of restarts would be `starting` for ever."""
+    service = COMPOSE["services"]["service"]
+    health = service["healthcheck"]
+    assert "start_period" not in health
+    assert service["command"][0] == "--stay-s"
+    said_within_s = (health["retries"] + 1) * int(health["interval"].removesuffix("s"))
+    assert int(service["command"][1]) > 3 * said_within_s
+    assert (ROOT / health["test"][-1]).exists()
+    assert COMPOSE["services"]["nginx"]["depends_on"]["service"] == {"condition": "service_healthy"}
+
+
 def notice_s() -> float:
     """RILL_DRAIN_NOTICE_S, unless somebody sets it."""
     [line] = [v for v in COMPOSE["services"]["service"]["environment"] if v.startswith("RILL_DRAIN_NOTICE_S=")]
