@@ -15,7 +15,8 @@ import aiohttp
 
 from tests.chaos.comeback import Account, Reading, head, read
 from tests.chaos.troubles import TOGETHER, TROUBLES, Trouble, mended, throttled
-from tests.compose.stack import Stack, docker, engine_runs, run, up
+from tests.compose import standins
+from tests.compose.stack import Stack, docker, engine_runs, up
 from tests.events import text
 from tests.running import orders
 
@@ -132,8 +133,8 @@ def _client() -> aiohttp.ClientSession:
 async def trials(n_streams: int, n_together: int, seed: int) -> AsyncIterator[str]:
     """The tables' lines: n_streams under all TROUBLES, n_together under kill_both."""
     rng = random.Random(seed)
-    if standins := os.environ.get("RILL_STANDINS"):
-        await asyncio.to_thread(run, standins, timeout_s=900)
+    if script := os.environ.get("RILL_STANDINS"):
+        await asyncio.to_thread(standins.make, script)
     if not engine_runs():
         yield "Replicas: not run, no Docker engine runs here."
         return

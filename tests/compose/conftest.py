@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.compose.stack import Stack, engine_runs, run, until, up
+from tests.compose import standins
+from tests.compose.stack import Stack, engine_runs, until, up
 from tests.programs import missing
 
 STANDINS = os.environ.get("RILL_STANDINS")  # a script that starts an engine and makes stand-ins for the base images
@@ -28,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def stack() -> Iterator[Stack]:
     """nginx, one replica and Prometheus, healthy. Its streams are exact (bf16), so that texts can be compared."""
     if STANDINS:
-        run(STANDINS, timeout_s=900)
+        standins.make(STANDINS)
     elif not engine_runs():
         pytest.skip(missing("Docker"))
     # What a busy machine reads for minutes is asked about when all of it has been read.

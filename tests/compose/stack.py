@@ -65,6 +65,7 @@ class Stack:
     env: dict[str, str]
     port: int
     prometheus_port: int
+    alertmanager_port: int
 
     @property
     def url(self) -> str:
@@ -73,6 +74,10 @@ class Stack:
     @property
     def prometheus(self) -> str:
         return f"http://127.0.0.1:{self.prometheus_port}"
+
+    @property
+    def alertmanager(self) -> str:
+        return f"http://127.0.0.1:{self.alertmanager_port}"
 
     def compose(self, *arguments: str, timeout_s: float = 300) -> str:
         program = ["docker-compose"] if shutil.which("docker-compose", path=PATH) else ["docker", "compose"]
@@ -159,7 +164,7 @@ def one_at_a_time() -> Iterator[None]:
 @contextlib.contextmanager
 def up(project: str, image: str, *services: str, **settings: str) -> Iterator[Stack]:
     """nginx, one replica with these settings, Redis and `services`, built if need be; gone after use."""
-    port, prometheus, grafana = free_port(), free_port(), free_port()
+    port, prometheus, alertmanager, grafana = (free_port() for _ in range(4))
     own = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
     env = own | {
         "PATH": PATH,
@@ -168,10 +173,11 @@ def up(project: str, image: str, *services: str, **settings: str) -> Iterator[St
         "RILL_IMAGE": image,
         "RILL_PUBLISH": f"127.0.0.1:{port}",
         "PROMETHEUS_PUBLISH": f"127.0.0.1:{prometheus}",
+        "ALERTMANAGER_PUBLISH": f"127.0.0.1:{alertmanager}",
         "GRAFANA_PUBLISH": f"127.0.0.1:{grafana}",
     }
     env |= {f"RILL_{name.upper()}": value for name, value in settings.items()}
-    one = Stack(f"{project}{os.getpid()}", env, port, prometheus)
+    one = Stack(f"{project}{os.getpid()}", env, port, prometheus, alertmanager)
     try:
         with one_at_a_time():  # what one process has built the others find
             one.compose("build", "service", timeout_s=BUILD_S)

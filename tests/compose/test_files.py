@@ -14,6 +14,7 @@ from service.listen import CLOSE_S
 from service.metrics import Metrics
 from service.replication import HAND_OVER_S
 from service.settings import Settings
+from tests.compose import standins
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -99,17 +100,17 @@ def test_nginx_bounds_a_body_as_the_service_does() -> None:
 
 
 def test_only_nginx_is_for_everyone() -> None:
-    """nginx alone is published to the network; Prometheus, Grafana and Locust to this machine; nothing is named or
+    """nginx alone is published to the network; who observes and who loads it to this machine; nothing is named or
     numbered so that it could not be scaled."""
     ports = {name: service.get("ports", []) for name, service in COMPOSE["services"].items()}
     assert ports["nginx"] == ["${RILL_PUBLISH:-8080}:8080"]
     assert ports["service"] == []
-    private = ("prometheus", "grafana", "loadtest")
+    private = ("prometheus", "alertmanager", "grafana", "loadtest")
     assert all(ports[name] and ":-127.0.0.1:" in p for name in private for p in ports[name])
     assert not [name for name, service in COMPOSE["services"].items() if "container_name" in service]
 
 
-@pytest.mark.parametrize("name", ["nginx", "service", "redis", "loadtest"])
+@pytest.mark.parametrize("name", COMPOSE["services"])
 def test_containers_may_do_little(name: str) -> None:
     """Read-only, without capabilities or new privileges, under an init."""
     service = COMPOSE["services"][name]
@@ -119,14 +120,38 @@ def test_containers_may_do_little(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
+def test_nobody_is_root() -> None:
+    """Each container has a user of its own, said here where the image is somebody else's; Redis' entry point, which has
+    to give its volume away first, becomes one."""
+    users = {name: service.get("user") for name, service in COMPOSE["services"].items()}
+    assert {name for name, user in users.items() if user is None} == {"service", "loadtest", "redis"}
+    assert not [user for user in users.values() if user and user.split(":")[0] in ("0", "root")]
+
+
+def test_images_of_others_are_pinned() -> None:
+    """What is pulled tomorrow is what was tried today: a version, or a line that gets repairs alone; never `latest`."""
+    images = {service["image"] for service in COMPOSE["services"].values() if "build" not in service}
+    tags = {name: tag for name, _, tag in (image.rpartition(":") for image in images)}
+    assert (tags.pop("nginx"), tags.pop("redis")) == ("stable", "8")
+    assert set(tags) == {"prom/prometheus", "prom/alertmanager", "grafana/grafana"}
+    assert all(re.fullmatch(r"v?\d+\.\d+\.\d+", tag) for tag in tags.values())
+
+
+def test_stand_ins_are_of_the_tags_that_compose_names() -> None:
+    """Where no registry is in reach, everything but Grafana can be tried all the same."""
+    named = {service["image"] for service in COMPOSE["services"].values() if "build" not in service}
+    assert set(standins.images()) == named - {COMPOSE["services"]["grafana"]["image"]} | {"python:3.13-slim"}
+
+
 def test_observation_and_load_are_profiles() -> None:
-    """Prometheus and Grafana start under the profile `observe` and only there, Locust under `loadtest`."""
+    """Who observes starts under the profile `observe` and only there, Locust under `loadtest`."""
     profiles = {name: service.get("profiles") for name, service in COMPOSE["services"].items()}
     assert profiles == {
         "nginx": None,
         "service": None,
         "redis": None,
         "prometheus": ["observe"],
+        "alertmanager": ["observe"],
         "grafana": ["observe"],
         "loadtest": ["loadtest"],
     }
@@ -224,10 +249,26 @@ def test_dashboard_and_alerts_ask_for_series_that_exist() -> None:
     assert asked - series - families - histograms == set()
 
 
+def sources(name: str) -> list[dict[str, Any]]:
+    """The data sources that a file of Grafana's provisions."""
+    text = (ROOT / "deploy" / "grafana" / "datasources" / f"{name}.yml").read_text()
+    found: list[dict[str, Any]] = yaml.safe_load(text)["datasources"]
+    return found
+
+
+def test_alerts_are_seen_without_a_receiver() -> None:
+    """Prometheus hands alerts to Alertmanager, whose page is published, and Grafana shows what it has."""
+    prometheus = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    [manager] = prometheus["alerting"]["alertmanagers"]
+    assert manager["static_configs"] == [{"targets": ["alertmanager:9093"]}]
+    [source] = sources("alertmanager")
+    assert (source["type"], source["url"]) == ("alertmanager", "http://alertmanager:9093")
+    assert COMPOSE["services"]["alertmanager"]["ports"] == ["${ALERTMANAGER_PUBLISH:-127.0.0.1:9093}:9093"]
+
+
 def test_the_dashboard_is_whole() -> None:
     """Every panel has a title, a description, queries and a place of its own, and asks the provisioned data source."""
-    source = yaml.safe_load((ROOT / "deploy" / "grafana" / "datasources" / "prometheus.yml").read_text())
-    [prometheus] = source["datasources"]
+    [prometheus] = sources("prometheus")
     panels = DASHBOARD["panels"]
     assert len({p["id"] for p in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()

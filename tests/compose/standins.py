@@ -1,0 +1,65 @@
+"""Local stand-ins for the images that compose and the Dockerfiles name, where no registry is in reach:
+
+    RILL_STANDINS=SCRIPT python -m tests.compose.standins
+
+SCRIPT starts a container engine and makes an image under a tag, of a kind: SCRIPT TAG=KIND ... What its images lack of
+those that they stand for is added here. Of the standard library alone, for it runs before anything is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from tests.compose.stack import PATH, one_at_a_time, run
+
+ROOT = Path(__file__).parents[2]
+KINDS = {
+    "python": "python",
+    "nginx": "nginx",
+    "redis": "redis",
+    "prom/prometheus": "prometheus",
+    "prom/alertmanager": "base",
+}
+NOBODY = "install -d -o nobody -g nogroup"
+LACKS = {
+    "prom/prometheus": f"{NOBODY} /prometheus",
+    "prom/alertmanager": (
+        "apt-get update -q && apt-get install -qy --no-install-recommends prometheus-alertmanager"
+        f" && ln -s prometheus-alertmanager /usr/bin/alertmanager && {NOBODY} /alertmanager"
+    ),
+}
+LABEL = "rill.standin"  # set when nothing is lacking any more
+
+
+def images() -> list[str]:
+    """The tags that compose and the CPU's Dockerfiles name; of those that nobody builds, ours and Grafana's, none."""
+    text = "".join((ROOT / name).read_text() for name in ("docker-compose.yml", "deploy/Dockerfile"))
+    found = re.findall(r"^(?: +image:|FROM) ([\w./-]+:[\w.-]+)", text, re.MULTILINE)
+    return [image for image in dict.fromkeys(found) if image.partition(":")[0] in KINDS]
+
+
+def make(script: str) -> None:
+    """Have the script make them, and add what it leaves out. Raises AssertionError."""
+    with one_at_a_time():
+        run(script, *(f"{image}={KINDS[image.partition(':')[0]]}" for image in images()), timeout_s=900)
+        for image in images():
+            lacks = LACKS.get(image.partition(":")[0])
+            if lacks and LABEL not in run("docker", "image", "inspect", image, "--format", "{{.Config.Labels}}"):
+                complete(image, lacks)
+
+
+def complete(image: str, lacks: str) -> None:
+    subprocess.run(
+        ["docker", "build", "-q", "-t", image, "-"],
+        input=f"FROM {image}\nLABEL {LABEL}=whole\nRUN {lacks}\n",
+        env=os.environ | {"PATH": PATH, "DOCKER_BUILDKIT": "1"},
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+if __name__ == "__main__":
+    make(os.environ["RILL_STANDINS"])
