@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import statistics
 from asyncio.subprocess import PIPE
 from typing import Any
@@ -12,12 +13,13 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are not among the locked packages
 
 from .conftest import Event, events, read_all, soon
-from .stack import Stack, docker
+from .stack import ROOT, Stack, docker, run
 
 pytestmark = pytest.mark.e2e
 
 SECRET = "whisper-4821"
 STORY = "Tell me a story about a fox"
+STARTER = ROOT / "service" / "starter" / "rill-starter-q8_0.gguf"
 N_TRIES = 20  # a stream takes 0.2 s: beside other work it may be over before the second reader comes
 
 # Reads a stream, whose id comes on standard input, from inside the replica's own container, past nginx; prints when
@@ -318,10 +320,12 @@ async def test_no_prompt_is_in_any_log(stack: Stack, client: aiohttp.ClientSessi
 
 
 async def test_a_model_of_one_s_own(stack: Stack) -> None:
-    """RILL_MODEL names a file in the volume `models`, which the service may write and which outlives a container; a
-    name that is not there is an error."""
-    [service] = stack.containers("service")
-    docker("exec", service, "sh", "-c", "cp service/starter/*.gguf /models/own.gguf")
+    """deploy/put-model puts a file into the volume `models`, as the service's own; what it prints is what serves it;
+    a name that is not there is an error."""
+    program = str(ROOT / "deploy" / "put-model")
+    said = await asyncio.to_thread(run, program, str(STARTER), "-p", stack.project, env=stack.env)
+    settings = re.findall(r"(RILL_\w+=\S+)", said)
+    assert [setting.partition("=")[0] for setting in settings] == ["RILL_MODEL", "RILL_MODEL_SHA256"]
     script = (
         "python -m service & "
         "until python -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz')\" 2>/dev/null; do "
@@ -329,13 +333,37 @@ async def test_a_model_of_one_s_own(stack: Stack) -> None:
         "python -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())\""
     )
 
-    def up(model: str) -> bool:
-        options = ["--rm", "--no-deps", "-T", "-e", f"RILL_MODEL={model}", "--entrypoint", "sh"]
+    def up(*settings: str) -> bool:
+        own = [part for setting in settings for part in ("-e", setting)]
+        options = ["--rm", "--no-deps", "-T", *own, "--entrypoint", "sh"]
         return "\nllm_engine_up 1" in stack.compose("run", *options, "service", "-c", script)
 
-    assert await asyncio.to_thread(up, "/models/own.gguf")
+    assert await asyncio.to_thread(up, *settings)
     with pytest.raises(AssertionError):
-        await asyncio.to_thread(up, "/models/missing.gguf")
+        await asyncio.to_thread(up, "RILL_MODEL=/models/missing.gguf")
+
+
+async def test_the_address_that_is_printed_can_be_opened(stack: Stack, client: aiohttp.ClientSession) -> None:
+    """The replica's banner names what nginx publishes, and not the port inside its container."""
+    printed = set(re.findall(r"http://[^/']+", stack.logs("service")))
+    assert printed == {stack.url}
+    async with client.get(printed.pop()) as response:
+        assert response.status == 200
+
+
+async def test_wrong_settings_are_told_at_once(stack: Stack) -> None:
+    """`up -d` ends with an error, not after ten minutes of restarts, and the log has the line, as has the health."""
+    own = Stack(f"{stack.project}wrong", stack.env | {"RILL_N_SEQ": "0", "RILL_PUBLISH": "127.0.0.1:0"}, 0, 0, 0)
+    try:
+        with pytest.raises(AssertionError, match="unhealthy"):
+            await asyncio.to_thread(own.compose, "up", "-d", "nginx")
+        [service] = own.containers("service")
+        state = own.inspect(service)
+        assert (state["RestartCount"], state["State"]["Health"]["Status"]) == (0, "unhealthy")
+        assert own.logs("service").startswith("rill: RILL_N_SEQ: ")
+        assert state["State"]["Health"]["Log"][-1]["Output"].startswith("RILL_N_SEQ: ")
+    finally:
+        own.compose("down", "-v", "-t", "1")
 
 
 @pytest.mark.parametrize("name", ["nginx", "service", "prometheus"])
