@@ -68,6 +68,7 @@ lock:
 
 .venv/.run: .venv/.engine
 	$(BIN)/python -m pip install -q --require-hashes -r $(LOCK)/run.txt
+	@$(BIN)/python -m pip uninstall -qqq -y diskcache # which engines before deploy/patches/0023 required
 	@touch $@
 
 .venv/.dev: .venv/.run $(LOCK)/dev.txt

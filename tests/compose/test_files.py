@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -293,3 +294,16 @@ def test_the_engine_is_locked_once() -> None:
     lock = ROOT / "deploy" / "lock"
     assert (lock / "engine.txt").read_text().startswith("llama-cpp-python==")
     assert (lock / "engine.txt").read_text() in (lock / "run.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["run", "dev", "loadtest"])
+def test_no_package_is_locked_that_nobody_uses(name: str) -> None:
+    """diskcache (CVE-2025-69872) came with llama-cpp-python, which is built without it."""
+    assert "diskcache" not in (ROOT / "deploy" / "lock" / f"{name}.txt").read_text()
+
+
+def test_uv_locks_for_the_engine_that_is_built() -> None:
+    """What `make lock` takes for llama-cpp-python's requirements is said for the version that is locked."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    [engine] = project["tool"]["uv"]["dependency-metadata"]
+    assert f"{engine['name']}=={engine['version']}" in project["project"]["dependencies"]

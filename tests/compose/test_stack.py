@@ -385,10 +385,12 @@ async def test_a_container_may_do_little(name: str, stack: Stack) -> None:
 
 
 async def test_the_image_holds_what_runs_and_no_more(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    """No compiler and no pip is in the environment; the CPU library that was loaded is the best of several."""
+    """No compiler, no pip and no diskcache is in the environment; the CPU library that was loaded is the best of
+    several."""
     [service] = stack.containers("service")
     tools = docker("exec", service, "sh", "-c", "command -v g++ gcc cc cmake ninja; ls /opt/rill/bin; true").split()
     assert not {"g++", "gcc", "cc", "cmake", "ninja", "pip"} & {tool.rpartition("/")[2] for tool in tools}
+    assert stack.python(service, "import importlib.util as i, llama_cpp; print(i.find_spec('diskcache'))") == "None\n"
     variants = docker("exec", service, "ls", "/opt/rill/ggml").split()
     assert {"libggml-cpu-x64.so", "libggml-cpu-haswell.so", "libggml-cpu-cooperlake.so"} <= set(variants)
     size = int(docker("image", "inspect", "rill-test", "--format", "{{.Size}}"))

@@ -21,4 +21,4 @@ def test_a_patch_says_why_it_is_there(path: Path) -> None:
     assert re.match(r"\S.*\.\n\n", header)
     told = re.findall(r"^(What|Why|Gain|Upstream)(?=:| \()", header, re.MULTILINE)
     assert told == ["What", "Why", "Gain", "Upstream"]
-    assert re.findall(r"^\+\+\+ b/(vendor/|CMakeLists.txt)", diff, re.MULTILINE)
+    assert re.findall(r"^\+\+\+ b/(vendor/|CMakeLists.txt|pyproject.toml)", diff, re.MULTILINE)

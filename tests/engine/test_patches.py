@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+from importlib import metadata
 from pathlib import Path
 
 import llama_cpp
@@ -14,6 +17,13 @@ PATCHES = Path(__file__).parents[2] / "deploy" / "patches"
 def test_ours_lacks_nothing() -> None:
     """The engine that the installer builds has every patch that anything would be missed without."""
     assert lacks(applied(Path(llama_cpp.__file__).parent)) == []
+
+
+def test_ours_requires_no_cache_on_disk() -> None:
+    """diskcache is neither required nor there."""
+    lines = [line for line in metadata.requires("llama-cpp-python") or () if ";" not in line]
+    assert {re.split(r"[^\w-]", line, maxsplit=1)[0] for line in lines} == {"jinja2", "numpy", "typing-extensions"}
+    assert importlib.util.find_spec("diskcache") is None
 
 
 def test_a_foreign_build_lacks_them_all(tmp_path: Path) -> None:
