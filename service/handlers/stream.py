@@ -57,6 +57,8 @@ class StreamRoutes:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Start a stream that is read elsewhere: 201 with its id and address. It waits resume_grace_s for a reader."""
+        if last := last_event_id(request, {}):
+            return await self._resuming.resume(request, last, {})
         tenant = self._access.tenant(request)
         stream, _ = await self._start(request, await self._body(request), tenant, resumable=True)
         with self._streams.attach(stream, stall=lambda: None) as reader:

@@ -230,6 +230,16 @@ async def test_a_post_with_a_last_event_id_goes_on(
     assert len(service.engine.submitted) == 1
 
 
+async def test_a_post_that_starts_goes_on_with_a_last_event_id_too(serve: Serve) -> None:
+    """Whoever has events of a stream wants no other one."""
+    service = await serve()
+    async with service.client.post("/stream", json=PROMPT, headers={"X-Resumable": "1"}) as response:
+        events = parse(await response.read())
+    async with service.client.post("/v1/streams", json=PROMPT, headers={"Last-Event-ID": events[0].id}) as response:
+        assert (response.status, parse(await response.read())) == (200, events[1:])
+    assert len(service.engine.submitted) == 1
+
+
 async def test_an_answer_in_one_piece_has_no_events(serve: Serve) -> None:
     """204, which makes an EventSource stop: an empty 200 would have it come back for ever."""
     service = await serve()
