@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from tests.events import Event, numbers, parse, text
-from tests.patience import PATIENCE_S
+from tests.patience import LIMITS, PATIENCE_S
 from tests.redis_server import RedisServer
 from tests.running import Service, running, stall
 
@@ -31,7 +31,7 @@ async def launch() -> AsyncIterator[Launch]:
     async with AsyncExitStack() as stack:
 
         async def one(**settings: str) -> Service:
-            return await stack.enter_async_context(running(**{"drain_s": str(DRAIN_S), **EXACT, **settings}))
+            return await stack.enter_async_context(running(**{"drain_s": str(DRAIN_S), **EXACT, **LIMITS, **settings}))
 
         yield one
 

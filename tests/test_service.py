@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.events import numbers, parse, text
-from tests.patience import PATIENCE_S
+from tests.patience import LIMITS, PATIENCE_S
 from tests.running import Service, running
 
 STORY = "Tell me a story about a fox"
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service() -> AsyncIterator[Service]:
-    async with running(kv_type="bf16") as one:  # exact on a CPU
+    async with running(kv_type="bf16", **LIMITS) as one:  # exact on a CPU
         yield one
         assert await one.end() == 0
 

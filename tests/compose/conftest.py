@@ -14,6 +14,7 @@ import pytest
 
 from tests.compose import standins
 from tests.compose.stack import Stack, engine_runs, until, up
+from tests.patience import LIMITS
 from tests.programs import missing
 
 STANDINS = os.environ.get("RILL_STANDINS")  # a script that starts an engine and makes stand-ins for the base images
@@ -32,8 +33,7 @@ def stack() -> Iterator[Stack]:
         standins.make(STANDINS)
     elif not engine_runs():
         pytest.skip(missing("Docker"))
-    # What a busy machine reads for minutes is asked about when all of it has been read.
-    with up("rilltest", "rill-test", "prometheus", kv_type="bf16", stream_ttl_s="3600") as one:
+    with up("rilltest", "rill-test", "prometheus", kv_type="bf16", **LIMITS) as one:
         try:
             yield one
         finally:

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.patience import PATIENCE_S
+from tests.patience import LIMITS, PATIENCE_S
 from tests.programs import find, missing
 from tests.running import running
 
@@ -27,8 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def port() -> AsyncIterator[int]:
-    """`python -m service` as a newcomer starts it, on a free port, ready: no setting but the port."""
-    async with running() as service:
+    """`python -m service` as a newcomer starts it, on a free port, ready: no setting but patience."""
+    async with running(**LIMITS) as service:
         yield service.port
 
 

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.events import Event, numbers, parse, text
-from tests.patience import PATIENCE_S
+from tests.patience import LIMITS, PATIENCE_S
 from tests.running import Service, orders, running
 from tests.test_main import runs
 
@@ -48,7 +48,7 @@ async def kept(service: Service) -> tuple[str, bytes]:
 async def test_the_text_survives_the_service(tmp_path: Path, number: signal.Signals, status: int) -> None:
     """Sixteen streams, greedy and seeded, killed or drained in the middle: what was read, joined to what comes after
     the restart, is the text of an undisturbed run, with every number once. A finished one is there, by its key."""
-    settings = {"kv_type": "bf16", "store_path": str(tmp_path / "streams.db"), "drain_s": "0"}
+    settings = {"kv_type": "bf16", "store_path": str(tmp_path / "streams.db"), "drain_s": "0", **LIMITS}
     async with running(**settings) as one:
         finished = await kept(one)
         undisturbed = await asyncio.gather(*[one.whole(**order) for order in ORDERS])

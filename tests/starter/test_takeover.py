@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from tests.events import Event, numbers, parse, text
+from tests.patience import LIMITS
 from tests.redis_server import RedisServer
 from tests.running import Service, running
 
@@ -39,7 +40,7 @@ async def resumed(replica: Service, last: Event) -> list[Event]:
 async def test_the_text_survives_its_replica(redis: RedisServer) -> None:
     """Sixteen seeded streams: their replica is killed in the middle; what was read there, joined to what the other one
     gives, is the text of the same request undisturbed, with every number once."""
-    settings = {"redis_url": redis.url, "kv_type": "bf16", "n_threads": "1"}
+    settings = {"redis_url": redis.url, "kv_type": "bf16", "n_threads": "1", **LIMITS}
     async with running(**settings) as one, running(**settings) as two:
         orders = [{**ASKED, "seed": seed} for seed in range(N_STREAMS)]
         responses = await asyncio.gather(
@@ -54,6 +55,6 @@ async def test_the_text_survives_its_replica(redis: RedisServer) -> None:
             events = parse(raw)
             events += await resumed(two, events[-1])
             assert list(range(len(events))) == numbers(events, response.headers["X-Stream-Id"])
-            assert events[-1].name == "done"
+            assert events[-1].name == "done" and events[-1].json()["finish_reason"] == "length"
             assert text(await two.whole(**ASKED, seed=seed)) == text(events)
         assert await two.metric("llm_streams_adopted_total") == N_STREAMS
