@@ -1,121 +1,148 @@
-// One generation: its EventSource, its resume after a cut and its single end. Nothing here touches the document.
-import { address, cancel, create } from "./service.js";
+// One generation: its connections, one after the other, and its single end. Nothing here touches the document.
+import { Parser, pieces } from "./events.js";
+import { cancel, read, start } from "./service.js";
 
 /**
  * @typedef {import("./service.js").Failure} Failure
- * @typedef {Omit<import("./service.js").Request, "key">} Request
+ * @typedef {import("./service.js").Request} Request
  * @typedef {{
  *   status(phase: string, detail: {position?: number, eta_s?: number, progress?: number}): void,
+ *   accepted(): void,
  *   text(delta: string): void,
  *   done(detail: {finish_reason?: string, usage?: Record<string, number>, timings?: Record<string, number>}): void,
- *   failure(failure: Failure): void,
+ *   failure(failure: Failure, mayGoOn: boolean): void,
  *   stopped(): void,
- * }} Reader
+ * }} Reader mayGoOn: `go` would send the same request again, or go on where its answer broke off
+ * @typedef {{stream: string, lastId: string, status: [string, object]}} Reached what a reload needs to go on
  */
+
+/** A service that restarts is back by then (36 s was the longest gap when replicas were killed), and by then a stream
+ * that nobody reads has been given up (RILL_RESUME_GRACE_S, 30 s): to wait longer is the reader's choice. */
+const AWAY_MS = 45_000;
+
+/** A connection that brings nothing for so long is dead: there is a heartbeat every 15 s (RILL_HEARTBEAT_S). */
+const SILENT_MS = 60_000;
 
 /** After "Reconnecting…": an open connection that is not cut again for so long counts as restored. */
 const SETTLED_MS = 1000;
 
-/** An EventSource gives up on any status but 200; the page then opens a new one, after these waits. */
-const REOPEN_MS = [500, 1000, 2000, 4000, 8000, 8000, 8000];
+/** The wait before a try: what the service asks for, else this, then twice as long each time up to the most. */
+const WAIT_MS = 1000;
+const MOST_WAIT_MS = 8000;
+
+const CUT_OFF = "The connection was lost and has not come back. Retry goes on where the answer broke off.";
+const LOST = "The service does not have this answer any more. Send the prompt again for a new one.";
 
 export class Generation {
-  #url = "";
-  #stream = "";
-  #lastId = "";
-  #lastText = -1;
-  #created = false;
+  #ended = true;
   #attempt = 0;
-  #ended = false;
+  #awaySince = NaN;
+  #waitMs = WAIT_MS;
   #timer = 0;
+  #silence = 0;
   #shown = "";
-  /** @type {[string, object]} */
-  #status = ["connecting", {}];
-  /** @type {EventSource | undefined} */
-  #source;
+  #connection = new AbortController();
 
-  /** @param {Request} request @param {Reader} reader */
-  constructor(request, reader) {
-    // The key makes a repeated request attach to this generation: no reconnection ever starts a second one.
-    this.request = { ...request, key: uuid() };
+  /** @param {Request} request @param {Reader} reader @param {Reached} [reached] */
+  constructor(request, reader, reached = { stream: "", lastId: "", status: ["connecting", {}] }) {
+    this.request = request;
     this.reader = reader;
-    this.#show("connecting");
-    this.#url = address(this.request);
-    if (this.#url) this.#open(this.#url);
-    else this.#create();
+    this.reached = reached;
+  }
+
+  /** Starts the request, or goes on with it where it ended in a failure that allows for that. */
+  go() {
+    this.#ended = false;
+    this.#attempt = 0;
+    this.#awaySince = performance.now();
+    this.#tell(this.reached.stream ? "reconnecting" : "connecting");
+    this.#connect();
   }
 
   /** Leaves the stream and asks the service to free its place. */
   stop() {
     if (this.#ended) return;
-    if (this.#stream) cancel(this.#stream);
+    if (this.reached.stream) cancel(this.reached.stream, this.request);
     this.#end(() => this.reader.stopped());
   }
 
-  #open(/** @type {string} */ url) {
-    const source = (this.#source = new EventSource(url));
-    source.onopen = () => this.#later(SETTLED_MS, () => this.#tell(...this.#status));
-    source.onerror = () => this.#cut(source);
-    source.addEventListener("message", (event) => this.#take(event, (data) => this.#text(data.text, event)));
-    source.addEventListener("status", (event) => this.#take(event, (data) => this.#show(data.phase, data)));
-    source.addEventListener("done", (event) => this.#take(event, (data) => this.#end(() => this.reader.done(data))));
-    // A failure may be about the stream that is missing, and then its id is no stream's.
-    source.addEventListener("failure", (event) => this.#parse(event, (data) => this.#fail(data.error ?? data)));
-  }
-
-  /**
-   * The same request by POST: for a prompt that no address holds, and for one that was refused, because an
-   * EventSource does not say why and a POST does. If the reason has passed meanwhile, the answer simply starts.
-   */
-  async #create() {
-    this.#created = true;
+  async #connect() {
+    const { stream, lastId } = this.reached;
+    const { signal } = (this.#connection = new AbortController());
+    this.#hear();
+    let answer;
     try {
-      const { id, url } = await create(this.request);
-      if (this.#ended) return cancel(id); // stopped while it was being made
-      this.#stream = id;
-      this.#open((this.#url = url));
+      answer = await (stream ? read(stream, lastId, this.request, signal) : start(this.request, signal));
     } catch (failure) {
-      this.#fail(/** @type {Failure} */ (failure));
+      return this.#refused(/** @type {Failure} */ (failure));
     }
-  }
-
-  /** An event of this stream. One of another would mix two answers: it ends the generation. */
-  #take(/** @type {MessageEvent} */ event, /** @type {(data: any) => void} */ handle) {
+    this.#accepted(answer.headers.get("X-Stream-Id") ?? "");
     if (this.#ended) return;
-    const stream = streamOf(event.lastEventId);
-    if (this.#stream && stream !== this.#stream) {
-      this.#fail({ message: "The connection came back with another answer than this one.", code: "stream_changed" });
-      return;
+    if (answer.status === 204 || !answer.body) return this.#end(() => this.reader.done({})); // there is nothing more
+    this.#later(SETTLED_MS, () => this.#restored());
+    const parser = new Parser();
+    for await (const piece of pieces(answer.body)) {
+      this.#hear();
+      for (const event of parser.push(piece)) if (!this.#ended) this.#take(event);
+      if (parser.retryMs) this.#waitMs = parser.retryMs;
     }
-    this.#stream = stream;
-    this.#lastId = event.lastEventId;
-    this.#attempt = 0;
-    clearTimeout(this.#timer);
-    this.#parse(event, handle);
+    this.#cut();
   }
 
-  #parse(/** @type {MessageEvent} */ event, /** @type {(data: any) => void} */ handle) {
-    let data;
+  /** The stream has this name; one that was stopped before it had any is cancelled now. */
+  #accepted(/** @type {string} */ stream) {
+    if (!stream || this.reached.stream) return;
+    this.reached.stream = stream;
+    if (!this.#ended) return this.reader.accepted();
+    cancel(stream, this.request);
+    this.#connection.abort();
+  }
+
+  /** No stream, for a reason: a service that is away is tried again, and so is one that has let the stream begin. */
+  #refused(/** @type {Failure} */ failure) {
+    const { code, status = 0 } = failure;
+    const began = Boolean(this.reached.stream);
+    const isAway = [0, 502, 504].includes(status) || (status >= 500 && this.#attempt > 0);
+    if (isAway || (began && (status === 429 || status >= 500))) return this.#cut(failure);
+    if (began && (status === 404 || status === 410)) return this.#fail({ message: LOST, code });
+    this.#fail(failure, status === 429 || status >= 500 || status === 401 || (began && status === 403));
+  }
+
+  #take(/** @type {import("./events.js").Event} */ { id, type, data }) {
+    let detail;
     try {
-      data = JSON.parse(event.data);
+      detail = JSON.parse(data);
     } catch {
-      this.#fail({ message: "The service sent something this page cannot read.", code: "bad_event" });
-      return;
+      return this.#fail({ message: "The service sent something this page cannot read.", code: "bad_event" });
     }
-    handle(data);
+    // A failure may be about the stream that is missing, and then its id is no stream's.
+    if (type === "failure") return this.#failed(detail.error ?? detail);
+    const [stream, number] = id.split(".");
+    this.#accepted(stream);
+    if (stream !== this.reached.stream) {
+      const message = "The connection came back with another answer than this one.";
+      return this.#fail({ message, code: "stream_changed" });
+    }
+    this.#settled();
+    // A resume that begins too early must not repeat text, so numbers only rise.
+    if (Number(number) <= Number(this.reached.lastId.split(".")[1] ?? -1)) return;
+    this.reached.lastId = id;
+    if (type === "status") this.#show(detail.phase, detail);
+    else if (type === "done") this.#end(() => this.reader.done(detail));
+    else if (type === "message") this.#text(detail.text);
   }
 
-  /** A resume that begins too early must not repeat text, so numbers only rise. */
-  #text(/** @type {string} */ text, /** @type {MessageEvent} */ event) {
-    const number = numberOf(event.lastEventId);
-    if (number <= this.#lastText) return;
-    this.#lastText = number;
+  #text(/** @type {string} */ text) {
     if (this.#shown !== "answering") this.#show("answering");
     this.reader.text(text);
   }
 
+  #failed(/** @type {Failure} */ { message, code }) {
+    this.#fail({ message: code === "stream_lost" ? LOST : message || "The service gave no reason.", code });
+  }
+
   #show(/** @type {string} */ phase, detail = {}) {
-    this.#status = [phase, detail];
+    this.reached.status = [phase, detail];
     this.#tell(phase, detail);
   }
 
@@ -124,24 +151,36 @@ export class Generation {
     this.reader.status(phase, detail);
   }
 
-  /** The connection broke: the browser tries again by itself, unless a status other than 200 made it give up. */
-  #cut(/** @type {EventSource} */ source) {
+  /** The connection ended before the stream, or there was none: another one is tried until the service is long away. */
+  #cut(/** @type {Failure} */ why = { message: "" }) {
     if (this.#ended) return;
-    clearTimeout(this.#timer);
-    if (source.readyState !== EventSource.CLOSED) this.#tell("reconnecting");
-    else if (this.#lastId || this.#created) this.#reopen();
-    else this.#create();
-  }
-
-  #reopen() {
-    const wait = REOPEN_MS[this.#attempt++];
-    if (wait === undefined) {
-      this.#fail({ message: "The connection was lost and did not come back.", code: "connection_lost" });
-      return;
+    const now = performance.now();
+    if (Number.isNaN(this.#awaySince)) this.#awaySince = now;
+    if (now - this.#awaySince >= AWAY_MS) {
+      return this.#fail(this.reached.stream ? { message: CUT_OFF, code: "connection_lost" } : why, true);
     }
     this.#tell("reconnecting");
-    const resume = this.#lastId && `${this.#url.includes("?") ? "&" : "?"}last_event_id=${this.#lastId}`;
-    this.#later(wait * (0.75 + Math.random() / 2), () => this.#open(this.#url + resume));
+    clearTimeout(this.#silence);
+    const wait = Math.min(this.#waitMs * 2 ** this.#attempt++, MOST_WAIT_MS);
+    this.#later(wait * (0.75 + Math.random() / 2), () => this.#connect()); // spread: not all readers at once
+  }
+
+  /** The service is there, whatever it has to say. */
+  #settled() {
+    clearTimeout(this.#timer);
+    this.#attempt = 0;
+    this.#awaySince = NaN;
+  }
+
+  #restored() {
+    this.#settled();
+    this.#tell(...this.reached.status);
+  }
+
+  /** Something has come, so the connection lives; from now on it may be silent for a while. */
+  #hear() {
+    clearTimeout(this.#silence);
+    this.#silence = setTimeout(() => this.#connection.abort(), SILENT_MS);
   }
 
   #later(/** @type {number} */ ms, /** @type {() => void} */ action) {
@@ -149,34 +188,17 @@ export class Generation {
     this.#timer = setTimeout(action, ms);
   }
 
-  #fail(/** @type {Failure} */ { message, code }) {
-    this.#end(() => this.reader.failure({ message: message || "The service gave no reason.", code }));
+  #fail(/** @type {Failure} */ failure, mayGoOn = false) {
+    this.#end(() => this.reader.failure(failure, mayGoOn));
   }
 
-  /** The only way out: closed first, so that no EventSource of a finished stream ever reconnects. */
+  /** The only way out: what is still open is closed, but for a request whose stream has no name to be cancelled by. */
   #end(/** @type {() => void} */ tell) {
     if (this.#ended) return;
     this.#ended = true;
     clearTimeout(this.#timer);
-    this.#source?.close();
+    clearTimeout(this.#silence);
+    if (this.reached.stream) this.#connection.abort();
     tell();
   }
-}
-
-/** Ids are `<stream>.<n>` or `<stream>.<n>.<hash>`. */
-function streamOf(/** @type {string} */ id) {
-  return id.split(".")[0];
-}
-
-function numberOf(/** @type {string} */ id) {
-  return Number(id.split(".")[1]);
-}
-
-/** crypto.randomUUID exists on secure origins only, and a phone on the same network reads plain HTTP. */
-function uuid() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6] & 0x0f) | 0x40;
-  bytes[8] = (bytes[8] & 0x3f) | 0x80;
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }

@@ -7,19 +7,25 @@ const WINDOW_MS = 3000;
 const MIN_SPAN_MS = 100;
 
 export class Meter {
-  /** @param {number} started when the request left */
-  constructor(started) {
+  /**
+   * @param {number} started when the request left
+   * @param {number} before deltas that had come before a reload
+   * @param {number | null} firstTokenS what it was then, if there had been one
+   */
+  constructor(started, before = 0, firstTokenS = null) {
     this.started = started;
+    this.firstBeforeS = firstTokenS;
     this.first = NaN;
     this.last = NaN;
-    this.deltas = 0;
+    this.before = before;
+    this.deltas = before;
     /** @type {number[]} */
     this.recent = [];
   }
 
   /** One piece of text has come; it stands for one token until the service has counted them. */
   delta(/** @type {number} */ now) {
-    if (this.deltas === 0) this.first = now;
+    if (this.deltas === this.before) this.first = now;
     this.last = now;
     this.deltas += 1;
     this.recent.push(now);
@@ -27,7 +33,7 @@ export class Meter {
 
   /** Seconds from the request to the first text; NaN before it. */
   get firstTokenS() {
-    return (this.first - this.started) / 1000;
+    return this.firstBeforeS ?? (this.first - this.started) / 1000;
   }
 
   /** Tokens a second over the last seconds; NaN while there is too little to say. */
@@ -38,9 +44,9 @@ export class Meter {
     return perSecond(this.recent.length - 1, now - this.recent[0]);
   }
 
-  /** Tokens a second over the whole answer, for a final count of tokens; NaN if it came too fast to measure. */
+  /** Tokens a second over all that came here, for a final count of tokens; NaN if it came too fast to measure. */
   finalRate(/** @type {number} */ tokens) {
-    return perSecond(tokens - 1, this.last - this.first);
+    return perSecond(tokens - this.before - 1, this.last - this.first);
   }
 }
 

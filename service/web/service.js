@@ -2,64 +2,90 @@
 
 /**
  * @typedef {{prompt: string, key: string, pace?: string, max_tokens?: string, temperature?: string}} Request
- * @typedef {{message: string, code?: string}} Failure
+ * @typedef {{message: string, code?: string, status?: number}} Failure status: HTTP's; 0 where there was no answer
  */
-
-/** The service refuses a request line over 8,190 bytes; this leaves room for a proxy's path and last_event_id. */
-const MAX_URL_BYTES = 6 * 1024;
 
 /** What is said when something before the service answers, which knows nothing of our errors. */
 const BY_STATUS = /** @type {Record<number, string>} */ ({
   413: "This prompt is too long for this service.",
   429: "Too many requests at once from here.",
-  502: "The service is not running just now.",
   503: "The service is busy just now.",
-  504: "The service is too slow to answer just now.",
 });
 
-/** The address at which an EventSource starts this request and reads it; "" if the prompt fits into none.
- * @returns {string} */
-export function address(/** @type {Request} */ request) {
-  const given = Object.entries(request).filter(([, value]) => value);
-  const url = `stream?${new URLSearchParams(given)}`;
-  return url.length <= MAX_URL_BYTES ? url : ""; // percent-encoded: a character is a byte
+const NO_KEY = "This service asks for an API key: enter yours above.";
+const UNKNOWN_KEY = "The service does not know this API key: correct it above.";
+const UNREACHABLE = "The service cannot be reached. Check the connection, then retry.";
+
+/** The API key, "" for none. It is sent in a header and stands nowhere else: an address is logged on its way. */
+let apiKey = "";
+
+export function authorize(/** @type {string} */ key) {
+  apiKey = key.trim();
 }
 
-/** Starts a request of any length without reading it. With a key that has started one it starts no second.
- * @returns {Promise<{id: string, url: string}>} rejects with a Failure */
-export async function create(/** @type {Request} */ { prompt, key, pace, max_tokens, temperature }) {
-  const body = JSON.stringify({ prompt, key, max_tokens: number(max_tokens), temperature: number(temperature) });
+/** Starts this request and reads it. Its own key makes a repetition attach: no request is ever run twice.
+ * @returns {Promise<Response>} rejects with a Failure */
+export function start(/** @type {Request} */ request, /** @type {AbortSignal} */ signal) {
+  const { prompt, key, pace, max_tokens, temperature } = request;
+  const numbers = { pace: number(pace), max_tokens: number(max_tokens), temperature: number(temperature) };
+  const body = JSON.stringify({ prompt, key, ...numbers });
   const headers = { "Content-Type": "application/json" };
-  let answer;
-  try {
-    answer = await fetch("v1/streams", { method: "POST", headers, body });
-  } catch {
-    throw { message: "The service cannot be reached. Check the connection and try again.", code: "unreachable" };
-  }
-  if (!answer.ok) throw await failureOf(answer);
-  const { id } = await answer.json();
-  return { id, url: `v1/streams/${encodeURIComponent(id)}${pace ? `?pace=${pace}` : ""}` };
+  return call(`stream?${at(key)}`, { method: "POST", headers, body, signal });
+}
+
+/** Reads a stream that has started, on behind the event `last` ("": from the first one on).
+ * @returns {Promise<Response>} rejects with a Failure */
+export function read(
+  /** @type {string} */ stream,
+  /** @type {string} */ last,
+  /** @type {Request} */ { key, pace },
+  /** @type {AbortSignal} */ signal,
+) {
+  const headers = last ? { "Last-Event-ID": last } : undefined;
+  return call(`v1/streams/${encodeURIComponent(stream)}?${at(key, pace)}`, { headers, signal });
 }
 
 /** Frees a stream's place. Best effort: a service that cannot be told finds out by itself that nobody reads. */
-export function cancel(/** @type {string} */ stream) {
-  fetch(`v1/streams/${encodeURIComponent(stream)}`, { method: "DELETE", keepalive: true }).catch(() => {});
+export function cancel(/** @type {string} */ stream, /** @type {Request} */ { key }) {
+  const options = { method: "DELETE", keepalive: true };
+  call(`v1/streams/${encodeURIComponent(stream)}?${at(key)}`, options).catch(() => {});
 }
 
-/** The name of the model that answers, "" where it may not be known; rejects while it is not known yet. */
+/** The name of the model that answers, "" where there is none to tell.
+ * @returns {Promise<string>} rejects with a Failure */
 export async function model() {
-  const answer = await fetch("v1/models");
-  if (answer.status >= 500) throw await failureOf(answer);
-  const { data } = await answer.json();
+  const { data } = await (await call("v1/models")).json();
   return data?.[0]?.id ?? "";
+}
+
+/** The request's key is in every address: by it nginx finds the replica that has the stream, without a Redis too. */
+function at(/** @type {string} */ key, pace = "") {
+  return new URLSearchParams({ key, ...(pace && { pace }) });
+}
+
+async function call(/** @type {string} */ url, /** @type {RequestInit} */ options = {}) {
+  const headers = { ...options.headers, ...(apiKey && { Authorization: `Bearer ${bytes(apiKey)}` }) };
+  const answer = await fetch(url, { ...options, headers }).catch(() => {
+    throw { message: UNREACHABLE, code: "unreachable", status: 0 };
+  });
+  if (!answer.ok) throw await failureOf(answer);
+  return answer;
 }
 
 /** @returns {Promise<Failure>} in the service's words, or in ours where it was not the service that refused */
 async function failureOf(/** @type {Response} */ answer) {
+  const { status } = answer;
   const { error } = await answer.json().catch(() => ({}));
-  const said = error?.message ?? BY_STATUS[answer.status] ?? "The service refused this request.";
+  const code = error?.code ?? `http_${status}`;
+  if (status === 401) return { message: apiKey ? UNKNOWN_KEY : NO_KEY, code, status };
+  const said = error?.message ?? BY_STATUS[status] ?? "The service refused this request.";
   const wait = Number(answer.headers.get("Retry-After"));
-  return { message: wait > 0 ? `${said} Try again in ${wait} s.` : said, code: error?.code ?? `http_${answer.status}` };
+  return { message: wait > 0 ? `${said} Try again in ${wait} s.` : said, code, status };
+}
+
+/** Text as a header carries it: a character a byte of its UTF-8, since fetch takes no other. */
+function bytes(/** @type {string} */ text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 /** Fields of a form are strings; left out of the JSON when empty. */

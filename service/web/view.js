@@ -1,9 +1,13 @@
 // What is on the page, and nothing that decides. Text from the service enters the document as text nodes only.
 
+/** @typedef {{firstTokenS: number, rate: number, tokens: number, paced: boolean}} Figures */
+
 const id = (/** @type {string} */ name) => /** @type {HTMLElement} */ (document.getElementById(name));
 
 export const composer = /** @type {HTMLFormElement} */ (id("composer"));
 export const prompt = /** @type {HTMLTextAreaElement} */ (id("prompt"));
+export const apiKey = /** @type {HTMLInputElement} */ (id("api-key"));
+export const retry = /** @type {HTMLButtonElement} */ (id("retry"));
 export const stop = /** @type {HTMLButtonElement} */ (id("stop"));
 const send = /** @type {HTMLButtonElement} */ (id("send"));
 const progress = /** @type {HTMLProgressElement} */ (id("progress"));
@@ -26,17 +30,23 @@ let frame = 0;
 export function clear() {
   flush();
   words.data = "";
-  id("problem").textContent = "";
+  forgive();
   figures({ firstTokenS: NaN, rate: NaN, tokens: 0, paced: false });
   id("exchange").hidden = false;
 }
 
+/** What went wrong is tried again. */
+export function forgive() {
+  id("problem").textContent = "";
+  apiKey.ariaInvalid = null;
+}
+
 /**
  * @param {string} phase one of connecting, queued, thinking, answering, reconnecting, done, stopped, failed
- * @param {{position?: number, eta_s?: number, progress?: number, finish_reason?: string}} detail
+ * @param {{position?: number, eta_s?: number, progress?: number, finish_reason?: string, mayGoOn?: boolean}} detail
  */
 export function status(phase, detail = {}) {
-  if (document.body.dataset.phase !== phase) changed(phase);
+  if (document.body.dataset.phase !== phase) changed(phase, Boolean(detail.mayGoOn));
   write(id("status"), label(phase, detail));
   // Progress is left out: a screen reader is told of phases, not of every percent.
   write(id("announcer"), label(phase, { ...detail, progress: undefined, eta_s: undefined }));
@@ -45,16 +55,17 @@ export function status(phase, detail = {}) {
   else progress.removeAttribute("value");
 }
 
-function changed(/** @type {string} */ phase) {
+function changed(/** @type {string} */ phase, /** @type {boolean} */ mayGoOn) {
   document.body.dataset.phase = phase;
   const running = RUNNING.has(phase);
   const held = document.activeElement;
   stop.hidden = !running;
+  retry.hidden = !mayGoOn;
   send.disabled = running;
   id("answer").ariaBusy = String(running);
   // A button that vanishes or dims hands its focus to the one that took its place.
-  if (running && held === send) stop.focus({ preventScroll: true });
-  if (!running && held === stop) send.focus({ preventScroll: true });
+  if (running && (held === send || held === retry)) stop.focus({ preventScroll: true });
+  if (!running && held === stop) (mayGoOn ? retry : send).focus({ preventScroll: true });
 }
 
 /** @returns {string} what the status line says */
@@ -103,8 +114,7 @@ function follow(/** @type {() => void} */ change) {
   if (atEnd) window.scrollTo(0, page.scrollHeight);
 }
 
-/** @param {{firstTokenS: number, rate: number, tokens: number, paced: boolean}} values */
-export function figures({ firstTokenS, rate, tokens, paced }) {
+export function figures(/** @type {Figures} */ { firstTokenS, rate, tokens, paced }) {
   write(id("first-token"), Number.isNaN(firstTokenS) ? "–" : `${firstTokenS.toFixed(2)} s`);
   write(id("rate"), Number.isNaN(rate) ? "–" : rate.toFixed(rate < 10 ? 1 : 0));
   write(id("rate-unit"), paced ? "tokens/s, paced" : "tokens/s");
@@ -115,11 +125,17 @@ export function figures({ firstTokenS, rate, tokens, paced }) {
 export function problem(/** @type {{message: string, code?: string}} */ { message, code }) {
   const sentence = document.createElement("p");
   sentence.textContent = message;
-  id("problem").append(sentence);
-  if (!code) return;
   const name = document.createElement("code");
-  name.textContent = code;
-  id("problem").append(name);
+  name.textContent = code ?? "";
+  follow(() => id("problem").append(sentence, ...(code ? [name] : [])));
+}
+
+/** The API key is missing or wrong: its field, ready to be filled. */
+export function askForKey() {
+  apiKey.ariaInvalid = "true";
+  open(apiKey);
+  apiKey.focus();
+  apiKey.select();
 }
 
 /** Opens the drawer that a field lies in. */

@@ -8,7 +8,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
+
+from tests.running import running
+from tests.web.reader import passing
 
 from .wire import Wire
 
@@ -16,20 +19,21 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def ask(page: Page, prompt: str, *, pace: str = "Fast", longest: int | None = None) -> str:
-    """Asks and returns the address that the page's EventSource read: asked again, it replays the stream's log."""
+    """Asks and returns the address of the stream's log."""
     await page.get_by_label(pace, exact=True).check()
     if longest is not None:
         await page.get_by_text("Options").click()
         await page.get_by_label("Longest answer").fill(str(longest))
     await page.get_by_role("textbox", name="Prompt").fill(prompt)
-    async with page.expect_request(lambda request: "/stream" in request.url and request.method == "GET") as started:
+    async with page.expect_response("**/stream?*") as started:
         await page.get_by_role("textbox", name="Prompt").press("Enter")
-    return (await started.value).url
+    return f"{page.url}v1/streams/{(await started.value).headers['x-stream-id']}"
 
 
-async def log_of(url: str) -> tuple[str, dict[str, Any]]:
-    """The whole text of a stream and its last event, as the service has them. Unpaced."""
-    async with aiohttp.ClientSession() as client, client.get(re.sub(r"pace=\d+", "", url)) as response:
+async def log_of(url: str, *, key: str = "") -> tuple[str, dict[str, Any]]:
+    """The whole text of a stream and its last event, as the service has them."""
+    headers = {"Authorization": f"Bearer {key}"} if key else None
+    async with aiohttp.ClientSession() as client, client.get(url, headers=headers) as response:
         assert response.status == 200
         events = [json.loads(data) for data in re.findall(r"^data: (.*)$", await response.text(), re.MULTILINE)]
     return "".join(event["text"] for event in events if "text" in event), events[-1]
@@ -66,6 +70,84 @@ async def test_cuts_lose_and_repeat_nothing(page: Page, wire: Wire) -> None:
     assert await page.locator("#answer").text_content() == text
 
 
+async def test_an_absence_is_bridged(page: Page, wire: Wire) -> None:
+    """The service can't be reached for a while: the page tries until it can, and nothing is lost or repeated."""
+    url = await ask(page, "Tell me a story about the moon", pace="Reading", longest=100)
+    await expect(page.locator("#answer")).to_have_text(re.compile(r"^[\s\S]{10,}$"))
+    await wire.close()
+    async with page.expect_event("requestfailed"), page.expect_event("requestfailed"):
+        await expect(page.locator("#status")).to_have_text("Reconnecting…")
+    await wire.open()
+    await expect(page.locator("#status")).to_have_text(re.compile("^Done"))
+    assert (await log_of(url))[0] == await page.locator("#answer").text_content()
+
+
+async def test_retry_after_a_long_absence(page: Page, wire: Wire) -> None:
+    """The page gives up in words; Retry within the stream's time goes on behind the text that is there."""
+    await page.clock.install()
+    await page.reload()
+    url = await ask(page, "Tell me a story about a ship", pace="Reading", longest=100)
+    await expect(page.locator("#answer")).to_have_text(re.compile(r"^[\s\S]{10,}$"))
+    await wire.close()
+    await passing(page, expect(page.locator("#status")).to_have_text("Failed"))
+    await expect(page.get_by_role("alert")).to_contain_text("connection_lost")
+    await wire.open()
+    await page.get_by_role("button", name="Retry").click()
+    await expect(page.locator("#status")).to_have_text(re.compile("^Done"))
+    assert (await log_of(url))[0] == await page.locator("#answer").text_content()
+
+
+async def test_a_prompt_while_the_service_is_away(page: Page, wire: Wire) -> None:
+    """Nothing was accepted: the page says that it can't reach the service, and Retry sends the prompt."""
+    await page.clock.install()
+    await page.reload()
+    await wire.close()
+    await page.get_by_role("textbox", name="Prompt").fill("Count from 1 to 20")
+    await page.get_by_role("textbox", name="Prompt").press("Enter")
+    await passing(page, expect(page.locator("#status")).to_have_text("Failed"))
+    await expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    await wire.open()
+    async with page.expect_response("**/stream?*") as started:
+        await page.get_by_role("button", name="Retry").click()
+    await expect(page.locator("#status")).to_have_text(re.compile("^Done"))
+    url = f"{page.url}v1/streams/{(await started.value).headers['x-stream-id']}"
+    assert (await log_of(url))[0] == await page.locator("#answer").text_content()
+
+
+async def test_a_reload_loses_nothing(page: Page) -> None:
+    """Twice loaded anew in the middle of an answer, and once behind its end: the text is the service's."""
+    url = await ask(page, "Tell me a story about an owl", pace="Reading", longest=100)
+    for _ in range(2):
+        shown = len(await page.locator("#answer").text_content() or "")
+        await expect(page.locator("#answer")).to_have_text(re.compile(rf"^[\s\S]{{{shown + 10},}}$"))
+        await page.reload()
+        await expect(page.get_by_role("textbox", name="Prompt")).to_have_value("Tell me a story about an owl")
+        assert len(await page.locator("#answer").text_content() or "") >= shown + 10
+    await expect(page.locator("#status")).to_have_text(re.compile("^Done"))
+    await page.reload()
+    await expect(page.locator("#status")).to_have_text(re.compile("^Done"))
+    assert (await log_of(url))[0] == await page.locator("#answer").text_content()
+
+
+async def test_a_reload_right_after_the_prompt(page: Page) -> None:
+    """A page that does not know yet whether its prompt was accepted sends it again, and it is answered once."""
+    await page.get_by_role("textbox", name="Prompt").fill("Tell me a story about a cat")
+    before = await n_answers(page)
+    await page.get_by_role("textbox", name="Prompt").press("Enter")
+    await page.reload()
+    await expect(page.locator("#status")).to_have_text(re.compile("^Done"))
+    await expect(page.get_by_role("textbox", name="Prompt")).to_have_value("Tell me a story about a cat")
+    await expect(page.locator("#answer")).to_have_text(re.compile(r"\S"))
+    assert await n_answers(page) == before + 1
+
+
+async def n_answers(page: Page) -> float:
+    """How many answers the service has made to their end."""
+    text = await (await page.request.get(f"{page.url}metrics")).text()
+    ends = re.findall(r'^llm_requests_total{(?=.*outcome="(?:stop|length)").*} (\S+)$', text, re.MULTILINE)
+    return sum(float(n) for n in ends)
+
+
 async def test_stop_ends_the_generation(page: Page) -> None:
     """Stop reaches the service: the stream has ended there when the page says Stopped, and no more text comes."""
     url = await ask(page, "Tell me a long story", pace="Relaxed")
@@ -88,3 +170,35 @@ async def test_a_prompt_beyond_the_context_is_explained(page: Page) -> None:
     await page.get_by_role("textbox", name="Prompt").press("Enter")
     await expect(page.get_by_role("alert")).to_contain_text(re.compile(r"\d+ tokens"))
     await expect(page.get_by_role("alert")).to_contain_text("context_length_exceeded")
+
+
+async def test_a_service_with_keys(browser: Browser) -> None:
+    """With keys for every route the page asks for one, streams with it, resumes and stops; no other key will do."""
+    async with (
+        running(api_keys="sk-one,sk-two", streams_need_key="true") as service,
+        Wire(service.port) as wire,
+        await browser.new_context() as context,
+    ):
+        page = await context.new_page()
+        await page.goto(wire.url)
+        await page.get_by_role("textbox", name="Prompt").fill("Tell me a story about a bear")
+        await page.get_by_role("textbox", name="Prompt").press("Enter")
+        await expect(page.get_by_role("alert")).to_contain_text("asks for an API key")
+        await page.get_by_label("API key").fill("sk-three")
+        await page.get_by_role("button", name="Retry").click()
+        await expect(page.get_by_role("alert")).to_contain_text("does not know this API key")
+        await page.get_by_label("API key").fill("sk-two")
+        async with page.expect_response("**/stream?*") as started:
+            await page.get_by_label("API key").press("Enter")
+        url = f"{service.url}/v1/streams/{(await started.value).headers['x-stream-id']}"
+        await expect(page.locator("#answer")).to_have_text(re.compile(r"^[\s\S]{10,}$"))
+        wire.cut()
+        await expect(page.locator("#status")).to_have_text("Reconnecting…")
+        await expect(page.locator("#status")).to_have_text("Answering")
+        await page.reload()
+        await expect(page.locator("#status")).to_have_text("Answering")
+        async with page.expect_response(lambda response: response.request.method == "DELETE") as deleted:
+            await page.get_by_role("button", name="Stop").click()
+        assert (await deleted.value).status == 204
+        text, _ = await log_of(url, key="sk-two")
+        assert text.startswith(await page.locator("#answer").text_content() or "-")

@@ -1,4 +1,7 @@
-"""A wire between browser and service that can be cut: bytes go both ways untouched until `cut` closes every socket."""
+"""A wire between browser and service that can be cut: bytes go both ways untouched until `cut` closes every socket.
+
+Closed, it refuses new connections until it is opened again.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,29 @@ class Wire:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._own_port = 0
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Wire:
-        self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
+        await self.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """On a free port, later on the same one."""
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", self._own_port)
+        self._own_port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._own_port}/"
+
+    async def close(self) -> None:
+        """Whatever is open breaks, and who comes now is refused, as by a service that is not there."""
         self._server.close()
         self.cut()
+        await self._server.wait_closed()
 
     def cut(self) -> None:
         """Every connection breaks now, in the middle of whatever it carries; new ones are taken."""

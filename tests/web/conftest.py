@@ -50,9 +50,9 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def service() -> AsyncIterator[Service]:
     service = Service()
-    runner = await service.listen()
+    await service.listen()
     yield service
-    await runner.cleanup()
+    await service.leave()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

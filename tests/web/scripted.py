@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from tests.patience import PATIENCE_S
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 WEB = Path(__file__).parents[2] / "service" / "web"
 
@@ -19,18 +22,17 @@ POLICY = "default-src 'self'"
 
 
 class Connection:
-    """One reader's GET: the test refuses it or opens it, then writes events to it until it finishes or cuts it."""
+    """One reader's request: the test refuses it or opens it, then writes events to it until it finishes or cuts it."""
 
-    def __init__(self, request: web.Request, key: str, stream: str, numbers: Counter[str]) -> None:
-        self.key = key
+    def __init__(self, request: web.Request, asked: dict[str, Any], stream: str, numbers: Counter[str]) -> None:
+        self.asked = asked  # a POST's body, a GET's query
+        self.key: str = request.query["key"]
         self.stream = stream
-        self.query = request.query
-        # As the service does: the header, which the browser keeps current, goes before the query.
-        self.last_event_id = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
+        self.last_event_id = request.headers.get("Last-Event-ID")
         self.finished = asyncio.Event()
         self.left = asyncio.Event()  # the browser closed it
         self.response: web.StreamResponse = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Stream-Id": stream}
         )
         self._request = request
         self._numbers = numbers
@@ -68,15 +70,16 @@ class Connection:
         await self.send("failure", data)
         self.finished.set()
 
-    def refuse(self, status: int) -> None:
-        """An answer that an EventSource cannot read: anything but 200, 204 included."""
-        self.response = web.Response(status=status, text="{}", content_type="application/json")
+    def refuse(self, status: int, *, body: str = "{}", retry_after: str | None = None) -> None:
+        """Another answer than a stream."""
+        headers = {"Retry-After": retry_after} if retry_after else None
+        self.response = web.Response(status=status, text=body, content_type="application/json", headers=headers)
         self.finished.set()
 
     def cut(self) -> None:
         """The network goes: no end of the chunked body, just a closed socket."""
-        assert self._request.transport is not None
-        self._request.transport.abort()
+        if self._request.transport is not None:  # or the browser was faster
+            self._request.transport.abort()
         self.finished.set()
 
 
@@ -86,20 +89,20 @@ class Service:
     def __init__(self) -> None:
         self.connected: asyncio.Queue[Connection] = asyncio.Queue()
         self.deleted: asyncio.Queue[str] = asyncio.Queue()
-        self.generations: list[str] = []  # the keys that started one, in order
+        self.generations: list[str] = []  # the keys of the requests that started one, in order
         self.url = ""  # set once it listens
-        self.posted: list[dict[str, Any]] = []  # the bodies of POST /v1/streams
-        self.refusal: web.Response | None = None  # what POST /v1/streams is answered; None: 201
+        self.addresses: list[str] = []  # of every request, as a log on the way would have them
+        self.api_key = ""  # asked for as a Bearer token, if set
         self.loaded = True  # or /v1/models is answered 503
-        self.answering = asyncio.Event()  # clear: a POST waits for its answer
-        self.answering.set()
         self._numbers: Counter[str] = Counter()
-        self.app = web.Application()
+        self._reading: set[Connection] = set()
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+        self.app = web.Application(middlewares=[self._guard])
         self.app.router.add_get("/", self._asset)
         self.app.router.add_get("/web/{name}", self._asset)
         self.app.router.add_get("/v1/models", self._models)
-        self.app.router.add_get("/stream", self._start, allow_head=False)
-        self.app.router.add_post("/v1/streams", self._create)
+        self.app.router.add_post("/stream", self._start)
         self.app.router.add_get("/v1/streams/{stream}", self._attach, allow_head=False)
         self.app.router.add_delete("/v1/streams/{stream}", self._delete)
 
@@ -107,55 +110,63 @@ class Service:
         async with asyncio.timeout(PATIENCE_S):
             return await self.connected.get()
 
-    async def listen(self) -> web.AppRunner:
-        """Starts on a free port. A handler is cancelled when its browser leaves, as in the real service."""
-        runner = web.AppRunner(self.app, handler_cancellation=True, shutdown_timeout=0)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = "http://{}:{}/".format(*runner.addresses[0])
-        return runner
+    async def listen(self) -> None:
+        """On a free port, later on the same one. A handler is cancelled when its browser leaves, as in the service."""
+        self._runner = web.AppRunner(self.app, handler_cancellation=True, shutdown_timeout=0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
+        self._port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}/"
 
-    async def _asset(self, request: web.Request) -> web.FileResponse:
+    async def leave(self) -> None:
+        """It is away: its connections break, and new ones are refused."""
+        assert self._runner is not None
+        for connection in self._reading:  # which aiohttp would wait for
+            connection.cut()
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self.addresses.append(str(request.url))
+        is_asked = bool(self.api_key) and request.path.startswith(("/v1/", "/stream"))
+        if is_asked and request.headers.get("Authorization") != f"Bearer {self.api_key}":
+            error = {"message": "A valid API key is needed.", "code": "invalid_api_key"}
+            return web.json_response({"error": error}, status=401, headers={"WWW-Authenticate": "Bearer"})
+        return await handler(request)
+
+    async def _asset(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info.get("name", "index.html")
         return web.FileResponse(WEB / name, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
 
-    async def _models(self, _: web.Request) -> web.Response:
+    async def _models(self, _: web.Request) -> web.StreamResponse:
         if not self.loaded:
             return web.json_response({"error": {"message": "Loading.", "code": "not_ready"}}, status=503)
         return web.json_response({"object": "list", "data": [{"id": "starter-q8_0", "object": "model"}]})
 
     async def _start(self, request: web.Request) -> web.StreamResponse:
-        return await self._read(request, request.query["key"])
-
-    async def _create(self, request: web.Request) -> web.Response:
-        self.posted.append(await request.json())
-        await self.answering.wait()
-        if self.refusal is not None:
-            return self.refusal
-        stream = self._stream(self.posted[-1]["key"])
-        return web.json_response({"id": stream, "url": f"/v1/streams/{stream}"}, status=201)
+        """A request whose key is new starts a stream, any other one attaches to the stream that its key started."""
+        asked = await request.json()
+        key = asked["key"]
+        if key not in self.generations:
+            self.generations.append(key)
+        return await self._read(request, asked, f"stream{self.generations.index(key)}")
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
-        number = int(request.match_info["stream"].removeprefix("stream"))
-        return await self._read(request, self.generations[number])
+        return await self._read(request, dict(request.query), request.match_info["stream"])
 
-    async def _read(self, request: web.Request, key: str) -> web.StreamResponse:
-        connection = Connection(request, key, self._stream(key), self._numbers)
+    async def _read(self, request: web.Request, asked: dict[str, Any], stream: str) -> web.StreamResponse:
+        connection = Connection(request, asked, stream, self._numbers)
+        self._reading.add(connection)
         self.connected.put_nowait(connection)
         try:
             await connection.finished.wait()
         except asyncio.CancelledError:
             connection.left.set()
             raise
+        finally:
+            self._reading.discard(connection)
         return connection.response
 
-    def _stream(self, key: str) -> str:
-        """The id of the stream that this key names; a new key is a new generation."""
-        if key not in self.generations:
-            self.generations.append(key)
-        return f"stream{self.generations.index(key)}"
-
-    async def _delete(self, request: web.Request) -> web.Response:
+    async def _delete(self, request: web.Request) -> web.StreamResponse:
         self.deleted.put_nowait(request.match_info["stream"])
         return web.Response(status=204)

@@ -69,8 +69,8 @@ async def test_the_request_carries_what_the_form_says(page: Page, service: Servi
     await page.get_by_label("Off").check()
     await ask(page, "Count & name: 1+1=2?\nJa, ü 100 %")
     first = await service.next()
-    assert first.query["prompt"] == "Count & name: 1+1=2?\nJa, ü 100 %"
-    assert {"prompt", "key"} == set(first.query)
+    assert first.asked["prompt"] == "Count & name: 1+1=2?\nJa, ü 100 %"
+    assert {"prompt", "key"} == set(first.asked)
     await first.done()
     await expect(page.locator("#status")).to_have_text("Done")
     await page.get_by_label("Reading", exact=True).check()
@@ -79,7 +79,7 @@ async def test_the_request_carries_what_the_form_says(page: Page, service: Servi
     await page.get_by_label("Temperature").fill("0.7")
     await page.get_by_role("button", name="Send").click()
     second = await service.next()
-    assert tuple(second.query[name] for name in ("pace", "max_tokens", "temperature")) == ("10", "64", "0.7")
+    assert tuple(second.asked[name] for name in ("pace", "max_tokens", "temperature")) == (10, 64, 0.7)
     assert first.key != second.key
 
 
@@ -155,7 +155,7 @@ async def test_enter_sends_and_shift_enter_does_not(page: Page, service: Service
     await prompt.press_sequentially("two")
     await prompt.press("Enter")
     stream = await service.next()
-    assert stream.query["prompt"] == "one\ntwo"
+    assert stream.asked["prompt"] == "one\ntwo"
     await prompt.press("Enter")
     await stream.text("answer")
     await expect(page.locator("#answer")).to_have_text("answer")
@@ -166,5 +166,5 @@ async def test_an_example_is_asked_at_a_click(page: Page, service: Service) -> N
     """The examples fill the prompt and send it."""
     await page.get_by_role("button", name="Count from 1 to 20").click()
     stream = await service.next()
-    assert stream.query["prompt"] == "Count from 1 to 20"
+    assert stream.asked["prompt"] == "Count from 1 to 20"
     await expect(page.get_by_role("textbox", name="Prompt")).to_have_value("Count from 1 to 20")

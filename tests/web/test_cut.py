@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_a_cut_loses_and_repeats_nothing(page: Page, service: Service) -> None:
-    """The browser comes back with the id of the last event it took, and the text goes on from there."""
+    """The page comes back with the id of the last event it took, and the text goes on from there."""
     await ask(page)
     first = await service.next()
     await first.text("Once", " upon")
@@ -89,7 +89,7 @@ async def test_another_stream_is_never_mixed_in(page: Page, service: Service) ->
 
 
 async def test_a_refused_reconnection_is_tried_again(page: Page, service: Service) -> None:
-    """A 502 on the way back makes an EventSource give up for good; the page opens another and resumes."""
+    """A 502 on the way back is not the end: the page tries again and resumes."""
     await ask(page)
     first = await service.next()
     await first.text("Once")
@@ -105,7 +105,7 @@ async def test_a_refused_reconnection_is_tried_again(page: Page, service: Servic
 
 
 async def test_a_finished_stream_is_left_alone(page: Page, service: Service) -> None:
-    """At done the page itself closes its source: a closed one can neither reconnect nor generate again."""
+    """At done the page itself closes its connection, and opens no other."""
     await ask(page)
     first = await service.next()
     await first.text("all of it")
@@ -118,6 +118,18 @@ async def test_a_finished_stream_is_left_alone(page: Page, service: Service) -> 
     assert second.last_event_id is None
     assert service.generations == [first.key, second.key]
     assert service.connected.empty()
+
+
+async def test_nothing_more_to_read(page: Page, service: Service) -> None:
+    """A resume that is answered 204 is behind the stream's end: there is nothing to try again."""
+    await ask(page)
+    first = await service.next()
+    await first.text("all of it")
+    await expect(page.locator("#answer")).to_have_text("all of it")
+    first.cut()
+    (await service.next()).refuse(204, body="")
+    await expect(page.locator("#status")).to_have_text("Done")
+    await expect(page.locator("#answer")).to_have_text("all of it")
 
 
 async def test_stop_while_reconnecting(page: Page, service: Service) -> None:

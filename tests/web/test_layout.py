@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from playwright.async_api import Browser, Page, expect
 
 from tests.patience import PATIENCE_S
 
-from .reader import ask
+from .reader import ask, passing
 from .scripted import Connection, Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -36,8 +38,8 @@ CONTRAST = """(element) => {
 
 # Which of the visible controls lie on one another.
 OVERLAPS = """(controls) => {
-  const boxes = controls.map((control) => [control.textContent, control.getBoundingClientRect()])
-    .filter(([, box]) => box.width);
+  const boxes = controls.filter((control) => control.checkVisibility())
+    .map((control) => [control.textContent, control.getBoundingClientRect()]);
   const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
   return boxes.flatMap(([name, a], i) =>
     boxes.slice(i + 1).filter(([, b]) => meet(a, b)).map(([other]) => [name, other]));
@@ -49,18 +51,34 @@ async def tell(stream: Connection, text: str) -> None:
         await stream.text(word + " ")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1100])
-async def test_light_and_dark_on_a_phone_and_a_desk(
-    browser: Browser, service: Service, shots: Path | None, scheme: str, width: int
-) -> None:
-    """From 320 px on nothing sticks out or lies on another, and all text has WCAG's contrast, light and dark."""
+@asynccontextmanager
+async def looking(browser: Browser, service: Service, scheme: str, width: int) -> AsyncIterator[Page]:
+    """The page in these colours on a screen of this width."""
     async with await browser.new_context(
         viewport={"width": width, "height": 740}, color_scheme="dark" if scheme == "dark" else "light"
     ) as context:
         context.set_default_timeout(1000 * PATIENCE_S)
         page = await context.new_page()
         await page.goto(service.url)
+        yield page
+
+
+async def fits(page: Page, width: int) -> None:
+    """Nothing sticks out or lies on another, and all text has WCAG's contrast."""
+    assert width >= await page.evaluate("() => document.documentElement.scrollWidth")
+    assert await page.locator("button, summary, legend, .switch label, .more label").evaluate_all(OVERLAPS) == []
+    for element in await page.locator("p, dt, dd, summary, legend, span, button, code, label").all():
+        if await element.is_visible() and (await element.text_content() or "").strip():
+            assert await element.evaluate(CONTRAST) >= 4.5, await element.text_content()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1100])
+async def test_light_and_dark_on_a_phone_and_a_desk(
+    browser: Browser, service: Service, shots: Path | None, scheme: str, width: int
+) -> None:
+    """From 320 px on an answer fits the page in each of its phases, light and dark."""
+    async with looking(browser, service, scheme, width) as page:
         await expect(page.locator("#model")).to_have_text("starter-q8_0")
         await shoot(page, shots, f"{scheme}-{width}-idle")
         await ask(page, "Tell me a story about a fox")
@@ -75,11 +93,45 @@ async def test_light_and_dark_on_a_phone_and_a_desk(
         await expect(page.get_by_role("alert")).to_contain_text("engine_crash")
         await page.get_by_text("Options").click()
         await shoot(page, shots, f"{scheme}-{width}-failed")
-        assert width >= await page.evaluate("() => document.documentElement.scrollWidth")
-        assert await page.locator("button, summary, legend, .switch label").evaluate_all(OVERLAPS) == []
-        for element in await page.locator("p, dt, dd, summary, legend, span, button, code, label").all():
-            if await element.is_visible() and (await element.text_content() or "").strip():
-                assert await element.evaluate(CONTRAST) >= 4.5, await element.text_content()
+        await fits(page, width)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1100])
+async def test_what_asks_something_of_the_reader_fits_too(
+    browser: Browser, service: Service, shots: Path | None, scheme: str, width: int
+) -> None:
+    """So do the field for a key that is asked for, a connection that is lost, and a stream that is gone."""
+    service.api_key = "sk-secret"
+    async with looking(browser, service, scheme, width) as page:
+        await expect(page.get_by_label("API key")).to_be_visible()
+        await page.clock.install()
+        await ask(page, "Tell me a story about a fox")
+        await expect(page.get_by_label("API key")).to_be_focused()
+        await shoot(page, shots, f"{scheme}-{width}-key")
+        await expect(page.get_by_label("API key")).to_be_in_viewport(ratio=1)
+        await expect(page.get_by_role("alert")).to_be_in_viewport(ratio=1)
+        await fits(page, width)
+        await page.keyboard.type("sk-secret")
+        await page.keyboard.press("Enter")
+        await tell(await service.next(), STORY)
+        await expect(page.locator("#answer")).to_contain_text("sang again.")
+        await service.leave()
+        await expect(page.locator("#status")).to_have_text("Reconnecting…")
+        await shoot(page, shots, f"{scheme}-{width}-reconnecting")
+        await passing(page, expect(page.get_by_role("button", name="Retry")).to_be_visible())
+        await expect(page.get_by_role("button", name="Retry")).to_be_in_viewport(ratio=1)
+        await expect(page.get_by_role("alert")).to_be_in_viewport(ratio=1)
+        await shoot(page, shots, f"{scheme}-{width}-lost")
+        await fits(page, width)
+        await service.listen()
+        await page.get_by_role("button", name="Retry").click()
+        await service.next()
+        await page.reload()
+        (await service.next()).refuse(410)
+        await expect(page.get_by_role("alert")).to_contain_text("http_410")
+        await shoot(page, shots, f"{scheme}-{width}-gone")
+        await fits(page, width)
 
 
 async def shoot(page: Page, folder: Path | None, name: str) -> None:
@@ -119,7 +171,7 @@ async def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
     await page.keyboard.press("Tab")
     await page.keyboard.press("Space")
     stream = await service.next()
-    assert (stream.query["prompt"], stream.query["pace"]) == ("Hello", "10")
+    assert (stream.asked["prompt"], stream.asked["pace"]) == ("Hello", 10)
     await stream.text("Hi")
     await expect(page.get_by_role("button", name="Stop")).to_be_focused()
     await page.keyboard.press("Space")

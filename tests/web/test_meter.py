@@ -8,9 +8,9 @@ from playwright.async_api import Page
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 # Deltas at the given times after a start at 1,000 ms, then the three figures; the live one as seen at `now`.
-METER = """async ({deltas, now, tokens}) => {
+METER = """async ({deltas, now, tokens, before}) => {
   const { Meter } = await import("/web/meter.js");
-  const meter = new Meter(1000);
+  const meter = new Meter(1000, ...before);
   for (const at of deltas) meter.delta(at);
   return [meter.firstTokenS, meter.liveRate(now), meter.finalRate(tokens)].map((n) => Number.isNaN(n) ? null : n);
 }"""
@@ -29,4 +29,17 @@ METER = """async ({deltas, now, tokens}) => {
 )
 async def test_figures(page: Page, deltas: list[int], now: int, tokens: int, expected: list[float | None]) -> None:
     """First token in seconds, rate over the last three seconds, rate over the whole; none from too little."""
-    assert expected == await page.evaluate(METER, {"deltas": deltas, "now": now, "tokens": tokens})
+    assert expected == await page.evaluate(METER, {"deltas": deltas, "now": now, "tokens": tokens, "before": []})
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        pytest.param([20, 0.25], [0.25, 10, 10], id="the rest of an answer"),
+        pytest.param([0, None], [0.5, 10, 50], id="all of it: the wait was longer than the page is old"),
+    ],
+)
+async def test_figures_after_a_reload(page: Page, before: list[float | None], expected: list[float]) -> None:
+    """The first token stays when it was; rates are of what this page has seen, and counts of all that came."""
+    asked = {"deltas": [1500, 1600, 1700, 1800, 1900], "now": 1900, "tokens": 25 if before[0] else 21, "before": before}
+    assert expected == await page.evaluate(METER, asked)
