@@ -13,6 +13,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from tests.patience import LIMITS, PATIENCE_S
 from tests.programs import find, missing
 from tests.running import running
+from tests.web.reader import load
 
 from .wire import Wire
 
@@ -56,7 +57,7 @@ async def page(browser: Browser, wire: Wire, request: pytest.FixtureRequest) -> 
     async with await browser.new_context(viewport={"width": 1100, "height": 800}, color_scheme=scheme) as context:
         context.set_default_timeout(1000 * PATIENCE_S)
         page = await context.new_page()
-        await page.goto(wire.url)
+        await load(page, wire.url)
         yield page
         if folder := os.environ.get("SHOTS"):
             await page.screenshot(path=f"{folder}/service-{request.node.name}.png")

@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.running import running
-from tests.web.reader import passing
+from tests.web.reader import load, passing
 
 from .wire import Wire
 
@@ -180,7 +180,7 @@ async def test_a_service_with_keys(browser: Browser) -> None:
         await browser.new_context() as context,
     ):
         page = await context.new_page()
-        await page.goto(wire.url)
+        await load(page, wire.url)
         await page.get_by_role("textbox", name="Prompt").fill("Tell me a story about a bear")
         await page.get_by_role("textbox", name="Prompt").press("Enter")
         await expect(page.get_by_role("alert")).to_contain_text("asks for an API key")

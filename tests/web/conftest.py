@@ -13,6 +13,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from tests.patience import PATIENCE_S
 from tests.programs import find, missing
 
+from .reader import load
 from .scripted import Service
 
 
@@ -64,7 +65,7 @@ async def page(browser: Browser, service: Service) -> AsyncIterator[Page]:
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
-        await page.goto(service.url)
+        await load(page, service.url)
         yield page
         assert [line for line in complaints if not any(words in line for words in EXPECTED)] == []
 

@@ -11,6 +11,17 @@ from playwright.async_api import Page
 T = TypeVar("T")
 
 
+async def load(page: Page, url: str) -> None:
+    """Loads the page, and again if a network interface came or went meanwhile, as one does with every container on this
+    machine: Chromium then drops what it is loading, loopback or not."""
+    dropped: list[str] = []
+    page.on("requestfailed", lambda request: dropped.append(request.failure or ""))
+    await page.goto(url)
+    while "net::ERR_NETWORK_CHANGED" in dropped:
+        dropped.clear()
+        await page.goto(url)
+
+
 async def ask(page: Page, prompt: str = "Tell me a story") -> None:
     await page.get_by_role("textbox", name="Prompt").fill(prompt)
     await page.get_by_role("textbox", name="Prompt").press("Enter")

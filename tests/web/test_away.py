@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-from .reader import ask, passing
+from .reader import ask, load, passing
 from .scripted import Connection, Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -22,7 +22,7 @@ DOWN = '{"error": {"message": "The service is down.", "code": "down"}}'
 async def clock(page: Page, service: Service) -> None:
     """The page's time is the test's: nobody waits for what takes a minute."""
     await page.clock.install()
-    await page.goto(service.url)
+    await load(page, service.url)
     await expect(page.locator("#model")).to_have_text("starter-q8_0")
 
 

@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, expect
 
 from tests.patience import PATIENCE_S
 
-from .reader import ask, passing
+from .reader import ask, load, passing
 from .scripted import Connection, Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -59,7 +59,7 @@ async def looking(browser: Browser, service: Service, scheme: str, width: int) -
     ) as context:
         context.set_default_timeout(1000 * PATIENCE_S)
         page = await context.new_page()
-        await page.goto(service.url)
+        await load(page, service.url)
         yield page
 
 
