@@ -357,15 +357,26 @@ async def test_streams_are_spread_by_how_many_each_replica_has(
         assert [len(u.asked) for u in (one, two, three)] == [4, 4, 4]
 
 
+# EventSource's and the page's ways to start, resume and stop.
+BY_KEY: list[tuple[str, str, dict[str, str]]] = [
+    ("GET", "/stream?prompt=hi&", {}),
+    ("GET", "/stream?prompt=hi&", {"Last-Event-ID": "s.1"}),
+    ("POST", "/stream?", {}),
+    ("GET", "/v1/streams/s?", {}),
+    ("GET", "/v1/streams/s?", {"Last-Event-ID": "s.1"}),
+    ("DELETE", "/v1/streams/s?", {}),
+]
+
+
 async def test_a_key_stays_with_its_replica(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
     """Requests with the same key= reach the same replica, so that a repeat finds its generation; keys are spread."""
     async with upstream() as one, upstream() as two, in_front_of(one, two) as nginx:
         for key in range(20):
-            for headers in ({}, {"Last-Event-ID": "s.1"}):
-                url = f"{nginx.url}/stream?prompt=hi&key=k{key}"
-                async with client.get(url, headers=headers) as response:
+            for method, path, headers in BY_KEY:
+                url = f"{nginx.url}{path}key=k{key}"
+                async with client.request(method, url, headers=headers) as response:
                     assert response.status == 200
-    keys = [{a.path_qs for a in u.asked} for u in (one, two)]
+    keys = [{a.path_qs.partition("key=")[2] for a in u.asked} for u in (one, two)]
     assert keys[0] and keys[1]
     assert not keys[0] & keys[1]
 
