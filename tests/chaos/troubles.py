@@ -132,4 +132,5 @@ def throttled(stack: Stack, share: float) -> Iterator[None]:
     try:
         yield
     finally:
-        docker("update", "--cpu-quota", "-1", *replicas)
+        for replica in set(replicas) & set(stack.containers("service")):  # those that have not been replaced
+            docker("update", "--cpu-quota", "-1", replica)

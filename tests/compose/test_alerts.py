@@ -94,7 +94,8 @@ def asked(url: str, body: object = None) -> bytes | None:
 def test_a_webhook_is_told(stack: Stack, alertmanager: Callable[[str], None]) -> None:
     """ALERT_WEBHOOK_URL is all that has to be set; it is in no configuration that is shown."""
     sink = f"{stack.project}-sink"
-    stack.compose("run", "-d", "--no-deps", "--name", sink, "--entrypoint", "python", "service", "-c", SINK)
+    place = ("--network", f"{stack.project}_default", "--name", sink)
+    docker("run", "-d", *place, "--entrypoint", "python", stack.env["RILL_IMAGE"], "-c", SINK)
     try:
         alertmanager(f"http://{sink}:8000/secret")
         assert asked(f"{stack.alertmanager}/api/v2/alerts", [{"labels": {"alertname": "Tried"}}]) is not None
