@@ -111,11 +111,13 @@ class Failed(Exception):
 
 
 @asynccontextmanager
-async def client(url: str) -> AsyncIterator[aiohttp.ClientSession]:
+async def client(url: str, key: str = "") -> AsyncIterator[aiohttp.ClientSession]:
+    """key: an API key, where one is asked for."""
     # A connection a stream: a server that gives each kept connection a thread of its few is not made to wait for it.
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-    async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with aiohttp.ClientSession(url, connector=connector, timeout=timeout, headers=headers) as session:
         yield session
 
 
