@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := deploy/lock
 
-.PHONY: serve test chaos fuzz bench soak loadtest lint lock starter always
+.PHONY: serve test chaos hostile fuzz bench soak loadtest lint lock starter always
 
 serve: .venv/.run
 	@$(BIN)/python -m service
@@ -17,6 +17,10 @@ test: .venv/.dev
 # The engine killed and stopped, connections cut, replicas and Redis lost, a thousand times: over half an hour, and tables.
 chaos: .venv/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+# What four well-behaved clients notice of each kind of hostile ones: five minutes, and a table.
+hostile: .venv/.dev
+	$(BIN)/python -m tests.hostile $(HOSTILE)
 
 # 20,000 bad requests beside a client that streams all the while: what came of them that must not. Minutes, and a table.
 fuzz: .venv/.dev

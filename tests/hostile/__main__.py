@@ -1,0 +1,123 @@
+"""`make hostile`: what four well-behaved clients notice of hostile ones, a kind at a time, and a table.
+
+make hostile HOSTILE='--model MODEL.gguf --turns 5 --only grammar'
+
+The service has its default settings, and API keys: each client has one of its own. For each kind the well-behaved are
+timed undisturbed, beside it and undisturbed again, in turns; each turn is compared with those before and after it, and
+the medians are told. No foe makes more requests a second than nginx lets through. Hostile clients run at a lower
+priority than the service, for they are to harm by what they ask, and not by the cores that they take from it here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tests import neighbours
+from tests.bench.load import Ask
+from tests.bench.memory import of_processes
+from tests.hostile.attacks import KINDS
+from tests.hostile.figures import HEAD, Row, Turn, verdict
+from tests.hostile.foes import Kind, at_work
+from tests.neighbours import Neighbours
+from tests.running import Service, running
+
+SHORT, MIDDLING = Ask(n_words=12, n_tokens=64), Ask(n_words=100, n_tokens=64)
+ASKS = [SHORT, MIDDLING] * 2
+GOOD, BAD = [f"good-{i}" for i in range(4)], [f"bad-{i}" for i in range(4)]
+NICE = 10
+LEAD_S = 0.5  # of the hostile, before the well-behaved are timed
+QUIET_S = 20.0  # that the service may take to get rid of what the hostile left
+RESTARTS = "llm_engine_restarts_total"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="", help="a GGUF file; the starter if not given")
+    parser.add_argument("--turns", type=int, default=3, help="%(default)s")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of a turn: %(default)s")
+    parser.add_argument("--only", default="", metavar="WORD", help="kinds that have this in their names")
+    parser.add_argument("--within-s", type=float, default=1200.0, help="no turn begins after it: %(default)s")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one more setting of Rill's")
+    return parser.parse_args()
+
+
+class Trial:
+    """One service, its well-behaved clients, and its log, read as it grows."""
+
+    def __init__(self, service: Service, good: Neighbours, log: Path, seconds: float, n_ctx: int) -> None:
+        self._service, self._good, self._log, self._seconds, self._n_ctx = service, good, log, seconds, n_ctx
+        self._read = 0  # bytes of the log
+
+    async def alone(self) -> Turn:
+        return Turn.of(await self._good.turn(self._seconds))
+
+    async def beside(self, kind: Kind, row: Row, salt: str) -> Turn:
+        """One turn beside foes of this kind; what they did is entered in the row."""
+        self._longest_line()
+        restarts, before = await self._service.metric(RESTARTS), self._memory()
+        async with at_work(kind, self._service.url, BAD, self._n_ctx, salt) as got:
+            await asyncio.sleep(LEAD_S)
+            turn = await self.alone()
+            row.grown = max(row.grown, self._memory() - before)
+        row.got += got
+        await self._quiet()
+        row.n_restarts += round(await self._service.metric(RESTARTS) - restarts)
+        row.longest_line = max(row.longest_line, self._longest_line())
+        return turn
+
+    async def _quiet(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_S):
+                while await self._service.metric("llm_streams"):  # noqa: ASYNC110  # the service tells by its metrics alone
+                    await asyncio.sleep(0.05)
+
+    def _longest_line(self) -> int:
+        """Of what was logged since it was last asked."""
+        new = self._log.read_bytes()[self._read :]
+        self._read += len(new)
+        return max(map(len, new.splitlines()), default=0)
+
+    def _memory(self) -> int:
+        return of_processes([self._service.pid])["Anonymous"]
+
+
+async def trials(args: argparse.Namespace, trial: Trial) -> list[Row]:
+    """All kinds, a turn each, and that again and again; those that there was time for."""
+    rows = {kind: Row(kind.name) for kind in KINDS if args.only in kind.name}
+    end = time.monotonic() + args.within_s
+    await trial.alone()  # the first touches what is made once
+    before = await trial.alone()
+    for turn in range(args.turns):
+        for kind, row in rows.items():
+            if time.monotonic() < end:
+                beside = await trial.beside(kind, row, f"turn {turn}")
+                after = await trial.alone()
+                row.turns.append((before, beside, after))
+                before = after
+    return [row for row in rows.values() if row.turns]
+
+
+async def main() -> None:
+    args = arguments()
+    settings = {"model": args.model, "api_keys": ",".join(GOOD + BAD)} | dict(s.split("=", 1) for s in args.set)
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "log"
+        async with running(log=log, **settings) as service, neighbours.beside(service.url, GOOD, ASKS, "good") as good:
+            os.nice(NICE)
+            headers = {"Authorization": f"Bearer {GOOD[0]}"}
+            async with service.client.get("/v1/models", headers=headers) as response:
+                n_ctx = (await response.json())["data"][0]["meta"]["n_ctx_seq"]
+            rows = await trials(args, Trial(service, good, log, args.seconds, n_ctx))
+    print(HEAD, *rows, "", verdict(rows), sep="\n")
+
+
+if __name__ == "__main__":
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # clients complain of what we do to them
+    asyncio.run(main())

@@ -1,0 +1,111 @@
+"""What well-behaved clients got alone and beside hostile ones, and what that comes to: medians, and a table. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import mean, median
+
+from tests.bench.figures import spread
+from tests.bench.load import Answer, quantile
+
+MOST_RATIO = 2.0
+MOST_LINE = 2048  # bytes of one line of the log
+
+
+ITL_P50, ITL_P99, TTFT_P95 = "ITL p50", "ITL p99", "TTFT p95"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Seconds by name; who gets no token waits for ever."""
+
+    seconds: dict[str, float]
+    failures: Counter[str] = field(default_factory=Counter)  # by status, or by what went wrong
+
+    @classmethod
+    def of(cls, answers: list[Answer]) -> Turn:
+        gaps = [gap for answer in answers for gap in answer.gaps_s] or [math.inf]
+        waits = [answer.ttft_s if answer.times else math.inf for answer in answers]
+        failures = Counter(answer.error.partition(":")[0][:40] for answer in answers if answer.error)
+        seconds = {ITL_P50: quantile(gaps, 0.5), ITL_P99: quantile(gaps, 0.99), TTFT_P95: quantile(waits, 0.95)}
+        return cls(seconds, failures)
+
+
+@dataclass
+class Row:
+    """One kind of foes, turn by turn: before them, beside them and after them."""
+
+    name: str
+    turns: list[tuple[Turn, Turn, Turn]] = field(default_factory=list)
+    longest_line: int = 0  # bytes, of the service's log
+    n_restarts: int = 0
+    grown: float = -math.inf  # bytes of the front's memory: the most of one turn
+    got: Counter[str] = field(default_factory=Counter)  # by the foes
+
+    @property
+    def failures(self) -> Counter[str]:
+        return sum((beside.failures for _, beside, _ in self.turns), Counter())
+
+    def alone(self, name: str) -> float:
+        return median(_between(before, after, name) for before, _, after in self.turns)
+
+    def beside(self, name: str) -> float:
+        return median(beside.seconds[name] for _, beside, _ in self.turns)
+
+    def ratios(self, name: str) -> list[float]:
+        """Times as long as alone, turn by turn: each beside what was before and after it."""
+        return [_times(turn.seconds[name], _between(before, after, name)) for before, turn, after in self.turns]
+
+    def ratio(self, name: str) -> float:
+        return median(self.ratios(name))
+
+    def missed(self) -> Iterator[str]:
+        """What is not as it should be."""
+        for name in (ITL_P99, TTFT_P95):
+            if self.ratio(name) > MOST_RATIO:
+                yield f"{name} {self.ratio(name):.1f} times"
+        if self.longest_line > MOST_LINE:
+            yield f"a line of {self.longest_line:,} bytes"
+        if n := sum(n for what, n in self.failures.items() if what.startswith("5")):
+            yield f"{n} answers of 5xx"
+        if self.n_restarts:
+            yield f"{self.n_restarts} restarts"
+
+    def __str__(self) -> str:
+        figures = []
+        for name in (ITL_P50, ITL_P99, TTFT_P95):
+            figures.append(f"{1000 * self.alone(name):.1f} / {1000 * self.beside(name):.1f}")
+            if name != ITL_P50:
+                figures.append(spread(self.ratios(name)))
+        cells = (self.name, *figures, told(self.failures), self.n_restarts, self.longest_line)
+        return "| " + " | ".join(map(str, (*cells, f"{self.grown / (1 << 20):+.0f}", told(self.got)))) + " |"
+
+
+HEAD = (
+    "| beside | ITL p50, ms: alone / beside | p99 | times | TTFT p95, ms | times | failed | restarts "
+    "| longest line, bytes | front, MiB | what they got |\n|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def _between(before: Turn, after: Turn, name: str) -> float:
+    return mean([before.seconds[name], after.seconds[name]])
+
+
+def _times(seconds: float, alone: float) -> float:
+    if seconds == alone:  # for ever is no longer than for ever
+        return 1.0
+    return seconds / alone if alone else math.inf
+
+
+def told(counter: Counter[str]) -> str:
+    return ", ".join(f"{n} {what}" for what, n in counter.most_common()) or "0"
+
+
+def verdict(rows: list[Row]) -> str:
+    """One line: whether nobody was held up for more than twice as long, and nothing else went wrong."""
+    missed = [f"{row.name}: {', '.join(row.missed())}" for row in rows if any(row.missed())]
+    goal = f"p99 and p95 within {MOST_RATIO:g} times, no line over {MOST_LINE:,} bytes, no 5xx, no restart"
+    return f"The goal ({goal}) is " + (f"missed beside {'; '.join(missed)}." if missed else "kept beside all of them.")
