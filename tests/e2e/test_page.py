@@ -85,7 +85,7 @@ async def test_an_absence_is_bridged(page: Page, wire: Wire) -> None:
 async def test_retry_after_a_long_absence(page: Page, wire: Wire) -> None:
     """The page gives up in words; Retry within the stream's time goes on behind the text that is there."""
     await page.clock.install()
-    await page.reload()
+    await load(page)
     url = await ask(page, "Tell me a story about a ship", pace="Reading", longest=100)
     await expect(page.locator("#answer")).to_have_text(re.compile(r"^[\s\S]{10,}$"))
     await wire.close()
@@ -100,7 +100,7 @@ async def test_retry_after_a_long_absence(page: Page, wire: Wire) -> None:
 async def test_a_prompt_while_the_service_is_away(page: Page, wire: Wire) -> None:
     """Nothing was accepted: the page says that it can't reach the service, and Retry sends the prompt."""
     await page.clock.install()
-    await page.reload()
+    await load(page)
     await wire.close()
     await page.get_by_role("textbox", name="Prompt").fill("Count from 1 to 20")
     await page.get_by_role("textbox", name="Prompt").press("Enter")
@@ -120,11 +120,11 @@ async def test_a_reload_loses_nothing(page: Page) -> None:
     for _ in range(2):
         shown = len(await page.locator("#answer").text_content() or "")
         await expect(page.locator("#answer")).to_have_text(re.compile(rf"^[\s\S]{{{shown + 10},}}$"))
-        await page.reload()
+        await load(page)
         await expect(page.get_by_role("textbox", name="Prompt")).to_have_value("Tell me a story about an owl")
         assert len(await page.locator("#answer").text_content() or "") >= shown + 10
     await expect(page.locator("#status")).to_have_text(re.compile("^Done"))
-    await page.reload()
+    await load(page)
     await expect(page.locator("#status")).to_have_text(re.compile("^Done"))
     assert (await log_of(url))[0] == await page.locator("#answer").text_content()
 
@@ -134,7 +134,7 @@ async def test_a_reload_right_after_the_prompt(page: Page) -> None:
     await page.get_by_role("textbox", name="Prompt").fill("Tell me a story about a cat")
     before = await n_answers(page)
     await page.get_by_role("textbox", name="Prompt").press("Enter")
-    await page.reload()
+    await load(page)
     await expect(page.locator("#status")).to_have_text(re.compile("^Done"))
     await expect(page.get_by_role("textbox", name="Prompt")).to_have_value("Tell me a story about a cat")
     await expect(page.locator("#answer")).to_have_text(re.compile(r"\S"))
@@ -195,7 +195,7 @@ async def test_a_service_with_keys(browser: Browser) -> None:
         wire.cut()
         await expect(page.locator("#status")).to_have_text("Reconnecting…")
         await expect(page.locator("#status")).to_have_text("Answering")
-        await page.reload()
+        await load(page)
         await expect(page.locator("#status")).to_have_text("Answering")
         async with page.expect_response(lambda response: response.request.method == "DELETE") as deleted:
             await page.get_by_role("button", name="Stop").click()

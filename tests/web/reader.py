@@ -6,20 +6,26 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from playwright.async_api import Page
+from playwright.async_api import Page, Request
 
 T = TypeVar("T")
 
 
-async def load(page: Page, url: str) -> None:
-    """Loads the page, and again if a network interface came or went meanwhile, as one does with every container on this
-    machine: Chromium then drops what it is loading, loopback or not."""
+async def load(page: Page, url: str | None = None) -> None:
+    """Loads the page (None: the one that is there, anew), and again if a network interface came or went meanwhile, as
+    one does with every container on this machine: Chromium then drops what it is loading, loopback or not."""
     dropped: list[str] = []
-    page.on("requestfailed", lambda request: dropped.append(request.failure or ""))
-    await page.goto(url)
-    while "net::ERR_NETWORK_CHANGED" in dropped:
+
+    def drop(request: Request) -> None:
+        if request.failure == "net::ERR_NETWORK_CHANGED" and request.resource_type in ("script", "stylesheet"):
+            dropped.append(request.url)
+
+    page.on("requestfailed", drop)
+    await (page.goto(url) if url else page.reload())
+    while dropped:
         dropped.clear()
-        await page.goto(url)
+        await page.reload()
+    page.remove_listener("requestfailed", drop)
 
 
 async def ask(page: Page, prompt: str = "Tell me a story") -> None:

@@ -10,7 +10,7 @@ from playwright.async_api import Locator, Page, expect
 
 from tests.patience import PATIENCE_S
 
-from .reader import ask, options
+from .reader import ask, load, options
 from .scripted import Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -49,7 +49,7 @@ async def test_without_a_key_the_field_appears(page: Page, locked: Service) -> N
 
 async def test_a_visitor_is_shown_the_field_at_once(page: Page, locked: Service) -> None:
     """Where a key is asked for its field is in sight before anything was sent, and the prompt keeps the focus."""
-    await page.reload()
+    await load(page)
     await expect(field(page)).to_be_visible()
     await expect(page.get_by_role("textbox", name="Prompt")).to_be_focused()
     await expect(page.get_by_role("alert")).to_be_hidden()
@@ -76,7 +76,7 @@ async def test_the_key_is_in_the_tab_alone(page: Page, locked: Service) -> None:
     await ask(page)
     await (await locked.next()).done()
     await expect(page.locator("#status")).to_have_text("Done")
-    await page.reload()
+    await load(page)
     await expect(field(page)).to_have_value(KEY)
     await expect(page.locator("#model")).to_have_text("starter-q8_0")
     assert "secret" not in await page.evaluate("() => JSON.stringify(localStorage) + document.cookie + location")

@@ -127,7 +127,7 @@ async def test_what_asks_something_of_the_reader_fits_too(
         await service.listen()
         await page.get_by_role("button", name="Retry").click()
         await service.next()
-        await page.reload()
+        await load(page)
         (await service.next()).refuse(410)
         await expect(page.get_by_role("alert")).to_contain_text("http_410")
         await shoot(page, shots, f"{scheme}-{width}-gone")
@@ -182,7 +182,7 @@ async def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
 async def test_the_reading_speed_is_kept(page: Page, service: Service) -> None:
     """The reading speed belongs to the reader: it is the same after a reload."""
     await page.get_by_label("Relaxed").check()
-    await page.reload()
+    await load(page)
     await expect(page.get_by_label("Relaxed")).to_be_checked()
 
 
@@ -190,7 +190,7 @@ async def test_a_visitor_before_the_model(page: Page, service: Service) -> None:
     """Who comes while the model loads sees its name as soon as there is one."""
     service.loaded = False
     async with page.expect_response(lambda response: response.status == 503):
-        await page.reload()
+        await load(page)
     await expect(page.locator("#model")).to_be_hidden()
     service.loaded = True
     await expect(page.locator("#model")).to_have_text("starter-q8_0")

@@ -10,7 +10,7 @@ from playwright.async_api import Page, expect
 
 from tests.patience import PATIENCE_S
 
-from .reader import ask, options
+from .reader import ask, load, options
 from .scripted import Connection, Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -34,7 +34,7 @@ async def begun(page: Page, service: Service) -> Connection:
 async def test_an_answer_goes_on(page: Page, service: Service) -> None:
     """Prompt and text are there at once, before the service has said a word, and what follows comes behind them."""
     first = await begun(page, service)
-    await page.reload()
+    await load(page)
     second = await service.next()
     await expect(page.get_by_role("textbox", name="Prompt")).to_have_value("Tell me a story")
     await expect(page.locator("#answer")).to_have_text("Once upon")
@@ -52,9 +52,9 @@ async def test_an_answer_goes_on(page: Page, service: Service) -> None:
 async def test_a_tab_that_was_killed_reads_from_the_beginning(page: Page, service: Service) -> None:
     """Without a last word of the old page the new one reads the whole stream anew."""
     await page.add_init_script(KILLED)
-    await page.reload()
+    await load(page)
     first = await begun(page, service)
-    await page.reload()
+    await load(page)
     second = await service.next()
     assert (second.stream, second.last_event_id) == (first.stream, None)
     for number, text in enumerate(["Once", " upon", " a time"]):
@@ -70,7 +70,7 @@ async def test_an_answer_that_had_ended_is_still_there(page: Page, service: Serv
     stream = await begun(page, service)
     await stream.done(tokens=7)
     await expect(page.locator("#status")).to_have_text("Done")
-    await page.reload()
+    await load(page)
     await expect(page.locator("#status")).to_have_text("Done")
     await expect(page.locator("#answer")).to_have_text("Once upon")
     await expect(page.locator("#tokens")).to_have_text("7")
@@ -83,7 +83,7 @@ async def test_an_answer_that_had_ended_is_still_there(page: Page, service: Serv
 async def test_one_that_ended_while_nobody_looked(page: Page, service: Service) -> None:
     """The stream ended between the old page and the new one: its rest and its end are read."""
     await begun(page, service)
-    await page.reload()
+    await load(page)
     second = await service.next()
     await second.text(" a time")
     await second.send("done", {"finish_reason": "cancelled"})
@@ -95,7 +95,7 @@ async def test_one_that_ended_while_nobody_looked(page: Page, service: Service) 
 async def test_a_stream_that_is_gone(page: Page, service: Service, status: int, code: str) -> None:
     """The page says so in plain words, keeps what it has, and takes the next prompt."""
     await begun(page, service)
-    await page.reload()
+    await load(page)
     (await service.next()).refuse(status, body=f'{{"error": {{"message": "No.", "code": "{code}"}}}}')
     await expect(page.get_by_role("alert")).to_contain_text("The service does not have this answer any more.")
     await expect(page.get_by_role("alert")).to_contain_text(code)
@@ -115,14 +115,14 @@ async def test_a_wait_is_told_again(page: Page, service: Service) -> None:
     first = await service.next()
     await first.status("queued", position=2)
     await expect(page.locator("#status")).to_have_text("Queued 2nd")
-    await page.reload()
+    await load(page)
     second = await service.next()
     await second.open()
     await expect(page.locator("#status")).to_have_text("Queued 2nd")
     await page.get_by_role("button", name="Stop").click()
     async with asyncio.timeout(PATIENCE_S):
         assert first.stream == await service.deleted.get()
-    await page.reload()
+    await load(page)
     await expect(page.locator("#status")).to_have_text("Stopped")
 
 
@@ -130,7 +130,7 @@ async def test_a_request_that_was_on_its_way(page: Page, service: Service) -> No
     """A reload before the service has answered sends the same request: its key keeps it one generation."""
     await ask(page, "Hello")
     first = await service.next()
-    await page.reload()
+    await load(page)
     second = await service.next()
     assert first.asked == second.asked
     await second.text("Hi")
@@ -141,11 +141,11 @@ async def test_a_request_that_was_on_its_way(page: Page, service: Service) -> No
 async def test_a_request_that_was_on_its_way_long_ago(page: Page, service: Service) -> None:
     """After a time in which the service may have forgotten the key, to send it is left to the reader."""
     await page.clock.install()
-    await page.reload()
+    await load(page)
     await ask(page, "Hello")
     first = await service.next()
     await page.clock.fast_forward(31_000)
-    await page.reload()
+    await load(page)
     await expect(page.get_by_role("alert")).to_contain_text("The page was reloaded before the service had answered.")
     await expect(page.get_by_role("textbox", name="Prompt")).to_have_value("Hello")
     assert service.connected.empty()
@@ -162,7 +162,7 @@ async def test_a_failure_is_still_there(page: Page, service: Service) -> None:
     service.api_key = "second"
     first.cut()
     await expect(page.get_by_role("alert")).to_contain_text("does not know this API key")
-    await page.reload()
+    await load(page)
     await expect(page.get_by_role("alert")).to_contain_text("does not know this API key")
     await expect(page.locator("#answer")).to_have_text("Once upon")
     await expect(page.get_by_label("API key")).to_be_focused()
@@ -179,7 +179,7 @@ async def test_the_options_come_back_with_the_prompt(page: Page, service: Servic
     await page.get_by_label("Temperature").fill("0.7")
     await page.get_by_label("Relaxed").check()
     await begun(page, service)
-    await page.reload()
+    await load(page)
     await expect(page.get_by_label("Longest answer")).to_have_value("64")
     await expect(page.get_by_label("Temperature")).to_have_value("0.7")
     await expect(page.get_by_label("Relaxed")).to_be_checked()
@@ -202,9 +202,9 @@ async def test_a_browser_that_keeps_nothing(page: Page, service: Service) -> Non
       for (const name of ["localStorage", "sessionStorage"])
         Object.defineProperty(window, name, { get() { throw new DOMException("no", "SecurityError"); } });
     """)
-    await page.reload()
+    await load(page)
     stream = await begun(page, service)
     await stream.done()
     await expect(page.locator("#status")).to_have_text("Done")
-    await page.reload()
+    await load(page)
     await expect(page.locator("#exchange")).to_be_hidden()
