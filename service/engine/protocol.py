@@ -16,6 +16,9 @@ import orjson
 # 64 MiB: a prompt is bounded by RILL_MAX_BODY_BYTES long before; a larger length is a broken peer.
 MAX_FRAME_BYTES = 64 << 20
 
+# Characters of a template's round a message: 2,048 of one letter each take as long to read as a text of 64 KiB.
+WRITTEN_ROUND = 32
+
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -93,8 +96,9 @@ class Submit:
 
     @property
     def n_characters(self) -> int:
-        """Of what has to be read: prompt and grammar."""
-        return self.n_prompt_characters + len(self.sampling.grammar)
+        """Of what has to be read: prompt, what a template writes round each message, and grammar."""
+        written = WRITTEN_ROUND * len(self.messages or [])
+        return self.n_prompt_characters + written + len(self.sampling.grammar)
 
     def without_prompt(self) -> Submit:
         """Nothing of what somebody wrote is in it any more."""

@@ -206,3 +206,18 @@ def test_biases_on_no_token(inbox: Inbox, bpe: Model) -> None:
     but_ends = tuple((t, None) for t in range(n) if t not in bpe.end_tokens)
     assert opened(inbox, text="the", sampling=Sampling(seed=1, logit_bias=but_ends))
     assert refused(inbox, text="the", sampling=Sampling(seed=1, logit_bias=but_ends), ignore_eos=True)
+
+
+def test_what_is_quick_to_read() -> None:
+    """A few kilobytes of text, with all that a template writes round each message; a grammar never is."""
+    one = {"role": "user", "content": "x"}
+    asked: list[tuple[dict[str, Any], bool]] = [
+        ({"text": "x" * 8000}, True),
+        ({"text": "x" * 9000}, False),
+        ({"tokens": [1] * 9000}, True),
+        ({"messages": [one] * 100}, True),
+        ({"messages": [one] * 2048}, False),
+        ({"text": "x", "sampling": Sampling(seed=1, grammar="root ::= [a-z]")}, False),
+    ]
+    for fields, is_quick in asked:
+        assert Inbox.is_quick(Submit(id="id", **{"sampling": Sampling(seed=1), **fields})) == is_quick
