@@ -70,6 +70,11 @@ KEPT = {
 }
 
 
+async def ordinary(foe: Foe) -> None:
+    """Nothing hostile: four more clients like the well-behaved ones have their price, too."""
+    await foe.post("/stream", {"prompt": foe.words(50), "max_tokens": 64, "ignore_eos": True})
+
+
 async def newlines(foe: Foe) -> None:
     await foe.post("/stream", NEWLINES)
 
@@ -154,6 +159,7 @@ async def slow_bodies(foe: Foe) -> None:
 
 
 KINDS = (
+    Kind("four ordinary clients, for comparison", ordinary),
     Kind("765 KiB of newlines", newlines, n_loops=2),
     Kind("a megabyte of one letter, of tabs, of accents", other_texts, n_loops=2),
     Kind("a megabyte of ids, biases, parts, broken JSON", large_bodies),
