@@ -417,7 +417,7 @@ async def test_versions_of_http_that_are_not_spoken(serve: Serve, version: str) 
     """A request in one of them is refused, rather than answered in another version by its name."""
     service = await serve()
     answer = await raw_request(service, f"GET /stream?prompt=x HTTP/{version}\r\nHost: a\r\n\r\n".encode())
-    assert answer.split(b" ")[1] == b"400"
+    assert answer.startswith(b"HTTP/1.1 400 ")
     assert service.engine.submitted == []
 
 
