@@ -115,7 +115,7 @@ def _refused(error: RillError, status: int, kind: str) -> web.Response:
 def _misfit(request: web.BaseRequest) -> RillError | None:
     """What aiohttp would answer in plain text, or in a version of HTTP that it does not speak."""
     if request.version not in (HttpVersion10, HttpVersion11):
-        request._version = HttpVersion11  # which the answer is in; else it would be in the request's
+        request._cache["version"] = HttpVersion11  # which the answer is in; else it would be in the request's
         return Invalid("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
     expected = request.headers.get(hdrs.EXPECT, "").lower()
     if request.version == HttpVersion11 and expected not in ("", "100-continue"):

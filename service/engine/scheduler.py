@@ -41,7 +41,7 @@ class Scheduler:
         cells: Cells,
         n_ids: int | None = None,
         prefixes: Prefixes | None = None,
-        n_slice: Callable[[int, int], int] = lambda n_decoding, n_reading: 128,
+        n_slice: Callable[[int, int, float | None], int] = lambda n_decoding, n_reading, share: 128,
         most_kept_cells: int | None = None,
         draft: Draft | None = None,
         most_rows: int = 0,
@@ -51,7 +51,8 @@ class Scheduler:
         """n_ids: sequence ids, of those that run, rest or are kept; n_seq, if not given.
         prefixes: None shares nothing.
         most_kept_cells: of ended sequences alone; None: all that nobody else needs.
-        n_slice: prompt tokens that one step reads beside so many decoding sequences, of so many prompts.
+        n_slice: prompt tokens that one step reads beside so many decoding sequences, of so many prompts; see
+        Slices.size for the share.
         draft: None decodes what is known only.
         most_rows: of a decode with drafts.
         n_tile: see Batch.calls.
@@ -143,7 +144,7 @@ class Scheduler:
         batch.rows = [Row(s, 1, samples=True) for s in due]
         prefilling = [s for s in self.running if s.is_prefilling]
         n_reading = len(prefilling) + min(self._n_waiting, max(0, self.n_seq - len(self.running) + len(ahead)))
-        room = min(self._n_slice(len(due), n_reading), self.n_batch - len(due))
+        room = min(self._n_slice(len(due), n_reading, self._share(due, prefilling)), self.n_batch - len(due))
         n_wanted = sum(s.n_pending for s in prefilling if s.leader is None)
         while admit and (admitted := self._admit(batch, ahead, now, room - n_wanted)) is not None:
             batch.admitted.append(admitted)
@@ -179,6 +180,13 @@ class Scheduler:
         for s in decoding:
             s.turn = self._turn
         return decoding
+
+    def _share(self, due: list[Sequence], prefilling: list[Sequence]) -> float | None:
+        """How much time prompts get for that of the running streams: tenants who read as much as those who decode,
+        each. None: all are one tenant's."""
+        decoding = {s.tenant for s in due}
+        reading = {s.tenant for s in (*prefilling, *self._waiting, *self._returned)}
+        return len(reading) / len(decoding) if decoding and len(decoding | reading) > 1 else None
 
     def _add_drafts(self, batch: Batch, n: int) -> None:
         """Decode drafts beside the known tokens of the first n rows, in cells that nobody needs: no one gives way to

@@ -27,15 +27,22 @@ class Slices:
         """
         self.target_s, self.n_batch, self.row_s = target_s, n_batch, row_s
         self.n_tile = n_tile
+        self.rest_s = 0.0  # of a step that reads nothing; 0: there was none yet
 
     def __repr__(self) -> str:
         return f"<Slices {self.size(4, 1)} tokens, {self.row_s * 1e3:.2f} ms each, for {self.target_s * 1e3:.0f} ms>"
 
-    def size(self, n_decoding: int, n_reading: int) -> int:
-        """Tokens to read, of so many prompts, beside so many running streams: with these they make whole fours."""
+    def size(self, n_decoding: int, n_reading: int, share: float | None = None) -> int:
+        """Tokens to read, of so many prompts, beside so many running streams: with these they make whole fours.
+
+        share: of the time that the running streams take, where these and the prompts are several tenants'; None: they
+        are one's, whose own streams wait for its own prompts.
+        """
         times = min(max(FIRST_TOKEN * n_reading / n_decoding, 1.0), MOST_TIMES) if n_decoding else MOST_TIMES
         n = round(times * self.target_s / _bounded(self.row_s)) - n_decoding if self.row_s else 2 * LEAST
         n = max(n, n_decoding)  # beside many the rhythm is theirs already: reading takes about as long again
+        if share is not None and self.row_s and self.rest_s:
+            n = min(n, round(share * self.rest_s / _bounded(self.row_s)))
         if self.n_tile and n >= self.n_tile / MOST_TIMES:
             n = max(1, round(n / self.n_tile)) * self.n_tile
         n = min(max(n, LEAST), self.n_batch)
@@ -45,6 +52,9 @@ class Slices:
     def observe(self, n_decoding: int, n_read: int, step_s: float) -> None:
         """A step took so long. Those that read little tell of what a step costs, not of what a token does; a clock that
         stands still tells nothing."""
+        if n_decoding and not n_read and step_s > 0:
+            step_s = min(step_s, MOST_TIMES * self.target_s)
+            self.rest_s = self.rest_s + WEIGHT * (step_s - self.rest_s) if self.rest_s else step_s
         if n_read < LEAST // 2 or not step_s > 0:
             return
         row_s = _bounded(step_s / (n_decoding + n_read))

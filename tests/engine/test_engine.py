@@ -121,7 +121,7 @@ class Fixed(Slices):
         super().__init__(target_s=1.0, n_batch=n_batch)
         self.n = n
 
-    def size(self, n_decoding: int, n_reading: int) -> int:
+    def size(self, n_decoding: int, n_reading: int, share: float | None = None) -> int:
         return self.n if n_decoding else self.n_batch
 
 

@@ -58,7 +58,7 @@ def scheduler(
         n_ids=n_ids,
         cells=Cells(n_cells),
         prefixes=Prefixes(memory, lambda seq_id, n: False) if memory else None,
-        n_slice=lambda n_decoding, _: n_slice if n_decoding else n_batch,
+        n_slice=lambda n_decoding, *_: n_slice if n_decoding else n_batch,
     )
 
 
@@ -166,7 +166,7 @@ class Machine(RuleBasedStateMachine):
             n_ids=self.n_ids,
             cells=Cells(n_cells),
             prefixes=None if memory is None else Prefixes(memory, self.cache.has_window),
-            n_slice=lambda n_decoding, _: n_slice if n_decoding else n_batch,
+            n_slice=lambda n_decoding, *_: n_slice if n_decoding else n_batch,
             draft=self.draft if memory in (None, Memory.CUTTABLE) else None,
             most_rows=most_rows,
             n_tile=n_tile,
@@ -325,6 +325,21 @@ def test_decodes_come_first_and_bound_the_slice() -> None:
     assert rows(carry_out(sch)) == [("a", 1, True), ("b", 8, False)]
     assert rows(carry_out(sch)) == [("a", 1, True), ("b", 4, True)]
     assert rows(carry_out(sch)) == [("a", 1, True), ("b", 1, True)]
+
+
+def test_the_time_of_several_tenants_is_shared_out() -> None:
+    """As many times that of the running streams as tenants read for each that decodes; one tenant's own is its own."""
+    shares: list[float | None] = []
+
+    def n_slice(n_decoding: int, n_reading: int, share: float | None) -> int:
+        shares.append(share)
+        return 100
+
+    sch = Scheduler(n_seq=8, n_batch=100, cells=Cells(5000), prefixes=None, n_slice=n_slice)
+    for tenant, expected in (("a", None), ("a", None), ("b", 1.0), ("c", 0.5), ("c", 1 / 3)):
+        sch.add(sequence(f"s{len(shares)}", 20, tenant=tenant))
+        carry_out(sch)
+        assert shares[-1] == expected
 
 
 def test_what_one_prompt_leaves_of_a_slice_goes_to_the_next() -> None:

@@ -81,6 +81,18 @@ def test_slices_of_whole_tiles() -> None:
     assert Slices(target_s=0.2, n_batch=512, row_s=0.2 / 40).size(4, 1) == 36
 
 
+def test_several_tenants_get_the_same_time() -> None:
+    """Prompts get a share of what a step without any takes, LEAST tokens at least and no more than one tenant's."""
+    slices = Slices(target_s=0.2, n_batch=512, row_s=0.001)
+    alone = slices.size(4, 1)
+    assert slices.size(4, 1, 1.0) == alone, "nobody knows yet what a step takes"
+    slices.observe(4, 0, 0.08)
+    assert [slices.size(4, 1, share) for share in (None, 0.25, 1.0, 2.0, 10.0)] == [alone, LEAST, 80, 160, alone]
+    for _ in range(20):
+        slices.observe(4, 0, 0.04)
+    assert slices.size(4, 1, 1.0) == 40
+
+
 def test_steps_that_read_little_tell_nothing() -> None:
     """What a step costs whatever is in it is not what a token costs."""
     slices = Slices(target_s=0.2, n_batch=512, row_s=0.004)
@@ -98,7 +110,9 @@ def test_no_measurement_stops_it(steps_s: list[float], row_s: float, n_decoding:
     slices = Slices(target_s=0.2, n_batch=512, row_s=row_s if row_s > 0 else 0.0)
     for step_s in steps_s:
         slices.observe(4, 40, step_s)
+        slices.observe(4, 0, step_s)
         assert 1 <= slices.size(n_decoding, n_reading) <= 512
+        assert 1 <= slices.size(n_decoding, n_reading, 0.5) <= 512
     for _ in range(40):
         slices.observe(4, 40, 44 * 0.004)
     assert slices.row_s == pytest.approx(0.004, rel=0.01)
