@@ -20,6 +20,10 @@ from .sequence import Sequence
 from .slices import STEP_S, Slices
 from .threads import Threads
 
+# A draw of most samplers takes a tenth of it; one that a request makes dearer, with all its samplers over windows of
+# 65,536 tokens, is drawn aside where other tenants' streams would wait for it.
+QUICK_S = 0.002
+
 
 class Engine:
     """Runs every sequence on one context. Not thread-safe: submit, cancel and step belong to one thread."""
@@ -189,10 +193,12 @@ class Engine:
         """What comes after each row; None: it ends before its prompt does, or takes longer than others wait for."""
         aside: list[tuple[Row, Run]] = []
         here: list[tuple[Row, Run]] = []
+        several = len({row.sequence.tenant for row in rows}) > 1
         for row, index in zip(rows, first, strict=True):
             if row.samples:
                 run = Run(self._samplers[row.sequence.id], index, row.drafts)
-                (aside if row.sequence.draws_aside else here).append((row, run))
+                is_aside = row.sequence.draws_aside or (several and row.sequence.draw_s > QUICK_S)
+                (aside if is_aside else here).append((row, run))
         for row, run in aside:
             self._aside.start(row.sequence.id, run, run.logits(self._context))
         found = self._drawing.draw(self._context, [run for _, run in here])
@@ -228,6 +234,7 @@ class Engine:
         However many tokens a step brings, each makes its own delta: where the answer is cut depends on its tokens
         alone, so that an engine that makes them again makes the same events."""
         n_right = len(drawn.tokens) - (drawn.error is None)
+        sequence.draw_s = drawn.each_s
         for token in drawn.tokens:
             is_end = token in self._model.end_tokens or token in sequence.stop_tokens
             text = sequence.accept(token, self._model.piece(token), is_end, now)

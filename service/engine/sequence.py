@@ -31,6 +31,7 @@ class Sequence:
     scope: str = ""  # with whom it shares prefixes
     pace: float | None = None  # tokens a second that its reader is sent
     draws_aside: bool = False  # its draws may take long: others do not wait for them
+    draw_s: float = 0.0  # what its last one took
     is_drawing: bool = False  # its next token is being drawn: there is nothing to compute until it is there
     is_owed: bool = False  # it has waited elsewhere, and comes before who came here
     seq_id: int = -1

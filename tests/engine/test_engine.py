@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.engine.context import Context, NoRoom
-from service.engine.engine import Engine
+from service.engine.engine import QUICK_S, Engine
 from service.engine.links import Candidates
 from service.engine.llama import LlamaError, Model
 from service.engine.prefix import Memory
@@ -843,6 +843,28 @@ def test_nobody_waits_for_a_draw_that_takes_long(bpe: Model, make_context: MakeC
     assert answers["slow"] == Answer()
     sampler.goes_on.set()
     assert (driver.run()["slow"].tokens, driver.answers["slow"].text) == (alone.tokens, alone.text)
+    driver.engine.close()
+
+
+def test_other_tenants_do_not_wait_for_a_draw_that_took_long(bpe: Model, make_context: MakeContext) -> None:
+    """A sampler whose last draw was dear draws aside beside another tenant's streams, and comes to the same."""
+    request = Request("slow", "the fox", max_tokens=8)
+    alone = run(bpe, make_context(bpe), request)["slow"]
+    driver = Driver(bpe, make_context(bpe))
+    sampler = Slow()
+    sampler.may_take_long = False
+    sampler.goes_on.set()
+    slow = driver.sequences["slow"] = replace(request.sequence(bpe), tenant="dear")
+    driver.engine.submit(slow, sampler)
+    driver.submit(Request("other", "hello", max_tokens=30))
+    driver.run(until=lambda: slow.n_generated == 2)
+    assert 0 < slow.draw_s < QUICK_S
+    slow.draw_s = 2 * QUICK_S
+    sampler.goes_on.clear()
+    answers = driver.run(until=lambda: driver.answers["other"].finish is not None)
+    assert len(answers["slow"].tokens) == 2
+    sampler.goes_on.set()
+    assert driver.run()["slow"].tokens == alone.tokens
     driver.engine.close()
 
 

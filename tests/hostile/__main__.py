@@ -17,6 +17,7 @@ import os
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tests import neighbours
@@ -42,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="", help="a GGUF file; the starter if not given")
     parser.add_argument("--turns", type=int, default=3, help="%(default)s")
     parser.add_argument("--seconds", type=float, default=2.5, help="of a turn: %(default)s")
+    parser.add_argument("--foes", type=int, default=4, help="of a kind, each with a key of its own: %(default)s")
     parser.add_argument("--only", default="", metavar="WORD", help="kinds that have this in their names")
     parser.add_argument("--within-s", type=float, default=1200.0, help="no turn begins after it: %(default)s")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one more setting of Rill's")
@@ -90,7 +92,8 @@ class Trial:
 
 async def trials(args: argparse.Namespace, trial: Trial) -> list[Row]:
     """All kinds, a turn each, and that again and again; those that there was time for."""
-    rows = {kind: Row(kind.name) for kind in KINDS if args.only in kind.name}
+    kinds = [replace(kind, n_foes=min(kind.n_foes, args.foes)) for kind in KINDS if args.only in kind.name]
+    rows = {kind: Row(kind.name) for kind in kinds}
     end = time.monotonic() + args.within_s
     await trial.alone()  # the first touches what is made once
     before = await trial.alone()
