@@ -86,11 +86,11 @@ async def test_nobody_notices(
         told = [one for task in reading for one in await task]
         statuses = [status for task in beginning for status in await task]
         answered = [line["status"] for line in stack.access[seen:] if line["path"] == "/stream"]
-        account = Account()
-        for order, one in told:
-            undisturbed = Reading()
-            await read(client, stack.url, fields(order, "undisturbed"), undisturbed)
-            account.enter(one, text(undisturbed.events))
+        account, undisturbed = Account(), [Reading() for _ in told]
+        again = zip(told, undisturbed, strict=True)
+        await asyncio.gather(*(read(client, stack.url, fields(o, "undisturbed"), alone) for (o, _), alone in again))
+        for (_, one), alone in zip(told, undisturbed, strict=True):
+            account.enter(one, text(alone.events))
         with capsys.disabled():
             print(f"\nupgrade of {n_replicas}: {len(answered)} answers, {len(statuses)} short streams; {account}")
         after = stack.containers("service")
