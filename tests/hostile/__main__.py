@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="WORD", help="kinds that have this in their names")
     parser.add_argument("--within-s", type=float, default=1200.0, help="no turn begins after it: %(default)s")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one more setting of Rill's")
+    parser.add_argument("--log", type=Path, help="file for the service's log")
     return parser.parse_args()
 
 
@@ -111,7 +112,7 @@ async def main() -> None:
     args = arguments()
     settings = {"model": args.model, "api_keys": ",".join(GOOD + BAD)} | dict(s.split("=", 1) for s in args.set)
     with tempfile.TemporaryDirectory() as directory:
-        log = Path(directory) / "log"
+        log = args.log or Path(directory) / "log"
         async with running(log=log, **settings) as service, neighbours.beside(service.url, GOOD, ASKS, "good") as good:
             os.nice(NICE)
             headers = {"Authorization": f"Bearer {GOOD[0]}"}

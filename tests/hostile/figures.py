@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Turn:
     def of(cls, answers: list[Answer]) -> Turn:
         gaps = [gap for answer in answers for gap in answer.gaps_s] or [math.inf]
         waits = [answer.ttft_s if answer.times else math.inf for answer in answers]
-        failures = Counter(answer.error.partition(":")[0][:40] for answer in answers if answer.error)
+        failures = Counter(_what(answer.error) for answer in answers if answer.error)
         seconds = {ITL_P50: quantile(gaps, 0.5), ITL_P99: quantile(gaps, 0.99), TTFT_P95: quantile(waits, 0.95)}
         return cls(seconds, failures)
 
@@ -69,7 +70,7 @@ class Row:
                 yield f"{name} {self.ratio(name):.1f} times"
         if self.longest_line > MOST_LINE:
             yield f"a line of {self.longest_line:,} bytes"
-        if n := sum(n for what, n in self.failures.items() if what.startswith("5")):
+        if n := sum(n for what, n in self.failures.items() if what[0] == "5"):
             yield f"{n} answers of 5xx"
         if self.n_restarts:
             yield f"{self.n_restarts} restarts"
@@ -88,6 +89,12 @@ HEAD = (
     "| beside | ITL p50, ms: alone / beside | p99 | times | TTFT p95, ms | times | failed | restarts "
     "| longest line, bytes | front, MiB | what they got |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
+
+
+def _what(error: str) -> str:
+    """Its status, its code if it came in the stream, or its first words."""
+    code = re.search("'code': '(.*?)'", error)
+    return code[1] if error.startswith("{") and code else error.partition(":")[0][:40]
 
 
 def _between(before: Turn, after: Turn, name: str) -> float:

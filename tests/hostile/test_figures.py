@@ -35,6 +35,8 @@ def test_who_gets_no_token_waits_for_ever() -> None:
     assert found.seconds[TTFT_P95] == math.inf
     assert found.failures == {"503": 2, "no end": 1}
     assert Turn.of([answer(error="503")]).seconds[ITL_P99] == math.inf
+    in_stream = str({"message": "x", "type": "y", "param": None, "code": "queue_timeout"})
+    assert Turn.of([answer(1.0, error=in_stream)]).failures == {"queue_timeout": 1}
 
 
 def test_each_turn_is_compared_with_its_own_neighbours() -> None:

@@ -58,7 +58,7 @@ async def test_a_broken_connection_stops_nobody(serve: Serve) -> None:
 
 async def test_a_short_trial(tmp_path: Path) -> None:
     """Of the real service: a row with figures for a turn of each kind that was asked for."""
-    args, log = Namespace(turns=1, within_s=300.0, only="is printed"), tmp_path / "log"
+    args, log = Namespace(turns=1, within_s=300.0, only="is printed", foes=4), tmp_path / "log"
     keys = ",".join(GOOD + BAD)
     async with running(log=log, api_keys=keys) as service, neighbours.beside(service.url, GOOD, ASKS, "x") as good:
         (row,) = await trials(args, Trial(service, good, log, 0.2, 1024))
