@@ -220,31 +220,53 @@ class Scheduler:
         """
         if len(self.running) - len(ahead) >= self.n_seq:
             return None
-        for sequence in self._next(room):
-            match, boundary = self.sharing.match(sequence, self.running)
-            if room > 0 or (match is not None and not match.ready) or self._is_before_those_read(sequence):
-                break
-        else:
+        sequence = next((s for s in self._next(room) if self._has_turn(s, room)), None)
+        if sequence is None:
             return None
-        while self._n_missing(sequence, match) > self.cells.n_live - self.n_cells_used:
-            if not self._rest(batch, ahead, now):
-                return None  # however many of those that are kept went
-            match, boundary = self.sharing.match(sequence, self.running)
-        while not self.sharing.free_ids or self._n_missing(sequence, match) > 0:
-            if evicted := self.sharing.evict():
-                batch.actions += evicted
-            elif not self._rest(batch, ahead, now):
+        if not self._is_given_room(sequence, batch, ahead, now):
+            sequence = self._passer(sequence, room)
+            if sequence is None or not self._is_given_room(sequence, batch, ahead, now):
                 return None
-            match, boundary = self.sharing.match(sequence, self.running)
-        if self._returned:
+            sequence.passes = True
+        if sequence in self._returned:
             self._returned.remove(sequence)
         else:
             self._waiting.remove(sequence)
             self.served.charge(sequence.tenant, len(sequence.tokens))
+        match, boundary = self.sharing.match(sequence, self.running)
         sequence.seq_id = self.sharing.free_ids.pop()
         self.sharing.take(sequence, match, boundary, batch)
         self.running.append(sequence)
         return sequence
+
+    def _has_turn(self, sequence: Sequence, room: int) -> bool:
+        if room > 0:
+            return True
+        match, _ = self.sharing.match(sequence, self.running)
+        return (match is not None and not match.ready) or self._is_before_those_read(sequence)
+
+    def _is_given_room(self, sequence: Sequence, batch: Batch, ahead: list[Sequence], now: float) -> bool:
+        """Let kept prefixes go, and who is far ahead, until there are an id and cells for it, if that is enough."""
+        match, _ = self.sharing.match(sequence, self.running)
+        while self._n_missing(sequence, match) > self.cells.n_live - self.n_cells_used:
+            if not self._rest(batch, ahead, now):
+                return False  # however many of those that are kept went
+            match, _ = self.sharing.match(sequence, self.running)
+        while not self.sharing.free_ids or self._n_missing(sequence, match) > 0:
+            if evicted := self.sharing.evict():
+                batch.actions += evicted
+            elif not self._rest(batch, ahead, now):
+                return False
+            match, _ = self.sharing.match(sequence, self.running)
+        return True
+
+    def _passer(self, blocked: Sequence, room: int) -> Sequence | None:
+        """One that waits behind this one, for which there is no room, and delays it by nothing: beside all who have
+        passed it will find its own when the others have ended."""
+        n_passed = sum(len(s.tokens) + HEADROOM for s in self.running if s.passes)
+        n_left = self.cells.n_cells - n_passed - blocked.n_pending - 2 * HEADROOM
+        waiting = [s for s in self._waiting if s is not blocked and s.n_pending <= n_left]
+        return next((s for s in self.served.in_turn(waiting) if self._has_turn(s, room)), None)
 
     def _next(self, room: int) -> list[Sequence]:
         """Who may come in: the next in the queue; without room also the one whose prompt would be read first."""

@@ -30,6 +30,7 @@ class Sequence:
     tenant: str = ""  # whose time it takes
     scope: str = ""  # with whom it shares prefixes
     pace: float | None = None  # tokens a second that its reader is sent
+    passes: bool = False  # was let in before one for which there was no room
     draws_aside: bool = False  # its draws may take long: others do not wait for them
     draw_s: float = 0.0  # what its last one took
     is_drawing: bool = False  # its next token is being drawn: there is nothing to compute until it is there
