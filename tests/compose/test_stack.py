@@ -274,8 +274,9 @@ async def test_a_killed_replica_is_an_error(stack: Stack, client: aiohttp.Client
         assert (response.status, response.content_type) == (200, "text/event-stream")
         assert (await response.text()).startswith("retry: ")
     async with client.post(stack.url + "/v1/completions", json={"prompt": "a"}) as response:
-        assert response.status == 502
-        assert (await response.json())["error"]["code"] == "service_unreachable"
+        # Until its address is forgotten, or is known to be nobody's, to connect to it takes too long.
+        told = response.status, (await response.json())["error"]["code"]
+        assert told in ((502, "service_unreachable"), (504, "service_timeout"))
     await asyncio.to_thread(docker, "start", service)
     await soon(lambda: stack.healthy(service))
     await soon(lambda: stack.known_replicas() == stack.addresses())

@@ -100,8 +100,8 @@ async def test_stop_before_the_first_event(page: Page, service: Service) -> None
     """A stream is known by its id at once: Stop cancels it before it has said anything."""
     await ask(page)
     stream = await service.next()
-    async with page.expect_response("**/stream?*"):
-        await stream.open()
+    await stream.open()
+    await page.wait_for_function("name => sessionStorage.getItem('rill.exchange').includes(name)", arg=stream.stream)
     await page.get_by_role("button", name="Stop").click()
     async with asyncio.timeout(PATIENCE_S):
         assert stream.stream == await service.deleted.get()
