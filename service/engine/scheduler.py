@@ -223,9 +223,11 @@ class Scheduler:
         sequence = next((s for s in self._next(room) if self._has_turn(s, room)), None)
         if sequence is None:
             return None
-        if not self._is_given_room(sequence, batch, ahead, now):
+        found = self._make_room_for(sequence, batch, ahead, now)
+        if found is None:
             sequence = self._passer(sequence, room)
-            if sequence is None or not self._is_given_room(sequence, batch, ahead, now):
+            found = self._make_room_for(sequence, batch, ahead, now) if sequence else None
+            if sequence is None or found is None:
                 return None
             sequence.passes = True
         if sequence in self._returned:
@@ -233,9 +235,8 @@ class Scheduler:
         else:
             self._waiting.remove(sequence)
             self.served.charge(sequence.tenant, len(sequence.tokens))
-        match, boundary = self.sharing.match(sequence, self.running)
         sequence.seq_id = self.sharing.free_ids.pop()
-        self.sharing.take(sequence, match, boundary, batch)
+        self.sharing.take(sequence, *found, batch)
         self.running.append(sequence)
         return sequence
 
@@ -245,20 +246,24 @@ class Scheduler:
         match, _ = self.sharing.match(sequence, self.running)
         return (match is not None and not match.ready) or self._is_before_those_read(sequence)
 
-    def _is_given_room(self, sequence: Sequence, batch: Batch, ahead: list[Sequence], now: float) -> bool:
-        """Let kept prefixes go, and who is far ahead, until there are an id and cells for it, if that is enough."""
-        match, _ = self.sharing.match(sequence, self.running)
+    def _make_room_for(
+        self, sequence: Sequence, batch: Batch, ahead: list[Sequence], now: float
+    ) -> tuple[Match | None, int] | None:
+        """Let kept prefixes go, and who is far ahead, until there are an id and cells for it, if that is enough.
+
+        Returns what it then shares (Sharing.match); None: there is no room."""
+        match, boundary = self.sharing.match(sequence, self.running)
         while self._n_missing(sequence, match) > self.cells.n_live - self.n_cells_used:
             if not self._rest(batch, ahead, now):
-                return False  # however many of those that are kept went
-            match, _ = self.sharing.match(sequence, self.running)
+                return None  # however many of those that are kept went
+            match, boundary = self.sharing.match(sequence, self.running)
         while not self.sharing.free_ids or self._n_missing(sequence, match) > 0:
             if evicted := self.sharing.evict():
                 batch.actions += evicted
             elif not self._rest(batch, ahead, now):
-                return False
-            match, _ = self.sharing.match(sequence, self.running)
-        return True
+                return None
+            match, boundary = self.sharing.match(sequence, self.running)
+        return match, boundary
 
     def _passer(self, blocked: Sequence, room: int) -> Sequence | None:
         """One that waits behind this one, for which there is no room, and delays it by nothing: beside all who have
