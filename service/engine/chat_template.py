@@ -6,7 +6,8 @@ None at all is an answer, too: a base model that is addressed in a form it never
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,8 +38,6 @@ class Vocabulary(Protocol):
     def bos(self) -> int: ...  # -1: none
     @property
     def eos(self) -> int: ...
-    @property
-    def control_texts(self) -> Collection[str]: ...
     def chat_template(self, name: str | None = None) -> str | None: ...
     def text_of(self, token: int) -> str: ...
 
@@ -64,8 +63,7 @@ def choose(asked: str, vocabulary: Vocabulary) -> ChatTemplate:
     if name in llama.builtin_templates():
         return _builtin(name)
     try:
-        bos, eos = vocabulary.text_of(vocabulary.bos), vocabulary.text_of(vocabulary.eos)
-        return ChatTemplate(Jinja(source, bos=bos, eos=eos))
+        return ChatTemplate(_jinja(source, vocabulary))
     except TemplateError as e:
         return _recognised(source, str(e))
 
@@ -73,29 +71,37 @@ def choose(asked: str, vocabulary: Vocabulary) -> ChatTemplate:
 def check(asked: str) -> None:
     """Raises ConfigurationError for a file that can't be used, before a model is read for it."""
     if "/" in asked or asked.endswith((".jinja", ".jinja2", ".j2")):
-        _from_file(asked, bos="", eos="")
+        with _blamed():
+            Jinja(_read(asked), bos="", eos="")
 
 
 def _asked(asked: str, vocabulary: Vocabulary) -> ChatTemplate:
-    bos, eos = vocabulary.text_of(vocabulary.bos), vocabulary.text_of(vocabulary.eos)
-    if own := vocabulary.chat_template(asked):
-        try:
-            return ChatTemplate(Jinja(own, bos=bos, eos=eos))
-        except TemplateError as e:
-            raise ConfigurationError(f"RILL_CHAT_TEMPLATE: {e}") from e
-    if asked in llama.builtin_templates():
+    own = vocabulary.chat_template(asked)
+    if not own and asked in llama.builtin_templates():
         return _builtin(asked)
-    render = _from_file(asked, bos=bos, eos=eos)
-    return ChatTemplate(render, stop=_ends(render))
+    with _blamed():
+        render = _jinja(own or _read(asked), vocabulary)
+    return ChatTemplate(render, stop=() if own else _ends(render))
 
 
-def _from_file(path: str, *, bos: str, eos: str) -> Jinja:
+def _jinja(source: str, vocabulary: Vocabulary) -> Jinja:
+    v = vocabulary
+    return Jinja(source, bos=v.text_of(v.bos), eos=v.text_of(v.eos))
+
+
+def _read(path: str) -> str:
     try:
-        return Jinja(Path(path).read_text("utf-8"), bos=bos, eos=eos)
+        return Path(path).read_text("utf-8")
     except (OSError, ValueError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is no text in UTF-8"
-        message = "no template has this name, nor can a file of this name be read"
-        raise ConfigurationError(f"RILL_CHAT_TEMPLATE: {message}: {reason}") from e
+        raise TemplateError(f"no template has this name, nor can a file of this name be read: {reason}") from e
+
+
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """What is wrong with a template that was asked for is the setting's fault."""
+    try:
+        yield
     except TemplateError as e:
         raise ConfigurationError(f"RILL_CHAT_TEMPLATE: {e}") from e
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ from .chat_template import Vocabulary as Spelling
 class Vocabulary(Spelling, Protocol):
     """What templating needs of a model."""
 
+    @property
+    def control_texts(self) -> Collection[str]: ...
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
 
