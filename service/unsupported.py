@@ -6,7 +6,8 @@ keep a prompt, whom to bill, what to trace) is left out here: it is ignored, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from service.errors import Unsupported
@@ -126,30 +127,25 @@ HARMLESS_IN_MESSAGE: dict[str, Callable[[Any], bool]] = {
 
 
 # Field -> the same where that depends on the rest of the body.
-HARMLESS_BESIDE: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
-    "tools": lambda tools, body: not tools or body.get("tool_choice") == "none",
-    "functions": lambda functions, body: not functions or body.get("function_call") == "none",
-    "add_special_tokens": lambda adds, body: adds is ("messages" not in body),  # BOS, which templates write themselves
+HARMLESS_BESIDE: dict[str, Callable[[dict[str, Any], Any], bool]] = {
+    "tools": lambda body, tools: not tools or body.get("tool_choice") == "none",
+    "functions": lambda body, functions: not functions or body.get("function_call") == "none",
+    "add_special_tokens": lambda body, adds: adds is ("messages" not in body),  # BOS, which templates write themselves
 }
 
 
 def refuse_unsupported(body: dict[str, Any]) -> None:
     """Raises Unsupported for the first field whose value asks for what is not done."""
-    for name, is_harmless in HARMLESS.items():
-        if (value := body.get(name)) is not None and not is_harmless(value):
-            raise _unsupported(name)
-    for name, is_harmless_beside in HARMLESS_BESIDE.items():
-        if (value := body.get(name)) is not None and not is_harmless_beside(value, body):
-            raise _unsupported(name)
+    beside = {name: partial(is_harmless, body) for name, is_harmless in HARMLESS_BESIDE.items()}
+    if name := _asking(body, HARMLESS) or _asking(body, beside):
+        raise Unsupported(f"'{name}' with this value is not supported.", param=name)
 
 
 def lost_of(message: dict[str, Any]) -> str | None:
     """The first field of a message in a history that would be lost; None: there is none."""
-    for name, is_harmless in HARMLESS_IN_MESSAGE.items():
-        if (value := message.get(name)) is not None and not is_harmless(value):
-            return name
-    return None
+    return _asking(message, HARMLESS_IN_MESSAGE)
 
 
-def _unsupported(name: str) -> Unsupported:
-    return Unsupported(f"'{name}' with this value is not supported.", param=name)
+def _asking(fields: dict[str, Any], harmless: Mapping[str, Callable[[Any], bool]]) -> str | None:
+    """The first of these names whose value in `fields` is not harmless; null always is."""
+    return next((n for n, is_so in harmless.items() if fields.get(n) is not None and not is_so(fields[n])), None)

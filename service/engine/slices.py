@@ -27,7 +27,7 @@ class Slices:
         """
         self.target_s, self.n_batch, self.row_s = target_s, n_batch, row_s
         self.n_tile = n_tile
-        self.rest_s = 0.0  # of a step that reads nothing; 0: there was none yet
+        self.decode_s = 0.0  # what a step takes that reads nothing; 0: there was none yet
 
     def __repr__(self) -> str:
         return f"<Slices {self.size(4, 1)} tokens, {self.row_s * 1e3:.2f} ms each, for {self.target_s * 1e3:.0f} ms>"
@@ -41,8 +41,8 @@ class Slices:
         times = min(max(FIRST_TOKEN * n_reading / n_decoding, 1.0), MOST_TIMES) if n_decoding else MOST_TIMES
         n = round(times * self.target_s / _bounded(self.row_s)) - n_decoding if self.row_s else 2 * LEAST
         n = max(n, n_decoding)  # beside many the rhythm is theirs already: reading takes about as long again
-        if share is not None and self.row_s and self.rest_s:
-            n = min(n, round(share * self.rest_s / _bounded(self.row_s)))
+        if share is not None and self.row_s and self.decode_s:
+            n = min(n, round(share * self.decode_s / _bounded(self.row_s)))
         if self.n_tile and n >= self.n_tile / MOST_TIMES:
             n = max(1, round(n / self.n_tile)) * self.n_tile
         n = min(max(n, LEAST), self.n_batch)
@@ -53,13 +53,16 @@ class Slices:
         """A step took so long. Those that read little tell of what a step costs, not of what a token does; a clock that
         stands still tells nothing."""
         if n_decoding and not n_read and step_s > 0:
-            step_s = min(step_s, MOST_TIMES * self.target_s)
-            self.rest_s = self.rest_s + WEIGHT * (step_s - self.rest_s) if self.rest_s else step_s
+            self.decode_s = _smoothed(self.decode_s, min(step_s, MOST_TIMES * self.target_s))
         if n_read < LEAST // 2 or not step_s > 0:
             return
-        row_s = _bounded(step_s / (n_decoding + n_read))
-        before = _bounded(self.row_s) if self.row_s else row_s
-        self.row_s = before + WEIGHT * (row_s - before)
+        before = _bounded(self.row_s) if self.row_s else 0.0
+        self.row_s = _smoothed(before, _bounded(step_s / (n_decoding + n_read)))
+
+
+def _smoothed(before: float, newest: float) -> float:
+    """before: 0 where the newest is the first."""
+    return before + WEIGHT * (newest - before) if before else newest
 
 
 def _bounded(row_s: float) -> float:
