@@ -20,6 +20,7 @@ from service.deaths import Kind
 from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
 from service.errors import NotReady, ShuttingDown
 from service.handlers.access import Access
+from service.handlers.body import Bodies
 from service.handlers.exchange import exchanges, on_prepare
 from service.handlers.openai import OpenAIRoutes
 from service.handlers.ops import OpsRoutes
@@ -151,15 +152,14 @@ class Rill:
         resuming = Resuming(
             streams=self.streams, access=access, attached=lambda outcome: self.metrics.attaches.labels(outcome).inc()
         )
-        stream = StreamRoutes(
-            streams=self.streams, access=access, resuming=resuming, max_body_bytes=settings.max_body_bytes
-        )
+        bodies = Bodies(settings.max_body_bytes)
+        stream = StreamRoutes(streams=self.streams, access=access, resuming=resuming, bodies=bodies)
         openai = OpenAIRoutes(
             streams=self.streams,
             access=access,
             resuming=resuming,
             loaded=lambda: self.engine.info,
-            max_body_bytes=settings.max_body_bytes,
+            bodies=bodies,
             version=__version__,
         )
         ops = OpsRoutes(readiness=self.readiness, metrics=self.metrics.text)

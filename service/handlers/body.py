@@ -1,14 +1,36 @@
-"""A request's body: read whole, bounded in size, in time and in encoding."""
+"""A request's body: read whole, bounded in size, in time and in encoding, and parsed when it is its turn."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import hdrs, web
 
 from service.errors import BodyTooLarge, BodyTooSlow, Invalid, UnsupportedEncoding
+from service.handlers.parse_budget import ParseBudget
+from service.schema import parse_json
 
 BODY_TIMEOUT_S = 30.0  # a megabyte at 300 kbit/s
+
+
+class Bodies:
+    """JSON bodies of at most max_bytes, which share the event loop's time by tenant."""
+
+    def __init__(self, max_bytes: int, budget: ParseBudget | None = None) -> None:
+        self._max_bytes = max_bytes
+        self._budget = budget or ParseBudget()
+
+    @asynccontextmanager
+    async def parsed(self, request: web.Request, tenant: str) -> AsyncIterator[dict[str, Any]]:
+        """The body's object, to be validated within the context, without awaiting, since that takes time, too.
+
+        Raises what read_body and parse_json raise, and QueueFull."""
+        body = await read_body(request, self._max_bytes)
+        async with self._budget.turn(tenant, len(body)):
+            yield parse_json(body)
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:

@@ -12,7 +12,7 @@ from service.engine.protocol import Ready
 from service.errors import ModelNotFound, NotReady
 from service.events import Dialect
 from service.handlers.access import Access
-from service.handlers.body import read_body
+from service.handlers.body import Bodies
 from service.handlers.resuming import Resuming, last_event_id
 from service.handlers.sending import send
 from service.handlers.starting import idempotency_key, is_resumable, start
@@ -29,7 +29,7 @@ from service.openai import (
     refuse_too_long,
 )
 from service.registry import Streams
-from service.schema import parse_json, validate
+from service.schema import validate
 from service.streams import Stream
 from service.unsupported import refuse_unsupported
 
@@ -44,14 +44,14 @@ class OpenAIRoutes:
         access: Access,
         resuming: Resuming,
         loaded: Callable[[], Ready | None],
-        max_body_bytes: int,
+        bodies: Bodies,
         version: str,
     ) -> None:
         self._streams = streams
         self._access = access
         self._resuming = resuming
         self._loaded = loaded
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
         self._version = version
         self._created = int(time.time())
 
@@ -102,11 +102,11 @@ class OpenAIRoutes:
         """The stream and its reader's pace: what was asked for is not kept for as long as it lasts."""
         tenant = self._access.tenant(request)
         pace = pace_of(request)
-        body = parse_json(await read_body(request, self._max_body_bytes))
-        refuse_unsupported(body)
-        if loaded := self._loaded():
-            refuse_too_long(body, loaded.n_ctx_seq)
-        asked = validate(schema, body)
+        async with self._bodies.parsed(request, tenant) as body:
+            refuse_unsupported(body)
+            if loaded := self._loaded():
+                refuse_too_long(body, loaded.n_ctx_seq)
+            asked = validate(schema, body)
         pace = pace or asked.pace
         check_include_usage(asked)
         order = asked.to_order()

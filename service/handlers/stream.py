@@ -7,14 +7,14 @@ from aiohttp import web
 from service import sse
 from service.errors import NotReady, StreamLost, StreamNotFound
 from service.handlers.access import Access
-from service.handlers.body import read_body
+from service.handlers.body import Bodies
 from service.handlers.exchange import EXCHANGE
 from service.handlers.resuming import Resuming, last_event_id
 from service.handlers.sending import note, send
 from service.handlers.starting import idempotency_key, is_resumable, start
 from service.receipt import receipt
 from service.registry import Streams
-from service.schema import PaceRequest, StreamRequest, as_json, parse_json, parse_query, validate
+from service.schema import PaceRequest, StreamRequest, as_json, parse_query, validate
 from service.streams import Stream
 from service.unsupported import refuse_unsupported
 
@@ -22,11 +22,11 @@ from service.unsupported import refuse_unsupported
 class StreamRoutes:
     """Streams are started here, and found by their ids."""
 
-    def __init__(self, *, streams: Streams, access: Access, resuming: Resuming, max_body_bytes: int) -> None:
+    def __init__(self, *, streams: Streams, access: Access, resuming: Resuming, bodies: Bodies) -> None:
         self._streams = streams
         self._access = access
         self._resuming = resuming
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -52,7 +52,9 @@ class StreamRoutes:
         if last := last_event_id(request, {}):
             return await self._resuming.resume(request, last, {})
         tenant = self._access.tenant(request)
-        stream, pace = await self._start(request, await self._body(request), tenant, resumable=is_resumable(request))
+        stream, pace = await self._start(
+            request, await self._body(request, tenant), tenant, resumable=is_resumable(request)
+        )
         return await send(request, self._streams, stream, pace=pace)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
@@ -60,7 +62,7 @@ class StreamRoutes:
         if last := last_event_id(request, {}):
             return await self._resuming.resume(request, last, {})
         tenant = self._access.tenant(request)
-        stream, _ = await self._start(request, await self._body(request), tenant, resumable=True)
+        stream, _ = await self._start(request, await self._body(request, tenant), tenant, resumable=True)
         with self._streams.attach(stream, stall=lambda: None) as reader:
             await reader.admitted()
         url = f"/v1/streams/{stream.id}"
@@ -105,10 +107,10 @@ class StreamRoutes:
         await self._streams.end(stream)
         return web.Response(status=204)
 
-    async def _body(self, request: web.Request) -> StreamRequest:
-        body = parse_json(await read_body(request, self._max_body_bytes))
-        refuse_unsupported(body)
-        asked = validate(StreamRequest, body)
+    async def _body(self, request: web.Request, tenant: str) -> StreamRequest:
+        async with self._bodies.parsed(request, tenant) as body:
+            refuse_unsupported(body)
+            asked = validate(StreamRequest, body)
         if asked.key is None:
             asked.key = idempotency_key(request)
         asked.pace = pace_of(request) or asked.pace
