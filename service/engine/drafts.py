@@ -52,6 +52,10 @@ class Drafts:
             for s, most, (guessed, _), count in zip(sequences, left, looks, counts, strict=True)
         ]
 
+    def seconds(self, n_rows: int) -> float:
+        """What a decode of so many rows takes, as far as it is known."""
+        return self._costs.of(n_rows)
+
     def observe(self, n_rows: int, seconds: float) -> None:
         """A decode of nothing but such rows, all of them with logits, took so long."""
         self._costs.observe(n_rows, seconds)

@@ -69,6 +69,7 @@ class Engine:
             most_rows=min(context.n_outputs_max, (context.n_tile or context.n_batch) - 1),
             n_tile=context.n_tile,
             tidies=context.n_tile is not None and context.memory is Memory.CUTTABLE,
+            seconds=self._drafts.seconds if self._drafts else None,
         )
         self._drawing = Drawing(model.n_vocab, n_threads)
         self._aside = DrawingAside(model.n_vocab, max(1, n_threads - 1))

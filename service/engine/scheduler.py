@@ -3,15 +3,17 @@
 Decoding sequences come first, one token each, so that running streams keep their rhythm; what is left of the step goes
 to prompts, in slices, in the order of turns.py. A prompt shares what is known of it (prefix.py) and
 reads the rest. Cells are counted ahead, so llama_decode is never asked for what the KV cache can't hold: first kept
-prefixes go, then those of sequences that are far ahead of their readers, then the youngest sequence gives its cells
-back and waits, first in line, to be computed again.
+prefixes go, then those of sequences that are far ahead of their readers, then the youngest sequence of the tenant with
+the most gives its cells back and waits, first in line, to be computed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from . import places
 from .batch import Action, Batch, Cut, Row, is_apart
 from .cells import Cells
 from .prefix import Kept, Match, Prefixes
@@ -23,6 +25,9 @@ from .turns import Turns
 # 16 cells a running sequence are kept free when another one is let in: without them the next few steps would
 # preempt it again at once, and each preemption reads a whole prompt anew.
 HEADROOM = 16
+# Tokens that one which gave its cells to another tenant makes when it has them again, before it may have to once more:
+# without any, short requests that come often would make a long one read its prompt for ever.
+SAFE_TOKENS = 64
 LEAST_REST_S = 2.0  # who will be due sooner keeps its cells: to read them again takes time, too
 
 
@@ -47,6 +52,7 @@ class Scheduler:
         most_rows: int = 0,
         n_tile: int | None = None,
         tidies: bool = False,
+        seconds: places.Seconds | None = None,
     ) -> None:
         """n_ids: sequence ids, of those that run, rest or are kept; n_seq, if not given.
         prefixes: None shares nothing.
@@ -57,6 +63,7 @@ class Scheduler:
         most_rows: of a decode with drafts.
         n_tile: see Batch.calls.
         tidies: whether cells may be copied together where nothing but speed is won by it.
+        seconds: of a decode of so many rows; None: nobody knows, and one tenant's may slow down another's.
         """
         self.n_seq, self.n_batch, self.cells = n_seq, n_batch, cells
         self.sharing = Sharing(cells, prefixes, n_ids or n_seq)
@@ -65,7 +72,7 @@ class Scheduler:
         self._turns = Turns(self.served)
         self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
         self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
-        self._tidies = tidies
+        self._tidies, self._seconds = tidies, seconds
         self._waiting: list[Sequence] = []  # by arrival
         self._returned: list[Sequence] = []  # preempted, to be let in before all others
         self.resting: list[Sequence] = []  # their cells went to others, for they are far ahead of their readers
@@ -87,7 +94,10 @@ class Scheduler:
     @property
     def n_cells_used(self) -> int:
         """Cells that running sequences hold."""
-        return self.cells.held(s.seq_id for s in self.running)
+        return self._held(self.running)
+
+    def _held(self, sequences: Iterable[Sequence]) -> int:
+        return self.cells.held(s.seq_id for s in sequences)
 
     @property
     def kept(self) -> list[Kept]:
@@ -139,6 +149,8 @@ class Scheduler:
         ahead = sorted(self._ahead(now), key=lambda s: s.ahead_s(now))
         self._make_room(batch, ahead, now)
         ahead = [s for s in ahead if s.seq_id >= 0]
+        if admit:
+            self._reclaim(batch, ahead, now)
         decoding = [s for s in self.running if s.is_decoding]
         due = self._in_turn([s for s in decoding if s not in ahead])
         batch.rows = [Row(s, 1, samples=True) for s in due]
@@ -173,10 +185,8 @@ class Scheduler:
         return batch.actions, youngest
 
     def _in_turn(self, decoding: list[Sequence]) -> list[Sequence]:
-        """As many of them as a batch may have, those first that were left out longest."""
-        most = min(self.n_seq, self.n_batch)
-        if len(decoding) > most:
-            decoding = sorted(decoding, key=lambda s: s.turn)[:most]
+        """As many of them as a batch may have, each tenant's in turn."""
+        decoding = places.choose(decoding, min(self.n_seq, self.n_batch), self._seconds)
         for s in decoding:
             s.turn = self._turn
         return decoding
@@ -218,18 +228,25 @@ class Scheduler:
         room: tokens that the step could still read. Without any, those come in that cost it nothing, since they wait
         for a leader (who is told where to stop), and those whose turn it is before the ones that are being read.
         """
-        if len(self.running) - len(ahead) >= self.n_seq:
-            return None
-        sequence = next((s for s in self._next(room) if self._has_turn(s, room)), None)
+        is_full = len(self.running) - len(ahead) >= self.n_seq
+        candidates = self._without_share() if is_full else self._next(room)
+        sequence = next((s for s in candidates if self._has_turn(s, room)), None)
         if sequence is None:
             return None
         found = self._make_room_for(sequence, batch, ahead, now)
+        if found is None and is_full:
+            return None
         if found is None:
             sequence = self._passer(sequence, room)
             found = self._make_room_for(sequence, batch, ahead, now) if sequence else None
             if sequence is None or found is None:
                 return None
             sequence.passes = True
+        self._let_in(sequence, found, batch)
+        return sequence
+
+    def _let_in(self, sequence: Sequence, found: tuple[Match | None, int], batch: Batch) -> None:
+        """It runs from now on, and begins with what was found for it."""
         if sequence in self._returned:
             self._returned.remove(sequence)
         else:
@@ -238,7 +255,27 @@ class Scheduler:
         sequence.seq_id = self.sharing.free_ids.pop()
         self.sharing.take(sequence, *found, batch)
         self.running.append(sequence)
-        return sequence
+
+    def _reclaim(self, batch: Batch, ahead: list[Sequence], now: float) -> None:
+        """Let in one whose tenant holds less than its share of the cells, where there is no room for it, in the place
+        of the youngest of tenants that hold more."""
+        tenants = {s.tenant for s in (*self.running, *self._waiting, *self._returned)}
+        if len(tenants) < 2 or not self._n_waiting or self._can_rest(ahead, now):
+            return
+        most = places.share(self.cells.n_cells, tenants)
+        held = {t: self._held(s for s in self.running if s.tenant == t) for t in tenants}
+        waiting = (s for s in self.waiting if not s.is_drawing and held[s.tenant] + s.n_pending + HEADROOM <= most)
+        if (sequence := next(waiting, None)) is None:
+            return
+        match, _ = self.sharing.match(sequence, self.running)
+        n_missing = self._n_missing(sequence, match) - (self.cells.n_live - self.n_cells_used)
+        victims = places.victims(self.running, self._held, most, n_missing) if n_missing > 0 else []
+        for s in victims:
+            s.n_safe = len(s.tokens) + SAFE_TOKENS
+            self._preempt(s, batch)
+        if victims and (found := self._make_room_for(sequence, batch, ahead, now)) is not None:
+            self._let_in(sequence, found, batch)
+            batch.admitted.append(sequence)
 
     def _has_turn(self, sequence: Sequence, room: int) -> bool:
         if room > 0:
@@ -282,6 +319,13 @@ class Scheduler:
         first = self.served.first(self._waiting)
         return [first] if room > 0 else [first, min(self._waiting, key=self._turns.rank)]
 
+    def _without_share(self) -> list[Sequence]:
+        """The next of those whose tenants hold less than their share of the places, none of which is free: they come
+        in beside all who run, and each step is some others' turn."""
+        held = Counter(s.tenant for s in self.running)
+        n = places.share(self.n_seq, (*held, *(s.tenant for s in self._waiting), *(s.tenant for s in self._returned)))
+        return [s for s in self.waiting if held[s.tenant] < n and not s.is_drawing][:1]
+
     def _is_before_those_read(self, sequence: Sequence) -> bool:
         being_read = [self._turns.rank(s) for s in self.running if s.is_prefilling and s.leader is None]
         return self._turns.rank(sequence) < min(being_read, default=(0, 0))
@@ -300,7 +344,7 @@ class Scheduler:
 
     def _rest(self, batch: Batch, ahead: list[Sequence], now: float) -> bool:
         """Take the cells of the one that is farthest ahead; False: nobody is far enough."""
-        if not ahead or ahead[-1].ahead_s(now) < LEAST_REST_S:
+        if not self._can_rest(ahead, now):
             return False
         sequence = ahead.pop()
         self.running.remove(sequence)
@@ -308,6 +352,9 @@ class Scheduler:
         batch.rested.append(sequence)
         self.resting.append(sequence)
         return True
+
+    def _can_rest(self, ahead: list[Sequence], now: float) -> bool:
+        return bool(ahead) and ahead[-1].ahead_s(now) >= LEAST_REST_S
 
     def _call_back(self, now: float) -> None:
         """Who gave its cells is let in again when it is due, or when there is nothing else to do."""
@@ -326,14 +373,22 @@ class Scheduler:
         return self._n_promised() + n_needed - (self.cells.n_cells - HEADROOM * len(self.running))
 
     def _preempt_youngest(self, batch: Batch) -> Sequence | None:
-        """Put the youngest running sequence back to the head of the queue; None when it is the only one."""
+        """Put the youngest sequence of the tenant with the most cells back to the head of the queue, but never the
+        oldest of all, so that something ends; None when it is the only one."""
         if len(self.running) < 2:
             return None
-        sequence = self.running.pop()
+        of: defaultdict[str, list[Sequence]] = defaultdict(list)
+        for s in self.running:
+            of[s.tenant].append(s)
+        tenant = max((s.tenant for s in self.running[1:]), key=lambda tenant: self._held(of[tenant]))
+        self._preempt(of[tenant][-1], batch)
+        return of[tenant][-1]
+
+    def _preempt(self, sequence: Sequence, batch: Batch) -> None:
+        self.running.remove(sequence)
         self._take_cells(sequence, batch)
         batch.preempted.append(sequence)
         self._returned.insert(0, sequence)
-        return sequence
 
     def _take_cells(self, sequence: Sequence, batch: Batch) -> None:
         batch.actions.append(self.sharing.free(sequence.seq_id))

@@ -31,6 +31,7 @@ class Sequence:
     scope: str = ""  # with whom it shares prefixes
     pace: float | None = None  # tokens a second that its reader is sent
     passes: bool = False  # was let in before one for which there was no room
+    n_safe: int = 0  # tokens; until it has as many its cells are not taken for another tenant
     draws_aside: bool = False  # its draws may take long: others do not wait for them
     draw_s: float = 0.0  # what its last one took
     is_drawing: bool = False  # its next token is being drawn: there is nothing to compute until it is there

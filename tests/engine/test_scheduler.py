@@ -144,6 +144,7 @@ class Machine(RuleBasedStateMachine):
         memory=st.sampled_from([None, *Memory]),
         most_rows=st.integers(1, 30),
         n_tile=st.sampled_from([None, 1, 4, 12]),
+        power=st.sampled_from([None, 0.0, 0.5, 1.0]),
         seed=st.integers(0, 9),
     )
     def begin(
@@ -156,6 +157,7 @@ class Machine(RuleBasedStateMachine):
         memory: Memory | None,
         most_rows: int,
         n_tile: int | None,
+        power: float | None,
         seed: int,
     ) -> None:
         self.cache = Cache(memory or Memory.CUTTABLE, n_cells)
@@ -170,7 +172,9 @@ class Machine(RuleBasedStateMachine):
             draft=self.draft if memory in (None, Memory.CUTTABLE) else None,
             most_rows=most_rows,
             n_tile=n_tile,
+            seconds=None if power is None else lambda n: float(n**power),
         )
+        self.is_shared = power is not None  # a step's time, by tenants
         self.most_rows, self.n_tile, self.random = most_rows, n_tile, random.Random(seed)
         self.live, self.n_made, self.now = [], 0, 1.0
         self.answers: Counter[str] = Counter()
@@ -258,8 +262,16 @@ class Machine(RuleBasedStateMachine):
             is_next = s is queue[0]
             is_shorter = any(s.n_pending <= len(r.tokens) - r.n_past for r in self.scheduler.running if r is not s)
             has_passed = sum(len(r.tokens) for r in self.scheduler.running if r.passes) + queue[0].n_pending
-            assert is_next or is_shorter or (s.passes and has_passed <= self.n_cells)
+            has_less = self.n_running(s.tenant) <= max(1, self.scheduler.n_seq // 2) or self.holds_less(s.tenant)
+            assert is_next or is_shorter or has_less or (s.passes and has_passed <= self.n_cells)
             queue.remove(s)
+
+    def n_running(self, tenant: str) -> int:
+        return sum(s.tenant == tenant for s in self.scheduler.running)
+
+    def holds_less(self, tenant: str) -> bool:
+        """Than its share of the cells."""
+        return sum(len(s.tokens) for s in self.scheduler.running if s.tenant == tenant) <= self.n_cells // 2
 
     def check_cache(self) -> None:
         sch = self.scheduler
@@ -290,9 +302,9 @@ class Machine(RuleBasedStateMachine):
         assert len(decoding) <= sch.n_seq
         for s in sch.running:
             if not s.is_prefilling and s not in decoding:
-                assert s.ahead_s(self.now) >= 0 or len(decoding) == min(sch.n_seq, sch.n_batch), (
-                    "who is due has its turn"
-                )
+                is_full = len(decoding) == min(sch.n_seq, sch.n_batch)
+                gives_way = self.is_shared and {s.tenant} < {d.tenant for d in decoding}
+                assert s.ahead_s(self.now) >= 0 or is_full or gives_way, "who is due has its turn"
         read = sum(r.n for r in batch.rows if r.sequence.is_prefilling)
         assert not decoding or read <= self.n_slice, "a prompt never holds up running streams"
         assert bool(batch.rows) == bool(self.live), "while anything lives, every step computes something"
@@ -341,6 +353,77 @@ def test_the_time_of_several_tenants_is_shared_out() -> None:
         sch.add(sequence(f"s{len(shares)}", 20, tenant=tenant))
         carry_out(sch)
         assert shares[-1] == expected
+
+
+def test_a_tenant_that_holds_all_places_keeps_nobody_else_from_its_share() -> None:
+    """Who has less than its share comes in beside those that run, and each step decodes as many as before, by turns."""
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=1000, n_slice=100, n_ids=8)
+    for i in range(6):
+        sch.add(sequence(f"a{i}", 2, 100, tenant="a"))
+    carry_out(sch)
+    assert [s.id for s in sch.running] == ["a0", "a1", "a2", "a3"]
+    for i in range(3):
+        sch.add(sequence(f"b{i}", 2, 100, tenant="b"))
+    carry_out(sch)
+    assert [s.id for s in sch.running[4:]] == ["b0", "b1"], "two of four places are its share"
+    decoded = Counter(id for _ in range(60) for id, _, _ in rows(carry_out(sch)))
+    assert [s.id for s in sch.running] == ["a0", "a1", "a2", "a3", "b0", "b1"]
+    assert decoded == {"a0": 30, "a1": 30, "a2": 30, "a3": 30, "b0": 60, "b1": 60}
+
+
+def test_without_ids_for_more_nobody_comes_in_beside_all_who_run() -> None:
+    """Each needs its own in the cache."""
+    sch = scheduler(n_seq=2, n_batch=100, n_cells=1000, n_slice=100)
+    for id in ("a0", "a1", "b0"):
+        sch.add(sequence(id, 2, 100, tenant=id[0]))
+        carry_out(sch)
+    assert [s.id for s in sch.running] == ["a0", "a1"]
+
+
+def test_who_holds_the_most_cells_is_preempted() -> None:
+    """Not another tenant's, that came later and holds little; and never the oldest of all."""
+    sch = scheduler(n_seq=8, n_batch=100, n_cells=100, n_slice=100)
+    for id, n in (("a0", 20), ("a1", 20), ("b0", 2)):
+        sch.add(sequence(id, n, 60, tenant=id[0]))
+    while not (preempted := carry_out(sch).preempted):
+        pass
+    assert [s.id for s in preempted] == ["a1"]
+    while not (preempted := carry_out(sch).preempted):
+        pass
+    assert [s.id for s in preempted] == ["b0"]
+
+
+def test_a_tenant_that_holds_all_cells_keeps_nobody_else_from_its_share() -> None:
+    """Its youngest gives its cells back, and waits until there is room again; what has its own share keeps it."""
+    sch = scheduler(n_seq=8, n_batch=1000, n_cells=1000, n_slice=1000)
+    for i in range(3):
+        sch.add(sequence(f"a{i}", 300, 400, tenant="a"))
+        carry_out(sch)
+    for i in range(2):
+        sch.add(sequence(f"b{i}", 200, 10, tenant="b"))
+    moves = []
+    for _ in range(9):
+        batch = carry_out(sch)
+        moves.append(([s.id for s in batch.preempted], [s.id for s in batch.admitted]))
+    assert moves == [(["a2"], ["b0"]), (["a1"], ["b1"])] + [([], [])] * 7, "b's 400 and 300 of a's: each has its half"
+    for _ in range(4):
+        batch = carry_out(sch)
+    assert [s.id for s in sch.running] == ["a0", "a1", "a2"]
+
+
+def test_short_ones_that_come_often_do_not_keep_a_long_one_from_its_end() -> None:
+    """It gives its cells to another tenant's once; when it has them again, it makes tokens first."""
+    sch = scheduler(n_seq=8, n_batch=100, n_cells=1000, n_slice=100)
+    sch.add(sequence("b", 50, 30, tenant="b"))
+    carry_out(sch)
+    long = sequence("long", 800, 20, tenant="a")
+    sch.add(long)
+    n_preempted = 0
+    for i in range(200):
+        if sum(s.tenant == "b" for s in (*sch.running, *sch.waiting)) < 4:
+            sch.add(sequence(f"b{i}", 50, 30, tenant="b"))
+        n_preempted += long in carry_out(sch).preempted
+    assert (long.n_generated, n_preempted) == (20, 1)
 
 
 def test_short_ones_pass_a_long_one_for_which_there_is_no_room() -> None:

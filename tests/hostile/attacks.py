@@ -120,6 +120,11 @@ async def long_prompts(foe: Foe) -> None:
     await foe.post("/stream", {"prompt": foe.long_words(0.8), "max_tokens": 2})
 
 
+async def full_cache(foe: Foe) -> None:
+    """Every cell of the KV cache, by streams that last."""
+    await foe.post("/stream", STORY | {"prompt": foe.long_words(0.2), "max_tokens": 600})
+
+
 async def finished_streams(foe: Foe) -> None:
     """Twenty-five of them, and then nothing: what matters is what is kept."""
     if len(foe.begun) < 25:
@@ -169,6 +174,7 @@ KINDS = (
     Kind("all samplers at once", dearest_samplers, n_loops=2),
     Kind("2,048 messages", many_messages),
     Kind("one key that fills the queue", full_queue, n_foes=1, n_loops=8),
+    Kind("one key that holds every cell", full_cache, n_foes=1, n_loops=8),
     Kind("long prompts", long_prompts, n_loops=2),
     Kind("a hundred ended streams of big requests", finished_streams),
     Kind("streams that rest", resting_streams, n_loops=6),

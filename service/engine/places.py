@@ -1,0 +1,66 @@
+"""Which streams a step decodes, and who may come in, where several tenants want places and cells. Pure.
+
+A step ends for all its streams at once, so one tenant's many would slow down the few of another. They share a step's
+places max-min fairly (Bertsekas and Gallager, "Data Networks", 6.5.2), and its time: however many streams the largest
+tenant has, the step takes MOST_TIMES what the others' streams take without them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from .sequence import Sequence
+
+# Beside it the prompts of several tenants take their share of a step (slices.py): together less than twice the time.
+MOST_TIMES = 1.5
+
+Seconds = Callable[[int], float]  # what a decode of so many rows takes
+Held = Callable[[Iterable[Sequence]], int]  # cells that one of them holds
+
+
+def share(n: int, present: Iterable[str]) -> int:
+    """How many of n places, or cells, each tenant may hold, whatever the others do; present: whoever runs or waits."""
+    return max(1, n // max(1, len(set(present))))
+
+
+def choose(decoding: list[Sequence], most: int, seconds: Seconds | None) -> list[Sequence]:
+    """Those that the next step decodes, at most so many, in the order given; seconds: None if nobody knows.
+
+    Of a tenant those come first that were left out longest."""
+    n = _n_rows(Counter(s.tenant for s in decoding), most, seconds)
+    if n >= len(decoding):
+        return decoding
+    n_before: Counter[str] = Counter()
+    ranks: dict[Sequence, tuple[int, int]] = {}
+    for s in sorted(decoding, key=lambda s: s.turn):
+        ranks[s] = n_before[s.tenant], s.turn
+        n_before[s.tenant] += 1
+    chosen = set(sorted(ranks, key=lambda s: ranks[s])[:n])
+    return [s for s in decoding if s in chosen]
+
+
+def victims(running: list[Sequence], held: Held, most: int, n_missing: int) -> list[Sequence]:
+    """The youngest of tenants that hold more than so many cells, as many as free the missing ones; [] if all do not.
+
+    running: the oldest first, which is never one of them, so that something ends; nor is who gave way before and has
+    not gained by it since (n_safe), so that everybody does."""
+    found: list[Sequence] = []
+    rest = list(running)
+    for s in reversed(running[1:]):
+        if s.n_safe <= len(s.tokens) and held([r for r in rest if r.tenant == s.tenant]) > most:
+            rest.remove(s)
+            found.append(s)
+            if held(running) - held(rest) >= n_missing:
+                return found
+    return []
+
+
+def _n_rows(n_of: Counter[str], most: int, seconds: Seconds | None) -> int:
+    """How many streams a step decodes of so many of each tenant: as many as do not slow down the others' too much."""
+    n = min(n_of.total(), most)
+    if len(n_of) < 2 or seconds is None:
+        return n
+    n_others = n_of.total() - max(n_of.values())
+    most_s = MOST_TIMES * seconds(n_others)
+    return next((k for k in range(n, n_others, -1) if seconds(k) <= most_s), min(n, n_others + 1))
