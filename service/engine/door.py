@@ -21,6 +21,7 @@ from .llama import LlamaError, features
 from .load import Loaded, load
 from .options import Options
 from .preparation import Preparation, Preparer, command
+from .prompt_budget import PromptBudget
 from .protocol import (
     Beat,
     Build,
@@ -115,7 +116,7 @@ def _serve(door: Door, options: Options, load: Load) -> None:
     for run in (hearing.run, hearing.read, hearing.prepare):
         threading.Thread(target=run, name=run.__name__, daemon=True).start()
     # Who sets the number of threads gets it; otherwise they make room for neighbours.
-    threads = None if options.n_threads else Threads(loaded.ready.n_threads)
+    threads = None if options.n_threads else Threads(loaded.ready.n_threads, helper=preparer)
     engine = Engine(
         loaded.model,
         loaded.context,
@@ -171,8 +172,8 @@ class Hearing:
 
     def __init__(self, door: Door, inbox: Inbox, work: queue.SimpleQueue[Work], preparer: Preparer) -> None:
         self._door, self._inbox, self._work, self._preparer = door, inbox, work, preparer
-        self._quick = Preparation(inbox.read, self._prepared, in_order=True)
-        self._slow = Preparation(preparer.ask, self._prepared)
+        self._quick = Preparation(inbox.read, self._prepared)
+        self._slow = Preparation(preparer.ask, self._prepared, PromptBudget(preparer.cpu_s))
 
     def run(self) -> None:
         """Door 1, beside the running step, so that a refusal needs no turn of the loop."""

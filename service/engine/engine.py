@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from .batch import Action, Cut, Row, Share
-from .cells import Cells
+from .cells import Cells, Copy
 from .context import Context, NoRoom
 from .drafts import Drafts
 from .drawing import Drawing, Drawn, Run
@@ -123,7 +123,7 @@ class Engine:
         self._admit = True
         self._carry_out(batch.actions)
         if batch.copies is not None:
-            self._context.tidy(batch.copies)
+            self._tidy(batch.copies)
         step.n_preempted = len(batch.preempted) + len(batch.rested)
         if batch.admitted:
             self._started([sequence.id for sequence in batch.admitted])
@@ -161,6 +161,12 @@ class Engine:
                 self._context.cut(action.seq_id, action.n, dead=action.dead)
             else:
                 self._context.forget(action.seq_id, dead=action.dead)
+
+    def _tidy(self, copies: list[Copy]) -> None:
+        began = self._clock()
+        self._context.tidy(copies)
+        now = self._clock()
+        self.scheduler.tidied(now - began, now)
 
     def _compute(self, rows: list[Row], began: float, step: Step) -> None:
         """One llama_decode and what follows from it. Raises NoRoom, and nothing has changed."""

@@ -20,12 +20,12 @@ Held = Callable[[Iterable[Sequence]], int]  # cells that one of them holds
 
 
 def share(n: int, present: Iterable[str]) -> int:
-    """How many of n places, or cells, each tenant may hold, whatever the others do; present: whoever runs or waits."""
+    """How many of n places, or cells, each tenant may hold, whatever others do; present: of all that run or wait."""
     return max(1, n // max(1, len(set(present))))
 
 
 def choose(decoding: list[Sequence], most: int, seconds: Seconds | None) -> list[Sequence]:
-    """Those that the next step decodes, at most so many, in the order given; seconds: None if nobody knows.
+    """Those that the next step decodes, `most` of them at most, in the order given; seconds: None if nobody knows.
 
     Of a tenant those come first that were left out longest."""
     n = _n_rows(Counter(s.tenant for s in decoding), most, seconds)
@@ -41,17 +41,17 @@ def choose(decoding: list[Sequence], most: int, seconds: Seconds | None) -> list
 
 
 def victims(running: list[Sequence], held: Held, most: int, n_missing: int) -> list[Sequence]:
-    """The youngest of tenants that hold more than so many cells, as many as free the missing ones; [] if all do not.
+    """The youngest of tenants that hold more than `most` cells, as many as free the missing ones; [] if all do not.
 
     running: the oldest first, which is never one of them, so that something ends; nor is who gave way before and has
     not gained by it since (n_safe), so that everybody does."""
     found: list[Sequence] = []
-    rest = list(running)
+    rest, n_held = list(running), held(running)
     for s in reversed(running[1:]):
         if s.n_safe <= len(s.tokens) and held([r for r in rest if r.tenant == s.tenant]) > most:
             rest.remove(s)
             found.append(s)
-            if held(running) - held(rest) >= n_missing:
+            if n_held - held(rest) >= n_missing:
                 return found
     return []
 

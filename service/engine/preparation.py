@@ -2,21 +2,24 @@
 (preparer.py).
 
 Of the tenant whose turn was longest ago, by turns the shortest and the oldest: nobody waits behind another's megabytes
-for longer than one of them may take, nor behind what another asked for and left, and no cancel waits at all.
+for longer than one of them may take, nor behind what another asked for and left, and no cancel waits at all. A tenant
+that asks without end waits for what it has spent (prompt_budget.py).
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from .prompt_budget import PromptBudget
 from .protocol import Decoder, Refused, Submit, encode
 
 WALL_S = 60.0  # for what its CPU time does not end: a machine that has none for it, a stopped process
@@ -38,6 +41,7 @@ class Preparer:
         self._command = list(command)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self.is_busy = False  # for anyone to see: it computes
 
     def start(self) -> None:
         """Have it load, if it is not there."""
@@ -58,6 +62,13 @@ class Preparer:
 
     def ask(self, submit: Submit) -> Submit | Refused:
         """What it makes of it. Raises PreparerDied; the next one is starting then."""
+        self.is_busy = True
+        try:
+            return self._ask(submit)
+        finally:
+            self.is_busy = False
+
+    def _ask(self, submit: Submit) -> Submit | Refused:
         self.start()
         assert self._socket is not None
         decoder = Decoder()
@@ -70,6 +81,11 @@ class Preparer:
         status = self.close()
         self.start()
         raise PreparerDied(status)
+
+    def cpu_s(self) -> float:
+        """What this process and those before it have computed, in seconds."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return ended.ru_utime + ended.ru_stime + (_computed_s(self._process.pid) if self._process else 0.0)
 
     def close(self) -> int:
         """End it; its exit status, negative by signal: SIGKILL if it was we who ended it."""
@@ -86,6 +102,14 @@ class Preparer:
         return status
 
 
+def _computed_s(pid: int) -> float:
+    """/proc/PID/schedstat: nanoseconds run, nanoseconds waited to run, slices (sched-stats.rst)."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    except OSError:
+        return 0.0
+
+
 def command(model: Path, n_ctx: int, chat_template: str) -> list[str]:
     """How to start one for a model, one stream's limit in tokens and RILL_CHAT_TEMPLATE."""
     return [sys.executable, "-m", "service.engine.preparer", "{fd}", str(model), str(n_ctx), chat_template]
@@ -98,14 +122,13 @@ class Preparation:
         self,
         ask: Callable[[Submit], Submit | Refused],
         done: Callable[[Submit | Refused], None],
-        *,
-        in_order: bool = False,
+        budget: PromptBudget | None = None,
     ) -> None:
         """done: told of each that was not cancelled, read or refused, under a lock that `cancel` takes, too.
 
-        in_order: a tenant's are all so quick that none has to pass another.
+        budget: None where all are so quick that none has to wait, or to pass another of its tenant's.
         """
-        self._ask, self._done, self._in_order = ask, done, in_order
+        self._ask, self._done, self._budget = ask, done, budget
         self._lock = threading.Condition()
         self._waiting: list[Submit] = []
         self._asked: Submit | None = None
@@ -143,9 +166,11 @@ class Preparation:
     def turn(self) -> None:
         """Wait for one, and have it read."""
         with self._lock:
-            self._lock.wait_for(lambda: self._waiting)
-            submit = self._asked = self._next()
-        answered = self._read(submit)
+            while not (ready := self._ready()):
+                self._lock.wait(min(map(self._wait_s, self._waiting), default=None))
+            submit = self._asked = self._next(ready)
+        with self._budget.reading(submit.tenant) if self._budget else nullcontext():
+            answered = self._read(submit)
         with self._lock:
             if self._asked is submit:
                 self._done(answered)
@@ -161,10 +186,16 @@ class Preparation:
                 sys.stderr.write(f"engine: the process that reads long prompts and grammars died ({e})\n")
         return Refused(submit.id, "invalid_prompt", FATAL)
 
-    def _next(self) -> Submit:
-        least = min(self._turns.get(submit.tenant, 0) for submit in self._waiting)
-        mine = [submit for submit in self._waiting if self._turns.get(submit.tenant, 0) == least]
-        submit = min(mine, key=lambda s: s.n_characters) if self._is_shortest and not self._in_order else mine[0]
+    def _ready(self) -> list[Submit]:
+        return [submit for submit in self._waiting if self._wait_s(submit) <= 0]
+
+    def _wait_s(self, submit: Submit) -> float:
+        return self._budget.wait_s(submit.tenant) if self._budget else 0.0
+
+    def _next(self, ready: list[Submit]) -> Submit:
+        least = min(self._turns.get(submit.tenant, 0) for submit in ready)
+        mine = [submit for submit in ready if self._turns.get(submit.tenant, 0) == least]
+        submit = min(mine, key=lambda s: s.n_characters) if self._is_shortest and self._budget else mine[0]
         self._is_shortest = not self._is_shortest
         self._waiting.remove(submit)
         self._turn += 1

@@ -28,6 +28,9 @@ HEADROOM = 16
 # Tokens that one which gave its cells to another tenant makes when it has them again, before it may have to once more:
 # without any, short requests that come often would make a long one read its prompt for ever.
 SAFE_TOKENS = 64
+# Times what copying the cells together took, before it is done again for speed alone: a prompt that comes, leaves holes
+# and goes, thirty times a second, would else have all streams wait for 8,000 cells each time (10 to 40 ms, starter).
+TIDY_REST = 19.0
 LEAST_REST_S = 2.0  # who will be due sooner keeps its cells: to read them again takes time, too
 
 
@@ -73,6 +76,7 @@ class Scheduler:
         self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
         self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
         self._tidies, self._seconds = tidies, seconds
+        self._tidies_at = 0.0  # not for speed alone before this, of schedule's clock
         self._waiting: list[Sequence] = []  # by arrival
         self._returned: list[Sequence] = []  # preempted, to be let in before all others
         self.resting: list[Sequence] = []  # their cells went to others, for they are far ahead of their readers
@@ -92,6 +96,11 @@ class Scheduler:
         return len(self._waiting) + len(self._returned)
 
     @property
+    def _tenants(self) -> set[str]:
+        """Of all that run or wait."""
+        return {s.tenant for s in (*self.running, *self._waiting, *self._returned)}
+
+    @property
     def n_cells_used(self) -> int:
         """Cells that running sequences hold."""
         return self._held(self.running)
@@ -107,8 +116,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit the KV cache when it is alone (the inbox sees to it)."""
         assert 0 < len(sequence.tokens) <= self.cells.n_cells
-        present = (*self.running, *self._waiting, *self._returned, *self.resting)
-        self.served.join(sequence.tenant, [s.tenant for s in present])
+        self.served.join(sequence.tenant, [*self._tenants, *(s.tenant for s in self.resting)])
         (self._returned if sequence.is_owed else self._waiting).append(sequence)
 
     def remove(self, sequence: Sequence) -> list[Action]:
@@ -171,9 +179,14 @@ class Scheduler:
         if not batch.rows:  # nobody else wants the time
             batch.rows = [Row(s, 1, samples=True) for s in self._in_turn([s for s in decoding if s.seq_id >= 0])]
         n_longest = max((r.sequence.n_pending for r in batch.rows if r.sequence.is_prefilling), default=0)
-        if self.cells.must_tidy(batch.n_tokens) or (self._tidies and self.cells.should_tidy(n_longest)):
+        may_tidy = self._tidies and now >= self._tidies_at
+        if self.cells.must_tidy(batch.n_tokens) or (may_tidy and self.cells.should_tidy(n_longest)):
             batch.copies = self.cells.tidy()
         return batch
+
+    def tidied(self, took_s: float, now: float) -> None:
+        """A batch's copies were made."""
+        self._tidies_at = now + TIDY_REST * took_s
 
     def give_way(self) -> tuple[list[Action], Sequence | None]:
         """The cache had less room than was counted: half of what is kept goes, or the youngest running sequence, which
@@ -234,10 +247,8 @@ class Scheduler:
         if sequence is None:
             return None
         found = self._make_room_for(sequence, batch, ahead, now)
-        if found is None and is_full:
-            return None
         if found is None:
-            sequence = self._passer(sequence, room)
+            sequence = None if is_full else self._passer(sequence, room)
             found = self._make_room_for(sequence, batch, ahead, now) if sequence else None
             if sequence is None or found is None:
                 return None
@@ -259,7 +270,7 @@ class Scheduler:
     def _reclaim(self, batch: Batch, ahead: list[Sequence], now: float) -> None:
         """Let in one whose tenant holds less than its share of the cells, where there is no room for it, in the place
         of the youngest of tenants that hold more."""
-        tenants = {s.tenant for s in (*self.running, *self._waiting, *self._returned)}
+        tenants = self._tenants
         if len(tenants) < 2 or not self._n_waiting or self._can_rest(ahead, now):
             return
         most = places.share(self.cells.n_cells, tenants)
@@ -323,7 +334,7 @@ class Scheduler:
         """The next of those whose tenants hold less than their share of the places, none of which is free: they come
         in beside all who run, and each step is some others' turn."""
         held = Counter(s.tenant for s in self.running)
-        n = places.share(self.n_seq, (*held, *(s.tenant for s in self._waiting), *(s.tenant for s in self._returned)))
+        n = places.share(self.n_seq, self._tenants)
         return [s for s in self.waiting if held[s.tenant] < n and not s.is_drawing][:1]
 
     def _is_before_those_read(self, sequence: Sequence) -> bool:

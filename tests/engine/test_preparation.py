@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from service.engine.inbox import Inbox
 from service.engine.llama import Model
 from service.engine.preparation import FATAL, TOO_LONG, Preparation, Preparer, PreparerDied, command
+from service.engine.prompt_budget import AT_ONCE_S, PromptBudget
 from service.engine.protocol import Refused, Sampling, Submit
 from service.engine.sequence import Sequence
 from tests.patience import PATIENCE_S
@@ -69,6 +70,21 @@ def test_what_takes_too_long_ends_its_process_alone() -> None:
         assert isinstance(answered, Submit) and answered.max_tokens == 1
 
 
+def test_it_is_busy_while_it_is_asked() -> None:
+    """And when it has died of what it was asked no longer."""
+    with preparer("-c", COUNTS, "{fd}") as process:
+
+        def ask() -> None:
+            with suppress(PreparerDied):
+                process.ask(submit(text="spin"))
+
+        thread, was_busy = threading.Thread(target=ask), False
+        thread.start()
+        while thread.is_alive():
+            was_busy |= process.is_busy
+        assert was_busy and not process.is_busy
+
+
 def test_a_process_that_dies_otherwise_is_not_late() -> None:
     """Which of the two it was decides whether it is tried again."""
     with preparer("-c", COUNTS, "{fd}") as process:
@@ -115,10 +131,14 @@ class Asked:
         self.order: list[str] = []
         self.done: list[Submit | Refused] = []
         self.errors: list[PreparerDied] = []
-        self.preparation = Preparation(self.ask, self.done.append)
+        self.takes_s = 0.0
+        self.now = self.computed = 0.0
+        self.budget = PromptBudget(lambda: self.computed, lambda: self.now)
+        self.preparation = Preparation(self.ask, self.done.append, self.budget)
 
     def ask(self, submit: Submit) -> Submit | Refused:
         self.order.append(submit.id)
+        self.computed += self.takes_s
         if self.errors:
             raise self.errors.pop()
         return submit
@@ -146,9 +166,9 @@ def test_by_turns_the_shortest_and_the_oldest() -> None:
 
 
 def test_in_order() -> None:
-    """Where all are quick none passes another of its tenant's."""
+    """Where all are so quick that they need no budget none passes another of its tenant's."""
     asked = Asked()
-    preparation = Preparation(asked.ask, asked.done.append, in_order=True)
+    preparation = Preparation(asked.ask, asked.done.append)
     for id, n in (("a", 3), ("b", 2), ("c", 1)):
         preparation.put(submit(id, "x" * n))
     preparation.put(submit("other", "x", tenant="other"))
@@ -168,6 +188,46 @@ def test_tenants_take_turns() -> None:
     for _ in range(5):
         asked.preparation.turn()
     assert [id[0] for id in asked.order] == ["a", "b", "a", "b", "a", "a"]
+
+
+def test_a_tenant_that_has_spent_its_time_lets_others_pass() -> None:
+    """Its own next one waits, and the thread that has them read with it, until it is paid for."""
+    asked = Asked()
+    asked.takes_s = 2 * AT_ONCE_S
+    for id in ("a0", "b0"):
+        asked.preparation.put(submit(id, tenant=id[0]))
+        asked.preparation.turn()
+    for id in ("a1", "b1", "c"):
+        asked.preparation.put(submit(id, tenant=id[0]))
+    asked.preparation.turn()
+    assert asked.order == ["a0", "b0", "c"]
+    assert asked.budget.wait_s("a") > 0
+    asked.now += asked.budget.wait_s("a")
+    asked.preparation.turn()
+    assert asked.order[-1] == "a1"
+
+
+def test_it_waits_for_what_is_put_meanwhile() -> None:
+    """One that may be read is read at once, though another has to wait long."""
+    asked = Asked()
+    asked.takes_s = 1000.0
+    for id in ("a0", "a1"):
+        asked.preparation.put(submit(id, tenant="a"))
+    asked.preparation.turn()
+    thread = threading.Thread(target=asked.preparation.turn, daemon=True)
+    thread.start()
+    asked.preparation.put(submit("b", tenant="b"))
+    thread.join(PATIENCE_S)
+    assert asked.order == ["a0", "b"]
+
+
+def test_what_a_process_computes_is_counted() -> None:
+    """Those that have ended too, which have spent most."""
+    with preparer("-c", COUNTS, "{fd}") as process:
+        process.ask(submit())
+        with pytest.raises(PreparerDied):
+            process.ask(submit(text="spin"))
+        assert process.cpu_s() >= 0.1
 
 
 def test_one_that_waits_is_cancelled_at_once() -> None:

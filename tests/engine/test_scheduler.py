@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from service.engine.batch import Action, Batch, Cut, Forget, Row, Share, is_apart
 from service.engine.cells import Cells
 from service.engine.prefix import Memory, Prefixes
-from service.engine.scheduler import HEADROOM, LEAST_REST_S, Scheduler
+from service.engine.scheduler import HEADROOM, LEAST_REST_S, TIDY_REST, Scheduler
 from service.engine.sequence import AHEAD_S, AHEAD_TOKENS, Sequence
 from service.engine.text import Text
 
@@ -617,6 +617,26 @@ def test_cells_are_copied_together_before_a_long_prompt() -> None:
         sch.remove(sch.running[-1])
         sch.add(sequence("c", 600))
         assert [carry_out(sch).copies is not None for _ in range(3)] == expected
+
+
+def test_cells_are_not_copied_together_all_the_time() -> None:
+    """For speed alone a twentieth of the time at most: prompts that come and go leave holes again and again."""
+    sch = Scheduler(n_seq=2, n_batch=256, cells=Cells(2000), n_slice=lambda *_: 255, tidies=True)
+    sch.add(sequence("a", 1, 100))
+    carry_out(sch)
+
+    def comes_and_goes(now: float) -> bool:
+        sch.add(sequence("b", 200))
+        carry_out(sch, now)
+        sch.remove(sch.running[-1])
+        sch.add(sequence("c", 600))
+        batch = carry_out(sch, now)
+        sch.remove(sch.running[-1])
+        return batch.copies is not None
+
+    assert comes_and_goes(1.0)
+    sch.tidied(0.1, 1.1)
+    assert [comes_and_goes(now) for now in (1.2, 1.1 + 0.1 * TIDY_REST)] == [False, True]
 
 
 def test_room_for_drafts() -> None:

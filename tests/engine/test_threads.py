@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.engine.threads import TICKS_PER_S, Threads
+from service.engine.threads import TICKS_PER_S, Helper, Threads
 
 
 class Machine:
@@ -31,8 +31,18 @@ class Machine:
         self.waited += waited * seconds
         self.write()
 
-    def threads(self) -> Threads:
-        return Threads(2, cpus=[0, 1], root=self.root, clock=lambda: self.at, own=lambda: self.own)
+    def threads(self, helper: Helper | None = None) -> Threads:
+        return Threads(2, helper=helper, cpus=[0, 1], root=self.root, clock=lambda: self.at, own=lambda: self.own)
+
+
+class Reader:
+    """A helper."""
+
+    def __init__(self) -> None:
+        self.is_busy, self.computed = False, 0.0
+
+    def cpu_s(self) -> float:
+        return self.computed
 
 
 def test_alone(tmp_path: Path) -> None:
@@ -60,6 +70,18 @@ def test_a_little_work_beside(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     threads = machine.threads()
     machine.passes(1, ours=1.6, others=0.4, waited=0.2)
+    assert threads.choose() == 2
+
+
+def test_a_helper_has_a_core_while_it_is_busy(tmp_path: Path) -> None:
+    """At once, and not a moment longer: it is no neighbour, whatever it has computed."""
+    machine, helper = Machine(tmp_path), Reader()
+    threads = machine.threads(helper)
+    helper.is_busy = True
+    assert threads.choose() == 1
+    machine.passes(1, ours=1.0, others=1.0)
+    helper.computed += 1.0
+    helper.is_busy = False
     assert threads.choose() == 2
 
 
