@@ -73,6 +73,12 @@ class Cells:
         self._runs[seq_id] = shared
 
     @property
+    def n_for_dead(self) -> int:
+        """Cells best left free of the living, where there are dead ones: with few, all the living are copied together
+        every few steps (46 ms for 13,000 of the starter's)."""
+        return self.n_cells // 8 if self.in_order else 0
+
+    @property
     def n_spare(self) -> int:
         """Free cells for tokens that may be cut at once. In order as many as an eighth of the living are left free: who
         fills the last few with dead ones makes all be copied every few steps."""

@@ -30,7 +30,7 @@ HEADROOM = 16
 SAFE_TOKENS = 64
 # Times what copying the cells together took, before it is done again for speed alone: a prompt that comes, leaves holes
 # and goes, thirty times a second, would else have all streams wait for 8,000 cells each time (10 to 40 ms, starter).
-TIDY_REST = 19.0
+TIDY_REST = 99.0
 LEAST_REST_S = 2.0  # who will be due sooner keeps its cells: to read them again takes time, too
 
 
@@ -273,7 +273,7 @@ class Scheduler:
         tenants = self._tenants
         if len(tenants) < 2 or not self._n_waiting or self._can_rest(ahead, now):
             return
-        most = places.share(self.cells.n_cells, tenants)
+        most = places.share(self.cells.n_cells - self.cells.n_for_dead, tenants)
         held = {t: self._held(s for s in self.running if s.tenant == t) for t in tenants}
         waiting = (s for s in self.waiting if not s.is_drawing and held[s.tenant] + s.n_pending + HEADROOM <= most)
         if (sequence := next(waiting, None)) is None:
@@ -316,8 +316,9 @@ class Scheduler:
     def _passer(self, blocked: Sequence, room: int) -> Sequence | None:
         """One that waits behind this one, for which there is no room, and delays it by nothing: beside all who have
         passed it will find its own when the others have ended."""
-        n_passed = sum(len(s.tokens) + HEADROOM for s in self.running if s.passes)
-        n_left = self.cells.n_cells - n_passed - blocked.n_pending - 2 * HEADROOM
+        passed = [s for s in self.running if s.passes]
+        n_kept_free = max(HEADROOM * (len(passed) + 2), self.cells.n_for_dead)
+        n_left = self.cells.n_cells - n_kept_free - sum(len(s.tokens) for s in passed) - blocked.n_pending
         waiting = [s for s in self._waiting if s is not blocked and s.n_pending <= n_left]
         return next((s for s in self.served.in_turn(waiting) if self._has_turn(s, room)), None)
 
@@ -344,10 +345,11 @@ class Scheduler:
     def _make_room(self, batch: Batch, ahead: list[Sequence], now: float) -> None:
         """Let kept prefixes go, then those who are far ahead, then the youngest, until the running ones can be computed
         to their last token."""
-        while self._n_promised() > self.cells.n_cells:
-            if evicted := self.sharing.evict():
-                batch.actions += evicted
-            elif not self._rest(batch, ahead, now) and self._preempt_youngest(batch) is None:
+        n_cells = self.cells.n_cells
+        while self._n_promised() > n_cells - self.cells.n_for_dead and (evicted := self.sharing.evict()):
+            batch.actions += evicted
+        while self._n_promised() > n_cells:
+            if not self._rest(batch, ahead, now) and self._preempt_youngest(batch) is None:
                 return
 
     def _ahead(self, now: float) -> list[Sequence]:
@@ -379,9 +381,11 @@ class Scheduler:
         return self.cells.n_live + sum(s.n_pending - s.n_awaited for s in self.running)
 
     def _n_missing(self, sequence: Sequence, match: Match | None) -> int:
-        """Cells that another sequence needs beyond those that are free, some left to the running ones."""
+        """Cells that another sequence needs beyond those that are free, some left to the running ones, if there are
+        any, and to the dead."""
         n_needed = sequence.n_pending - (match.n if match else 0)
-        return self._n_promised() + n_needed - (self.cells.n_cells - HEADROOM * len(self.running))
+        n_kept_free = max(HEADROOM * len(self.running), self.cells.n_for_dead) if self.running else 0
+        return self._n_promised() + n_needed - (self.cells.n_cells - n_kept_free)
 
     def _preempt_youngest(self, batch: Batch) -> Sequence | None:
         """Put the youngest sequence of the tenant with the most cells back to the head of the queue, but never the
