@@ -140,6 +140,7 @@ class Engine:
         step.kv_used = self.scheduler.n_cells_used
         step.kv_kept, step.n_kept = self.scheduler.cells.n_live - step.kv_used, len(self.scheduler.kept)
         step.step_s = self._clock() - began
+        self.scheduler.took(step.step_s, self._slices.decode_s)
         self._slices.observe(step.n_batch - step.n_prefill, step.n_prefill, step.step_s)
         return step
 

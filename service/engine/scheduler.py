@@ -16,6 +16,7 @@ from dataclasses import replace
 from . import places
 from .batch import Action, Batch, Cut, Row, is_apart
 from .cells import Cells
+from .credits import Credits
 from .prefix import Kept, Match, Prefixes
 from .sequence import Sequence
 from .served import Served
@@ -73,6 +74,8 @@ class Scheduler:
         self.running: list[Sequence] = []  # oldest first
         self.served = Served()
         self._turns = Turns(self.served)
+        self._credits = Credits()
+        self._read: Counter[str] = Counter()  # tokens of prompts in the last batch, beside other tenants' streams
         self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
         self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
         self._tidies, self._seconds = tidies, seconds
@@ -124,6 +127,7 @@ class Scheduler:
         if sequence.seq_id < 0:
             next(held for held in (self._waiting, self._returned, self.resting) if sequence in held).remove(sequence)
             return []
+        self._break_promise(sequence)
         self.running.remove(sequence)
         seq_id, sequence.seq_id = sequence.seq_id, -1
         actions = self.sharing.keep(sequence, seq_id)
@@ -138,7 +142,11 @@ class Scheduler:
         n_cells = sequence.n_past + row.n_tokens
         sequence.n_past = min(sequence.n_past + row.n + n_right, len(sequence.tokens))
         self.cells.grow(sequence.seq_id, row.n_tokens)
+        n_read = min(row.n, sequence.n_unread)
+        sequence.n_unread -= n_read
+        self.served.read(sequence.tenant, n_read)
         if row.samples:
+            self._break_promise(sequence)  # the rest of it was shared
             self.served.charge(sequence.tenant, 1 + n_right)
         if sequence.n_past == n_cells:
             return []
@@ -170,8 +178,13 @@ class Scheduler:
             batch.admitted.append(admitted)
             prefilling.append(admitted)
             n_wanted += 0 if admitted.leader else admitted.n_pending
+        streaming = {s.tenant for s in due}
         for s in self._turns.order(prefilling):
-            room -= self._slice(batch, s, room)
+            if self._credits.may_read(s.tenant) or streaming <= {s.tenant}:
+                room -= self._slice(batch, s, room)
+        self._read = Counter[str]()
+        for r in batch.rows[len(due) :]:
+            self._read[r.sequence.tenant] += 0 if streaming <= {r.sequence.tenant} else r.n
         if len(batch.rows) > len(due):
             self._turns.pass_on()
         if len(batch.rows) == len(due) or is_apart(batch.n_tokens, self._n_tile):
@@ -183,6 +196,11 @@ class Scheduler:
         if self.cells.must_tidy(batch.n_tokens) or (may_tidy and self.cells.should_tidy(n_longest)):
             batch.copies = self.cells.tidy()
         return batch
+
+    def took(self, step_s: float, decode_s: float) -> None:
+        """The last batch was computed; without its prompts it would have taken decode_s, as far as is known."""
+        read_s = max(0.0, step_s - decode_s) / max(1, self._read.total())
+        self._credits.took(step_s, {tenant: n * read_s for tenant, n in self._read.items()}, self._tenants)
 
     def tidied(self, took_s: float, now: float) -> None:
         """A batch's copies were made."""
@@ -262,7 +280,9 @@ class Scheduler:
             self._returned.remove(sequence)
         else:
             self._waiting.remove(sequence)
-            self.served.charge(sequence.tenant, len(sequence.tokens))
+            match, _ = found
+            sequence.n_unread = len(sequence.tokens) - (match.n if match and match.ready else 0)
+            self.served.promise(sequence.tenant, sequence.n_unread)
         sequence.seq_id = self.sharing.free_ids.pop()
         self.sharing.take(sequence, *found, batch)
         self.running.append(sequence)
@@ -405,7 +425,13 @@ class Scheduler:
         batch.preempted.append(sequence)
         self._returned.insert(0, sequence)
 
+    def _break_promise(self, sequence: Sequence) -> None:
+        """No more of its prompt will be read for the first time."""
+        self.served.promise(sequence.tenant, -sequence.n_unread)
+        sequence.n_unread = 0
+
     def _take_cells(self, sequence: Sequence, batch: Batch) -> None:
+        self._break_promise(sequence)
         batch.actions.append(self.sharing.free(sequence.seq_id))
         sequence.seq_id, sequence.n_past = -1, 0
         sequence.leader, sequence.n_awaited = None, 0

@@ -38,6 +38,7 @@ class Sequence:
     is_owed: bool = False  # it has waited elsewhere, and comes before who came here
     seq_id: int = -1
     n_past: int = 0
+    n_unread: int = 0  # of the prompt, promised to its tenant (served.py)
     n_cached: int = 0  # tokens of the prompt that were shared, not computed
     leader: Sequence | None = None  # reads what this one waits for, its first n_awaited tokens
     n_awaited: int = 0

@@ -963,6 +963,39 @@ def test_prompts_of_the_least_served_tenant_are_read_first() -> None:
     assert rows(carry_out(sch)) == [("a0", 1, True), ("b0", 1, True), ("a2", 5, True), ("a1", 3, False)]
 
 
+def test_a_newcomer_does_not_wait_for_a_long_prompt_that_was_let_in_before() -> None:
+    """Its tenant begins with what the other has had, and not with all that the other will have."""
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=2000, n_slice=20)
+    sch.add(sequence("a0", 1000, tenant="a"))
+    carry_out(sch)
+    sch.add(sequence("b0", 10, tenant="b"))
+    assert ("b0", 10, True) in [row for _ in range(2) for row in rows(carry_out(sch))]
+
+
+def test_reading_has_its_share_of_the_time_beside_other_tenants() -> None:
+    """Once the burst is spent: a step that reads takes 0.1 s here, and one that does not 0.01."""
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=20000, n_slice=20)
+    sch.add(sequence("b0", 5, 2500, tenant="b"))
+    carry_out(sch)
+    sch.add(sequence("a0", 8000, tenant="a"))
+    time_s = [0.0, 0.0]
+    for _ in range(2000):
+        reads = len(carry_out(sch).rows) > 1
+        time_s[reads] += (step_s := 0.1 if reads else 0.01)
+        sch.took(step_s, 0.01)
+    assert time_s[1] / sum(time_s) == pytest.approx(1 / 2, abs=0.1)
+
+
+def test_reading_is_not_held_up_where_nobody_else_streams() -> None:
+    """Credit is for what others wait for: of one tenant, or beside prompts alone, each step reads."""
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=9000, n_slice=20)
+    for tenant in "ab":
+        sch.add(sequence(tenant, 4000, tenant=tenant))
+    for _ in range(50):
+        assert sum(r.n for r in carry_out(sch).rows) == 100
+        sch.took(1.0, 0.0)
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_being_away_saves_nothing_up(is_there: bool) -> None:
     """A tenant that asked for nothing while another was served takes turns with it from then on; no more."""

@@ -27,6 +27,21 @@ def test_who_had_least_is_next() -> None:
     assert repr(served) == "<Served {'a': 2, 'b': 2}>"
 
 
+def test_promises_count_for_who_is_let_in_and_not_for_who_has_had_least() -> None:
+    """Of two whose prompts are read, the one with the longer prompt has had no more for that."""
+    served = Served()
+    a, b = sequence("a"), sequence("b")
+    served.promise("a", 100)
+    served.promise("b", 10)
+    assert served.first([a, b]) is b
+    assert (served.of("a"), served.of("b")) == (0, 0)
+    served.read("a", 60)
+    served.promise("a", -40)
+    assert (served.of("a"), repr(served)) == (60, "<Served {'a': 60}>")
+    served.promise("b", 60)
+    assert served.first([b, a]) is a
+
+
 def test_a_newcomer_begins_with_the_least_of_those_present() -> None:
     """It is neither before them by what it had not asked for, nor behind the least of them."""
     served = Served()
