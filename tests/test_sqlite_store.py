@@ -10,6 +10,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -323,8 +324,12 @@ async def test_while_the_file_is_away_a_stranger_is_told_to_come_back(live: Live
 
 
 def on_disk(path: Path) -> bytes:
-    """All bytes of the file and its write-ahead log."""
-    return b"".join(file.read_bytes() for file in path.parent.glob(path.name + "*"))
+    """All bytes of the file and its write-ahead log; a journal may go while it is looked at."""
+    held = b""
+    for file in path.parent.glob(f"{path.name}*"):
+        with suppress(FileNotFoundError):
+            held += file.read_bytes()
+    return held
 
 
 def write(first: int, *payloads: bytes, id: str = ID, **more: Any) -> Write:
