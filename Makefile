@@ -4,12 +4,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := deploy/lock
 
-.PHONY: serve test chaos hostile fuzz bench soak loadtest lint lock starter always
+.PHONY: help serve check test chaos hostile fuzz bench soak loadtest lint lock starter always
 
+# What there is to make, with the first line of what is written above each.
+help:
+	@awk '/^#/ {if (!said) said = substr($$0, 3)} /^[a-z]+:/ {split($$0, name, ":"); printf "make %-9s %s\n", name[1], said} !/^#/ {said = ""}' Makefile
+
+# The service, on this machine alone, with the embedded model or RILL_MODEL.
 serve: .venv/.run
 	@$(BIN)/python -m service
 
-# In several processes, for most tests wait for others most of the time; a test at a time goes to the process that is idle
+UNIT := tests/test_imports.py tests/test_docs.py tests/test_errors.py tests/test_settings.py tests/test_words.py tests/streams \
+    tests/dialects tests/protocol tests/metrics tests/engine/kv tests/engine/scheduling tests/engine/sequences
+# Lint, types, and the tests that start no process and load no model: in a minute.
+check: lint
+	$(BIN)/python -m pytest -q -n 2 $(UNIT)
+
+# All tests. In several processes, for most tests wait for others most of the time; a test at a time goes to the process that is idle
 # (loadgroup without groups), for some take a millisecond and some minutes.
 test: .venv/.dev
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
@@ -38,6 +49,7 @@ soak: .venv/.dev
 loadtest: .loadtest/.installed
 	.loadtest/bin/locust -f deploy/loadtest/locustfile.py --web-host 127.0.0.1 $(LOADTEST)
 
+# Style, format, and types.
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

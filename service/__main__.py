@@ -1,5 +1,5 @@
-"""`python -m service`: settings, logs, the event loop, signals. Exits 0 after a drain, 2 for a wrong setting, be it one
-that only the engine can tell."""
+"""`python -m service`: settings, logs, the event loop, signals. Exits 0 after a drain, 2 for an invalid setting, even
+one only the engine detects."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from collections.abc import Callable
 
 import uvloop
 
-from service import log, model, settings
-from service.address import banner, is_private
-from service.app import EngineProcess, Rill
+from service import logs as log
+from service import settings
+from service.api.address import banner, is_private
+from service.api.server import listen
+from service.api.stay import stay
+from service.app import Rill
 from service.aside import run_aside
-from service.listen import listen
+from service.replication.store import StoreDown
 from service.settings import Settings
-from service.stay import stay
-from service.store import StoreDown
-from service.supervisor import Supervisor, command
+from service.supervision import model_file as model
+from service.supervision.command import command
+from service.supervision.engine_process import EngineProcess
+from service.supervision.supervisor import Supervisor
 
 # "Tell me a story about a fox": with the words joined by +, a shell and curl need no more quoting.
 EXAMPLE = "/stream?prompt=Tell+me+a+story+about+a+fox"
-PORT: int = Settings.model_fields["port"].default  # where a health check asks, when the setting itself may be wrong
+PORT: int = Settings.model_fields["port"].default  # of the health check, when the setting itself may be invalid
 OPEN = {"set": "RILL_API_KEYS, or with compose RILL_PUBLISH=127.0.0.1:8080"}
 
 
@@ -47,7 +51,7 @@ def main(arguments: list[str], engine: Callable[[Settings, Rill], EngineProcess]
 
 
 def run(engine: Callable[[Settings, Rill], EngineProcess]) -> int:
-    """The service with this engine. Raises SettingsError and ModelError, of one line, also for what shows later."""
+    """Run the service on this engine. Raises one-line SettingsError or ModelError, also for errors found later."""
     values = settings.read()
     model.check(values.model)
     if values.draft_model:
@@ -62,19 +66,19 @@ def run(engine: Callable[[Settings, Rill], EngineProcess]) -> int:
 
 
 def allow_many_connections() -> None:
-    """As many open files as we may have: a shell's 1,024 would be the end at a thousand streams."""
+    """Raise the open-file limit to its maximum: a shell's 1,024 fails at a thousand streams."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def collect_seldom() -> None:
-    """Look for cycles seldom. A step's frame becomes lists that die with it, which the default (700, 10, 10) takes for
-    growth: every few steps it looks through all streams' logs, which takes 37 ms at 1,000 of them, 220 ms at 10,000."""
+    """Run the cycle collector rarely. A step's frame becomes short-lived lists, which the default (700, 10, 10) takes
+    for growth: every few steps it scans all streams' event logs: 37 ms at 1,000 streams, 220 ms at 10,000."""
     gc.set_threshold(50_000, 20, 20)
 
 
 async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProcess]) -> int:
-    """Listen, print where, and drain at the first signal; a second one ends the drain. Raises SettingsError."""
+    """Listen, print the URL, drain at the first signal; a second one ends the drain. Raises SettingsError."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log.on_loop_error)
     try:
@@ -109,7 +113,7 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
 
 
 def supervisor(values: Settings, sink: Rill) -> Supervisor:
-    """The engine's supervisor, given what the settings say of the engine."""
+    """The supervisor, with the engine's options from the settings."""
     options: dict[str, object] = {
         "n_ctx": values.n_ctx,
         "chat_template": values.chat_template or None,
@@ -132,7 +136,7 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
             engine.progress = share
 
         path = await run_aside(lambda: model.obtain(values.model, values.model_sha256, progress))
-        if values.redis_url.get_secret_value() or values.store_path:  # others, or a later life, go on with its streams
+        if values.redis_url.get_secret_value() or values.store_path:  # replicas, or a later run, resume its streams
             digest = values.model_sha256.lower() or await run_aside(lambda: model.digest(path))
             engine.digest = model.addressed(digest, values.chat_template)
         draft = values.draft_model and str(await run_aside(lambda: model.obtain(values.draft_model, "", progress)))

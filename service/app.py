@@ -4,63 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any
 
 from aiohttp import web
 
 from service import __version__
-from service.admission import Admission
-from service.deaths import Kind
-from service.engine.protocol import Accepted, Ready, Refused, Started, Step, Submit
+from service.api.access import Access
+from service.api.body import Bodies
+from service.api.middleware import exchanges, on_prepare
+from service.api.openai_routes import OpenAIRoutes
+from service.api.ops_routes import OpsRoutes
+from service.api.page_routes import PageRoutes
+from service.api.resume import Resuming
+from service.api.stream_routes import StreamRoutes
 from service.errors import NotReady, ShuttingDown
-from service.handlers.access import Access
-from service.handlers.body import Bodies
-from service.handlers.exchange import exchanges, on_prepare
-from service.handlers.openai import OpenAIRoutes
-from service.handlers.ops import OpsRoutes
-from service.handlers.page import PageRoutes
-from service.handlers.resuming import Resuming
-from service.handlers.stream import StreamRoutes
-from service.log import where
-from service.metrics import Metrics
-from service.registry import Limits, Streams
-from service.replication import Replication
+from service.logs import where
+from service.metrics.metrics import Metrics
+from service.protocol.deaths import Kind
+from service.protocol.frames import Accepted, Ready, Rejected, Started, Step
+from service.replication.open import AddressError, open_store
+from service.replication.replicator import Replication
 from service.settings import Settings, SettingsError
-from service.store import Store
-from service.supervisor import State
+from service.streams.admission import Admission
+from service.streams.directory import Directory, Local
+from service.streams.registry import Limits, Streams
+from service.supervision.engine_process import EngineProcess
+from service.supervision.supervisor import State
 
 log = logging.getLogger("service")
 
 WEB = Path(__file__).parent / "web"
-LAG_S = 0.25  # how often the loop's lag is measured, and at most the time between two ticks
-LEASE_S = 3.0  # a replica that has not been heard of for so long is dead to the others
-ALONE_S = 0.3  # where no other replica can be there is none to wait for: what was left is adopted at once
-LAST_WORDS_S = 2.0  # for the readers of streams that the end of the drain cut short
-
-
-class EngineProcess(Protocol):
-    """What the front needs of a supervisor."""
-
-    state: State
-    progress: float
-    reason: str
-    info: Ready | None
-    digest: str  # of the model's file
-
-    def start(self) -> None: ...
-    async def stop(self) -> None: ...
-    def submit(self, submit: Submit, /) -> None: ...
-    def cancel(self, id: str, /) -> None: ...
+LAG_S = 0.25  # how often loop lag is measured, and at most the time between two ticks
+LEASE_S = 3.0  # a replica that has not renewed its leases for this long counts as dead
+LAST_WORDS_S = 2.0  # to send the last events of streams that the drain cut short
 
 
 class Rill:
-    """The service, less its listener. As the supervisor's sink it passes on what the engine says."""
+    """The service without its listener. As the supervisor's sink it forwards the engine's frames."""
 
     def __init__(
         self,
@@ -73,9 +57,9 @@ class Rill:
         self.settings = settings
         self.metrics = Metrics(version=__version__)
         self.engine = engine(self)
-        self.draining = False  # whoever asks /readyz is told
+        self.draining = False  # reported at /readyz
         self._refuses = False  # new streams, for good
-        self.hopeless = asyncio.Event()  # set: the engine can't be had, engine.reason says why
+        self.hopeless = asyncio.Event()  # set: the engine can't start, engine.reason says why
         self.admission = Admission(
             n_seq=settings.n_seq,
             max_waiting=settings.max_waiting,
@@ -96,37 +80,29 @@ class Rill:
             ),
         )
         self.replication = self._replication(clock, lease_s)
+        self.directory: Directory = self.replication or Local(self.streams)
         self.metrics.running.set_function(lambda: self.admission.n_running)
         self.metrics.waiting.set_function(lambda: self.admission.n_waiting)
         self.metrics.readers.set_function(lambda: self.streams.n_readers)
-        self.metrics.streams.set_function(lambda: len(self.streams.live))
+        self.metrics.streams.set_function(lambda: self.streams.n_made)
         self.app = self._application(clock)
 
     def _replication(self, clock: Callable[[], float], lease_s: float) -> Replication | None:
-        settings = self.settings
-        store: Store
-        if url := settings.redis_url.get_secret_value():
-            from service.redis_store import RedisStore  # takes a tenth of a second to import, and few need it
-
-            try:
-                if (at := urlsplit(url)).scheme != "unix" and not re.fullmatch(r"/?\d*", at.path):
-                    raise ValueError("no number of a database")  # which the client would take for 0
-                store = RedisStore(url, ttl_s=settings.stream_ttl_s, lease_s=lease_s)
-            except Exception as e:  # the client's own words may hold the password
-                raise SettingsError("RILL_REDIS_URL: it is no address like redis://host:6379/0") from e
-        elif settings.store_path:
-            from service.sqlite_store import SqliteStore
-
-            store = SqliteStore(settings.store_path, ttl_s=settings.stream_ttl_s)
-            lease_s = min(lease_s, ALONE_S)
-        else:
+        settings, url = self.settings, self.settings.redis_url.get_secret_value()
+        try:
+            opened = open_store(url, settings.store_path, ttl_s=settings.stream_ttl_s, lease_s=lease_s)
+        except AddressError as e:
+            raise SettingsError(f"RILL_REDIS_URL: {e}") from e
+        if opened is None:
             return None
+        store, lease_s = opened
         replication = Replication(
             store=store,
             streams=self.streams,
             observer=self.metrics,
             log_wait_s=settings.log_wait_ms / 1000,
             store_prompts=settings.store_prompts,
+            model=lambda: self.engine.digest,
             orphan_s=settings.resume_grace_s,
             lease_s=lease_s,
             is_alone=not url,
@@ -150,19 +126,21 @@ class Rill:
         app.on_response_prepare.append(on_prepare)
         app.on_response_prepare.append(access.on_prepare)
         resuming = Resuming(
-            streams=self.streams, access=access, attached=lambda outcome: self.metrics.attaches.labels(outcome).inc()
+            directory=self.directory,
+            access=access,
+            attached=lambda outcome: self.metrics.attaches.labels(outcome).inc(),
         )
         bodies = Bodies(settings.max_body_bytes)
-        stream = StreamRoutes(streams=self.streams, access=access, resuming=resuming, bodies=bodies)
+        stream = StreamRoutes(directory=self.directory, access=access, resuming=resuming, bodies=bodies)
         openai = OpenAIRoutes(
-            streams=self.streams,
+            directory=self.directory,
             access=access,
             resuming=resuming,
             loaded=lambda: self.engine.info,
             bodies=bodies,
             version=__version__,
         )
-        ops = OpsRoutes(readiness=self.readiness, metrics=self.metrics.text)
+        ops = OpsRoutes(readiness=self.readiness, metrics=self.metrics.exposition)
         for routes in (stream, openai, ops, PageRoutes(WEB)):
             app.add_routes(routes.routes())
         app.cleanup_ctx.append(self._run)
@@ -175,13 +153,11 @@ class Rill:
         if ready.no_gpu:
             log.warning("no GPU is used", extra={"reason": ready.no_gpu})
         self.metrics.ready(ready)
-        if self.replication is not None:
-            self.replication.leases.model = self.engine.digest
         self.streams.live.ready(ready)
         if self._refuses:
             self.admission.shut(self._why_closed)
 
-    def deliver(self, frame: Accepted | Refused | Started | Step) -> None:
+    def deliver(self, frame: Accepted | Rejected | Started | Step) -> None:
         self.streams.live.deliver(frame)
 
     def lost(self, stays_down: bool, kind: Kind = Kind.CRASH) -> None:
@@ -191,7 +167,7 @@ class Rill:
     # Life cycle.
 
     def readiness(self) -> dict[str, Any]:
-        """The body of /readyz: why not, and how far the load has come."""
+        """The body of /readyz: why it is not ready, and load progress."""
         state = self.engine.state
         if self.draining:
             return {"ready": False, "reason": "draining"}
@@ -205,11 +181,11 @@ class Rill:
         return body
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """Say at /readyz that it is over, and drain_notice_s later take no new streams; let the running ones finish,
-        and their readers (a paced one is behind), within drain_s; hand the rest over, if there is who can take them,
-        or fail them. `hurry` ends either wait."""
+        """Report draining at /readyz, and refuse new streams drain_notice_s later; let running streams and their
+        readers (a paced one lags) finish within drain_s; hand over the resumable rest, if there is a store, and fail
+        the others. `hurry` ends either wait."""
         self.draining = True
-        log.info("draining", extra={"streams": len(self.streams.live)})
+        log.info("draining", extra={"streams": self.streams.n_made})
         if self.settings.drain_notice_s:
             await self._until(hurry.is_set, self.settings.drain_notice_s)
         self._refuses = True
@@ -217,15 +193,15 @@ class Rill:
         await self._until(lambda: self.streams.is_idle or hurry.is_set(), self.settings.drain_s)
         if self.replication is not None:
             await self.replication.hand_over()
-            self.streams.cut_followed()
+            self.replication.remote.cut_followed()
         self.streams.fail_all(lambda: ShuttingDown("The service is shutting down.", retry_after_s=5.0))
         await self._until(lambda: self.streams.n_readers == 0, LAST_WORDS_S)
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until it is true, but not longer than timeout_s. Asked at each tick: nothing here is urgent."""
+        """Wait until condition() is true, at most timeout_s. Polled at each tick: nothing here is urgent."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
+                while not condition():  # noqa: ASYNC110  # the condition has no event of its own
                     await asyncio.sleep(self._tick_s)
 
     async def _run(self, app: web.Application) -> AsyncIterator[None]:
@@ -248,7 +224,7 @@ class Rill:
             self.metrics.lag.observe(max(0.0, loop.time() - before - self._tick_s))
             try:
                 self.streams.tick()
-            except Exception as e:  # one stream's trouble must not stop everybody's clock
+            except Exception as e:  # one stream's error must not stop the others' clock
                 log.error("unexpected error in a tick", extra=where(e))
 
     @property

@@ -1,4 +1,4 @@
-"""Blocking work on a thread that nobody waits for when the process ends."""
+"""Blocking work on a daemon thread, which does not delay process exit."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Result = TypeVar("Result")
 
 
 async def run_aside(work: Callable[[], Result]) -> Result:
-    """`work()`'s result or exception. Unlike asyncio.to_thread's, its thread does not keep a process that is to end:
-    a download takes minutes, and can't be interrupted."""
+    """`work()`'s result or exception. Unlike asyncio.to_thread's, its thread does not keep the process alive: a
+    download takes minutes, and can't be interrupted."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
 

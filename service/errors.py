@@ -1,4 +1,4 @@
-"""The one tree of errors. Each knows its HTTP status, its code in OpenAI's error body, and its outcome in metrics.
+"""The exception tree: each class has its HTTP status, its code in OpenAI's error body, its outcome in metrics.
 
 Foreign exceptions (pydantic's, orjson's, aiohttp's, the engine's refusals) are mapped to these where they enter.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class RillError(Exception):
-    """Something the client must be told; `message` is for people and never holds any of the prompt."""
+    """An error sent to the client; `message` is human-readable and never holds any of the prompt."""
 
     status = 500
     type = "server_error"
@@ -25,7 +25,7 @@ class RillError(Exception):
         retry_after_s: float | None = None,
         counts: dict[str, int] | None = None,
     ) -> None:
-        """counts: what the message says in numbers, for programs."""
+        """counts: the message's numbers, for programs."""
         super().__init__(message)
         self.message = message
         self.param = param
@@ -39,7 +39,7 @@ class RillError(Exception):
 
 
 class Invalid(RillError):
-    """The request can't be understood or is out of bounds; sending it again is no use."""
+    """The request can't be understood or is out of bounds; retrying it is no use."""
 
     status = 400
     type = "invalid_request_error"
@@ -147,7 +147,7 @@ class EngineCrash(Refused):
 
 
 class NotResumable(Refused):
-    """The engine died, and what a sampler of this stream knew died with it."""
+    """The engine died, and this stream's sampler state was lost with it."""
 
     code = "not_resumable"
     outcome = "engine_crash"
@@ -163,13 +163,13 @@ class StreamLost(RillError):
 
 
 class LogGap(RillError):
-    """The reader has events that nobody logged, and the ones made in their place are others."""
+    """The reader has events that were never logged, and the regenerated ones differ."""
 
     code = "log_gap"
 
 
 def as_dict(error: RillError) -> dict[str, Any]:
-    """All of it as plain values, for `from_dict` elsewhere."""
+    """The error as plain values, for `from_dict` elsewhere."""
     names = ("status", "type", "code", "outcome", "message", "param", "retry_after_s", "counts")
     return {name: getattr(error, name) for name in names}
 
@@ -191,7 +191,7 @@ _BY_ENGINE_CODE = {ContextLengthExceeded.code: ContextLengthExceeded, Unsupporte
 
 
 def refused_by_engine(code: str, message: str, param: str, counts: dict[str, int]) -> RillError:
-    """The error for a Refused frame: what a client got wrong, a 400, or what can't go on in another engine."""
+    """The error for a Rejected frame: a client's mistake, a 400, or a stream that can't be resumed."""
     if code == NotResumable.code:
         return NotResumable(message, retry_after_s=0.0)
     error = _BY_ENGINE_CODE.get(code, Invalid)(message, param=param, counts=counts)

@@ -1,8 +1,8 @@
 """A container's health check: python -IS service/health.py [PORT].
 
-It waits while the model is loaded for the first time, however long that takes, and exits 0 when streams are taken.
-Whatever else /readyz says ends it with 1 at once: a container whose settings are wrong does not look as if it were
-still starting. Of the standard library alone, for it runs every 3 s.
+It waits while the model loads for the first time, however long that takes, and exits 0 once streams are accepted.
+Any other /readyz answer makes it exit 1 at once: a container with invalid settings does not look as if it were still
+starting. Standard library only, since it runs every 3 s.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 PAUSE_S = 0.5
 ANSWER_S = 2.0  # the front answers within a millisecond, unless it hangs
-LISTENS_S = 60.0  # until then it listens: Python takes 0.5 s to import it, beside compilers many times that
+LISTENS_S = 60.0  # deadline to listen: importing takes 0.5 s, many times that while compilers run
 
 
 def main(port: int, *, listens_s: float = LISTENS_S, pause_s: float = PAUSE_S) -> int:
@@ -41,12 +41,12 @@ def main(port: int, *, listens_s: float = LISTENS_S, pause_s: float = PAUSE_S) -
 
 
 def is_loading(body: dict[str, Any]) -> bool:
-    """For the first time: after a death the message tells of that, and there may be no end of it."""
+    """First load only: after an engine death there is a message, and loading may never end."""
     return body.get("reason") == "loading" and "message" not in body
 
 
 def ask(port: int) -> dict[str, Any]:
-    """What /readyz says. Raises OSError, HTTPException or ValueError."""
+    """The /readyz body. Raises OSError, HTTPException or ValueError."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
     try:
         connection.request("GET", "/readyz")

@@ -1,6 +1,6 @@
-"""The only reader of the environment. Every setting is RILL_ and its name in capitals; README's table is made of this.
+"""The only reader of the environment. Every setting is RILL_ and its name in capitals: docs/settings.md has the table.
 
-Only app.py and __main__.py see Settings; all others are passed values.
+Only app.py and __main__.py import Settings; others are passed values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.words import plain
 KvType = Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Names = Annotated[tuple[str, ...], NoDecode]
 DEFAULT_PORTS = {"http": 80, "https": 443}
-LEAST_BATCH = 32  # tokens: a slice of a prompt is no smaller
+LEAST_BATCH = 32  # tokens: a prefill slice is no smaller
 
 
 class SettingsError(Exception):
@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         parts = [part.strip() for part in value.split(",") if part.strip()]
-        if not parts:  # an open door is what nobody means who sets keys
+        if not parts:  # an empty list of keys would open the service
             raise ValueError("it names nothing; leave it empty for none")
         return parts
 
@@ -185,6 +185,6 @@ def read() -> Settings:
 
 
 def unknown() -> list[str]:
-    """Variables that look like settings and are none: a misspelt one must not be passed over in silence."""
+    """RILL_ variables that are not settings: a misspelt one must not be ignored silently."""
     known = {f"RILL_{name.upper()}" for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.startswith("RILL_") and name not in known)

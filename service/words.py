@@ -1,11 +1,11 @@
-"""What pydantic found wrong with a field of a request or a setting, in words for who wrote it: no type, no value."""
+"""Pydantic's validation errors of request fields and settings in plain words for users: no type, no value."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# By pydantic's name of the error; {…} are what its context holds.
+# By pydantic's error type; {…} are filled from its context.
 WORDS = {
     "missing": "it is missing",
     "string_type": "it must be a text",

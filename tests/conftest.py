@@ -14,8 +14,8 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from service.api.server import listen
 from service.app import Rill
-from service.listen import listen
 from service.settings import Settings
 from tests.events import Event, parse
 from tests.fakes import ScriptedEngine

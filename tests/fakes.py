@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from service.app import Rill
-from service.engine import protocol
-from service.engine.protocol import Accepted, Cancel, Finish, FinishReason, Frame, Ready, Refused, Step, Submit
-from service.events import Summary
-from service.replication import end
-from service.supervisor import State
+from service.dialects.events import Summary
+from service.protocol.codec import Decoder, encode
+from service.protocol.frames import Accepted, Cancel, Finish, FinishReason, Frame, Ready, Rejected, Step, Submit
+from service.replication.reservations import end
+from service.supervision.supervisor import State
 from tests.patience import PATIENCE_S
 
 STORY = ("Once", " upon", " a", " time", " ✨", ".")
@@ -79,7 +79,7 @@ def finish(id: str, reason: FinishReason = "stop", *, n_prompt: int = 3, n_gener
 
 def over_the_wire(frame: Frame) -> Frame:
     """The frame as the other side of a door reads it."""
-    (read,) = protocol.Decoder().feed(protocol.encode(frame))
+    (read,) = Decoder().feed(encode(frame))
     return read
 
 
@@ -170,10 +170,10 @@ class ScriptedEngine:
         if task := self._talking.pop(id, None):
             task.cancel()
 
-    def say(self, frame: Accepted | Refused | Step) -> None:
+    def say(self, frame: Accepted | Rejected | Step) -> None:
         """Send one frame to the front."""
         read = over_the_wire(frame)
-        assert isinstance(read, Accepted | Refused | Step)
+        assert isinstance(read, Accepted | Rejected | Step)
         self._sink.deliver(read)
 
     def accept(self, id: str, n_prompt: int = 3) -> None:

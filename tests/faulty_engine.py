@@ -23,14 +23,15 @@ from typing import Any
 import llama_cpp as lib
 import numpy as np
 
-from service.engine import door, load
-from service.engine.context import Context, NoRoom
-from service.engine.inbox import Inbox, Opened
-from service.engine.llama import Model
-from service.engine.load import Loaded
+from service.engine import loading as load
+from service.engine import serve as door
+from service.engine.llama.context import Context, NoRoom
+from service.engine.llama.model import Model
+from service.engine.loading import Loaded
 from service.engine.options import Options
-from service.engine.protocol import Refused, Submit
-from service.engine.sequence import Sequence as Generation
+from service.engine.prompts.inbox import Inbox, Opened
+from service.engine.sequences.sequence import Sequence as Generation
+from service.protocol.frames import Rejected, Submit
 
 N_SEQ, N_CTX, N_BATCH = 16, 2048, 256
 N_WORDS = 3  # tokens that the suspect has made when the fault strikes
@@ -64,7 +65,7 @@ class Fault:
         for link in links:
             lib.llama_sampler_chain_add(chain, link)
         if index is None:
-            asked = np.flatnonzero(self.context._logits[: self.context._n_computed])
+            asked = np.flatnonzero(self.context._buffer.logits[: self.context._n_computed])
             index = int(asked[-1]) if asked.size else self.decode([(5, 0, self.spare)])  # 0: its row
         token = int(lib.llama_sampler_sample(chain, self.context._context, index))
         self.context._remove(self.spare)
@@ -167,7 +168,7 @@ class Watch(Inbox):
         self._trap = trap
         self._faults: dict[str, str] = {}  # by a request's id
 
-    def read(self, submit: Submit) -> Submit | Refused:
+    def read(self, submit: Submit) -> Submit | Rejected:
         found = re.search(r"(fault|read):(\w+)", submit.messages[-1]["content"] if submit.messages else "")
         if found and found[1] == "read":
             self._trap.strike(found[2])
@@ -175,9 +176,9 @@ class Watch(Inbox):
             self._faults[submit.id] = found[2]
         return super().read(submit)
 
-    def begin(self, submit: Submit, now: float) -> Opened | Refused:
+    def begin(self, submit: Submit, now: float) -> Opened | Rejected:
         opened = super().begin(submit, now)
-        if (fault := self._faults.pop(submit.id, None)) and not isinstance(opened, Refused):
+        if (fault := self._faults.pop(submit.id, None)) and not isinstance(opened, Rejected):
             self._trap.suspects.append((opened[0], fault))
         return opened
 

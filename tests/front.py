@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from service.__main__ import main
 from service.app import Rill
 from service.settings import Settings
-from service.supervisor import Supervisor
+from service.supervision.supervisor import Supervisor
 
 SCRIPT = str(Path(__file__).parent / "scripted_engine.py")  # unless another is named
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from service import sse
-from service.admission import Admission
-from service.engine.protocol import Accepted, Sampling, Step, Submit
+from service.dialects.native import Native
 from service.errors import NotReady
-from service.registry import Limits, Streams
-from service.schema import Order
-from service.streams import Stream
+from service.protocol.frames import Accepted, Step, Submit
+from service.protocol.sampling import Sampling
+from service.replication.remote_streams import RemoteStreams
+from service.streams.admission import Admission
+from service.streams.registry import Limits, Streams
+from service.streams.request import GenerationRequest
+from service.streams.stream import Stream
 from tests.fakes import Clock, finish, ready
 
-ORDER = Order(sampling=Sampling(seed=0), text="hi")
+ORDER = GenerationRequest(sampling=Sampling(seed=0), text="hi")
 
 
 class Engine:
@@ -64,9 +66,9 @@ class House:
         )
         self.streams.live.ready(ready(n_seq=2))
 
-    def open(self, *, resumable: bool = False, key: str | None = None, order: Order = ORDER) -> Stream:
+    def open(self, *, resumable: bool = False, key: str | None = None, order: GenerationRequest = ORDER) -> Stream:
         return self.streams.open(
-            order, sse.Native(), route="/stream", arrived_at=self.clock(), resumable=resumable, key=key
+            order, Native(), route="/stream", arrived_at=self.clock(), resumable=resumable, key=key
         )
 
     def running(self, *, resumable: bool = False, key: str | None = None) -> Stream:
@@ -80,6 +82,11 @@ class House:
         stream = self.running(key=key)
         self.streams.live.deliver(Step(finished=[finish(stream.id)]))
         return stream
+
+    def remake(self, submit: Submit) -> Stream:
+        """Another replica's."""
+        remote = RemoteStreams(self.streams)
+        return remote.remake(submit, Native(), route="/stream", tenant="", grace_s=30.0, arrived_at=0.0)
 
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)

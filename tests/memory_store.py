@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from service.store import NOWHERE, Entry, Place, StoreDown, Write
+from service.replication.records import NOWHERE, Entry, LogPosition
+from service.replication.store import StoreDown, Write
 
 
 class MemoryStore:
@@ -22,7 +23,7 @@ class MemoryStore:
         self.fails = False
         self._news = asyncio.Event()
 
-    def put(self, id: str, place: Place, payload: bytes) -> None:
+    def put(self, id: str, place: LogPosition, payload: bytes) -> None:
         """Somebody else's entry."""
         self.logs.setdefault(id, []).append((place, payload))
         self._news.set()
@@ -31,19 +32,19 @@ class MemoryStore:
         """All but the first n entries are gone, as after a power cut."""
         del self.logs[id][n:]
 
-    async def write(self, writes: list[Write]) -> list[Place]:
+    async def write(self, writes: list[Write]) -> list[LogPosition]:
         self.writes.append(writes)
         await self.gate.wait()
         self._check()
         for write in writes:
             if write.record is not None:
                 self.records[write.id] = write.record
-                self._append(write.id, Place(write.epoch, 0), b"")
+                self._append(write.id, LogPosition(write.epoch, 0), b"")
             for number, payload in enumerate(write.payloads, write.first):
-                self._append(write.id, Place(write.epoch, number), payload)
+                self._append(write.id, LogPosition(write.epoch, number), payload)
         return await self.ends([write.id for write in writes])
 
-    async def ends(self, ids: list[str]) -> list[Place]:
+    async def ends(self, ids: list[str]) -> list[LogPosition]:
         self._check()
         return [self.logs[id][-1][0] if self.logs.get(id) else NOWHERE for id in ids]
 
@@ -70,13 +71,13 @@ class MemoryStore:
         return []
 
     async def claim(self, id: str, epoch: int) -> bool:
-        self._append(id, Place(epoch, 0), b"")
+        self._append(id, LogPosition(epoch, 0), b"")
         return True
 
     async def hand_over(self, owned: list[tuple[str, int]]) -> None: ...
     async def release(self, id: str, epoch: int) -> None: ...
 
-    async def follow(self, after: Mapping[str, Place]) -> tuple[dict[str, list[Entry]], list[str]]:
+    async def follow(self, after: Mapping[str, LogPosition]) -> tuple[dict[str, list[Entry]], list[str]]:
         while True:
             self._check()
             self._news.clear()
@@ -103,7 +104,7 @@ class MemoryStore:
 
     async def close(self) -> None: ...
 
-    def _append(self, id: str, place: Place, payload: bytes) -> None:
+    def _append(self, id: str, place: LogPosition, payload: bytes) -> None:
         log = self.logs.setdefault(id, [])
         if not log or place > log[-1][0]:
             log.append((place, payload))

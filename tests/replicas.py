@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from service.replication import Replication, end
-from service.store import StoreDown
-from service.streams import Stream
+from service.replication.replicator import Replication
+from service.replication.reservations import end
+from service.replication.store import StoreDown
+from service.streams.stream import Stream
 from tests.conftest import Service
 from tests.events import Event, parse, text
 from tests.fakes import PROMPT
@@ -80,7 +81,7 @@ def replication(service: Service) -> Replication:
 
 def is_durable(service: Service, id: str) -> bool:
     stream = service.rill.streams.find(id)
-    return stream is not None and stream.durable and stream.n_visible == len(stream.log)
+    return stream is not None and stream.log.is_durable and stream.log.n_visible == len(stream.log)
 
 
 async def first_events(service: Service, id: str, n: int, **headers: str) -> list[Event]:

@@ -25,19 +25,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from service.engine.protocol import (
-    Accepted,
-    Beat,
-    Build,
-    Cancel,
-    Decoder,
-    Fatal,
-    Frame,
-    Loading,
-    Step,
-    Submit,
-    encode,
-)
+from service.protocol.codec import Decoder, encode
+from service.protocol.frames import Accepted, Beat, Build, Cancel, Fatal, Frame, Loading, Step, Submit
 from tests.fakes import STORY, finish, ready
 
 BEAT_S = 0.05

@@ -6,7 +6,7 @@ import pytest
 
 from service import errors
 from service.errors import RillError, refused_by_engine
-from service.series import OUTCOMES
+from service.metrics.requests import OUTCOMES
 
 
 def tree(root: type[RillError] = RillError) -> Iterator[type[RillError]]:

@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from service.api.server import listen
 from service.app import Rill
-from service.listen import listen
 from service.settings import Settings
-from service.supervisor import DOWN_S, MAX_CRASHES, State, Supervisor, pause_s
+from service.supervision.supervisor import DOWN_S, MAX_CRASHES, State, Supervisor, pause_s
 from tests.engine import tiny
 from tests.events import Event, numbers, parse, text
 from tests.fakes import Clock
@@ -85,7 +85,7 @@ class Service:
         """Until this engine has made a token, or has nothing left to do: what a reader gets may be an older one's."""
         await self.until_ready()
         async with asyncio.timeout(PATIENCE_S):
-            while self.rill.streams.live and not self.engine._works:  # noqa: ASYNC110  # another process
+            while self.rill.streams.n_made and not self.engine._works:  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.01)
 
     async def kill(self) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from service.api.server import listen
 from service.health import main
-from service.listen import listen
 from tests.conftest import Serve
 
 SCRIPT = Path(__file__).parent.parent / "service" / "health.py"

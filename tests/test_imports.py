@@ -1,4 +1,4 @@
-"""The rooms of the house and what may come into them (design.md)."""
+"""The rooms of the house, in layers, and what may come into them."""
 
 from __future__ import annotations
 
@@ -12,102 +12,113 @@ import service
 
 ROOT = Path(service.__file__).parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
-ENGINE = [name for name in FILES if name.startswith("engine/")]
-FRONT = [name for name in FILES if not name.startswith("engine/")]
+# Each may import those behind it, and itself. What stands in service/ itself is the roof, or the ground.
+FRONT = ["api", "metrics", "replication", "streams", "dialects", "supervision", "starter", "protocol"]
+ENGINE = ["prompts", "host", "speculation", "scheduling", "sampling", "llama", "kv", "sequences"]
+LAYERS = ["", *FRONT[:-1], "engine", *(f"engine/{room}" for room in ENGINE), "protocol"]
+GROUND = {"service.errors", "service.logs", "service.words", "service.aside", "service.__version__"}
+# What no other room has.
+WALLS = {
+    "llama_cpp": "engine/llama",
+    "aiohttp": "api",
+    "prometheus_client": "metrics",
+    "redis": "replication",
+    "sqlite3": "replication",
+    "pydantic_settings": "",
+    "uvloop": "",
+}
+
+
+def room(name: str) -> str:
+    return Path(name).parent.as_posix().removeprefix(".")
 
 
 def imports(name: str) -> Iterator[str]:
     """Every module that the file imports, by its full name, wherever in the file; of `from x import y` also x.y."""
-    package = ["service", *Path(name).parent.parts]
     for node in ast.walk(ast.parse((ROOT / name).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            assert node.level == 0 and node.module, f"{name}: a relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def importing(files: list[str], module: str) -> list[str]:
+def rooms_of(name: str) -> set[str]:
+    """The rooms that the file takes something from, but for the ground."""
+    files = {m: m.removeprefix("service.").replace(".", "/") + ".py" for m in imports(name) if m.startswith("service.")}
+    return {room(path) for module, path in files.items() if module not in GROUND and path in FILES}
+
+
+def importing(module: str) -> set[str]:
     """The files that import the module or something below it."""
-    return [n for n in files if any(m == module or m.startswith(module + ".") for m in imports(n))]
+    return {n for n in FILES if any(m == module or m.startswith(module + ".") for m in imports(n))}
 
 
-def test_only_four_files_import_llama_cpp() -> None:
-    """llama_cpp is behind one wall: llama.py and context.py, and links.py and sampler.py for what is sampled with."""
-    wall = ["engine/context.py", "engine/links.py", "engine/llama.py", "engine/sampler.py"]
-    assert importing(FILES, "llama_cpp") == wall
+@pytest.mark.parametrize("name", FILES)
+def test_a_room_imports_only_those_below_it(name: str) -> None:
+    """So there are no cycles, and a room can be read without those above it."""
+    below = LAYERS[LAYERS.index(room(name)) :]
+    assert set() == rooms_of(name) - set(below)
 
 
-def test_only_one_file_imports_redis() -> None:
-    """redis is behind one wall: service/redis_store.py; all others speak of a store."""
-    assert importing(FILES, "redis") == ["redis_store.py"]
-    assert importing(FILES, "service.redis_store") == ["app.py"]
+def test_the_front_and_the_engine_share_the_protocol_alone() -> None:
+    """They are two processes."""
+    for name in FILES:
+        is_engine = room(name).startswith("engine")
+        for other in rooms_of(name) - {"protocol"}:
+            assert other.startswith("engine") == is_engine, name
 
 
-def test_only_the_stores_own_files_import_sqlite3() -> None:
-    """One file knows how an SQLite file is handled, one what is in it; all others speak of a store."""
-    assert importing(FILES, "sqlite3") == ["sqlite_file.py", "sqlite_store.py"]
-    assert importing(FILES, "service.sqlite_file") == ["sqlite_store.py"]
-    assert importing(FILES, "service.sqlite_store") == ["app.py"]
+def test_the_ground_bears_all() -> None:
+    """Errors, logs and words import nothing of the rooms."""
+    assert set() == {r for name in ("errors.py", "logs.py", "words.py", "aside.py") for r in rooms_of(name)}
 
 
-@pytest.mark.parametrize("module", ["aiohttp", "prometheus_client", "pydantic", "pydantic_settings", "uvloop", "redis"])
-def test_the_engine_knows_no_front(module: str) -> None:
-    """The engine's room has no HTTP, no settings and no metrics in it."""
-    assert importing(ENGINE, module) == []
+@pytest.mark.parametrize("module", WALLS)
+def test_a_library_is_behind_one_wall(module: str) -> None:
+    """All others speak of what the room makes of it; app.py and __main__.py put the rooms together."""
+    assert {WALLS[module]} == {room(name) for name in importing(module)} - ({""} - {WALLS[module]})
 
 
-def test_the_engine_imports_nothing_of_the_front() -> None:
-    """Within service, the engine imports only itself."""
-    own = ("service.engine", "service.__version__")
-    foreign = {m for n in ENGINE for m in imports(n) if m.startswith("service.") and not m.startswith(own)}
-    assert set() == foreign
-
-
-def test_the_front_takes_only_the_frames_from_the_engines_room() -> None:
-    """service/engine/protocol.py is the door, and deaths.py has the words for both; nothing else of the engine is
-    imported by the front."""
-    inside = {m for n in FRONT for m in imports(n) if m.startswith("service.engine.")}
-    open_ones = ("service.engine.protocol", "service.engine.deaths")
-    assert set() == {m for m in inside if not m.startswith(open_ones)}
-    assert importing(FRONT, "service.engine.deaths") == ["deaths.py"]
+def test_the_clients_of_stores_are_in_one_file_each() -> None:
+    """One file knows how an SQLite file is handled, one what is in it, one what Redis is asked."""
+    assert importing("redis") == {"replication/redis_store.py"}
+    tables = {f"replication/sqlite_{name}.py" for name in ("file", "statements", "store")}
+    assert importing("sqlite3") - tables == set()
+    assert importing("service.replication.redis_store") == {"replication/open.py"}
+    assert importing("service.replication.sqlite_store") == {"replication/open.py"}
 
 
 def test_only_the_settings_file_reads_the_environment() -> None:
-    """pydantic-settings is in settings.py alone; values are passed on from app.py and __main__.py."""
-    assert importing(FILES, "pydantic_settings") == ["settings.py"]
-    assert importing(FILES, "service.settings") == ["__main__.py", "app.py"]
+    """Values are passed on from app.py and __main__.py."""
+    assert importing("pydantic_settings") == {"settings.py"}
+    assert importing("service.settings") == {"__main__.py", "app.py"}
 
 
-DECIDERS = ["admission", "deaths", "dialects", "errors", "events", "fields", "follower", "openai", "reader", "registry"]
-DECIDERS += ["replication", "schema", "sse", "store", "recovery", "streams", "writer"]
-
-
-@pytest.mark.parametrize("name", [f"{name}.py" for name in DECIDERS])
-def test_what_decides_knows_no_http(name: str) -> None:
-    """The core is pure of aiohttp: handlers adapt it."""
-    assert importing([name], "aiohttp") == []
-
-
-def test_grammar_and_sampling_are_pure() -> None:
-    """What is asked of llama.cpp is decided without it."""
-    for name in (
-        "engine/grammar.py",
-        "engine/likeliest.py",
-        "engine/lookup.py",
-        "engine/sampling.py",
-        "engine/speculation.py",
-    ):
-        for wall in ("llama", "context"):
-            assert importing([name], f"service.engine.{wall}") == []
-
-
-def test_admission_does_no_io() -> None:
+@pytest.mark.parametrize("pure", ["engine/kv", "engine/sequences", "engine/scheduling"])
+def test_what_decides_does_no_io(pure: str) -> None:
     """It is handed its times and awaits nothing."""
-    for module in ("asyncio", "time", "socket", "logging"):
-        assert importing(["admission.py"], module) == []
+    for name in (n for n in FILES if room(n) == pure):
+        assert set() == {m for m in imports(name) if m in ("asyncio", "time", "socket", "threading", "logging")}, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["streams/admission.py", "streams/recovery.py", "streams/table.py", "engine/sampling/chain.py"],
+)
+def test_single_files_that_decide_do_no_io(name: str) -> None:
+    """Rooms that act have their pure parts, too."""
+    assert set() == {
+        m for m in imports(name) if m in ("asyncio", "time", "socket", "threading", "logging", "llama_cpp")
+    }
+
+
+def test_each_room_says_what_belongs_there() -> None:
+    """In its first lines."""
+    for path in ROOT.rglob("__init__.py"):
+        text = ast.get_docstring(ast.parse(path.read_text()))
+        assert text and "TODO" not in text, path
 
 
 def test_no_drawers() -> None:

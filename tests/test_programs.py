@@ -14,10 +14,10 @@ from tests.programs import PACKAGES, missing, not_tested
 ROOT = Path(__file__).parent.parent
 ONE_OF_EACH = [
     "tests/nginx/test_start.py::test_no_replica_at_all",
-    "tests/test_stores.py::test_a_key_is_taken_once",  # in Redis and in a file
+    "tests/replication/test_stores.py::test_a_key_is_taken_once",  # in Redis and in a file
     "tests/web/test_layout.py::test_no_field_makes_a_phone_zoom",
     "tests/compose/test_stack.py::test_the_page",
-    "tests/test_listen.py::test_hosts_that_vanish",
+    "tests/api/test_server.py::test_hosts_that_vanish",
 ]
 
 
@@ -42,7 +42,7 @@ def test_without_programs_a_run_says_so() -> None:
 
 def test_a_run_without_a_skip_says_nothing() -> None:
     """Where all was tested there is no such line."""
-    line, count = last_lines("tests/test_stores.py::test_a_key_is_taken_once[sqlite]", PATH="")
+    line, count = last_lines("tests/replication/test_stores.py::test_a_key_is_taken_once[sqlite]", PATH="")
     assert "not tested" not in line
     assert count.startswith("1 passed")
 

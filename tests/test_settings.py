@@ -6,7 +6,7 @@ from service.settings import Settings, SettingsError, read, unknown
 
 
 def test_every_setting_is_described() -> None:
-    """README's table is made of the descriptions: one sentence each."""
+    """docs/settings.md is made of the descriptions: one sentence each."""
     for name, field in Settings.model_fields.items():
         assert field.description and field.description.endswith("."), name
 

@@ -17,12 +17,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from . import build, proof
-from .install import WITHOUT_A_CARD, living_wheel
-from .kept import Kept
-from .machine import Machine, look
-from .plan import Plan, Refused, attempts, choose, key
-from .progress import minutes
+from deploy.engine import build, proof
+from deploy.engine.install import WITHOUT_A_CARD, living_wheel
+from deploy.engine.kept import Kept
+from deploy.engine.machine import Machine, look
+from deploy.engine.plan import Plan, Refused, attempts, choose, key
+from deploy.engine.progress import minutes
 
 
 def main(stamp: Path | None) -> None:

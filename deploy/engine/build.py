@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .plan import Attempt, Refused
-from .progress import left, tenths
-from .proof import ROOT
+from deploy.engine.plan import Attempt, Refused
+from deploy.engine.progress import left, tenths
+from deploy.engine.proof import ROOT
 
 LOCK = ROOT / "deploy" / "lock"
 # What NVIDIA's driver exports and ggml's CUDA library is linked with. Where it is built there may be no driver; this

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .kept import Kept
-from .plan import Attempt, Refused
-from .proof import Death
+from deploy.engine.kept import Kept
+from deploy.engine.plan import Attempt, Refused
+from deploy.engine.proof import Death
 
 WITHOUT_A_CARD = "\nCUDA=0 builds for the CPU alone."
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .machine import Gpu, Machine, Version
+from deploy.engine.machine import Gpu, Machine, Version
 
 # ggml's own thread pool, whose threads poll for a bounded time and then sleep (service/engine/thread_pool.py).
 THREADS = "-DGGML_OPENMP=OFF"

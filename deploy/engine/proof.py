@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .plan import Refused
+from deploy.engine.plan import Refused
 
 ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "service" / "starter" / "rill-starter-q8_0.gguf"

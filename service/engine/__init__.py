@@ -1,6 +1,6 @@
-"""The engine's room: prompt in, tokens out. No aiohttp, no settings, no prometheus in here."""
+"""The engine package: prompt in, tokens out. It imports no aiohttp, no settings, no prometheus."""
 
 import os
 
-# ggml reads it when it aborts; set by the caller's environment, it wins. Here, because several files import llama_cpp.
+# ggml reads it on abort; a value set in the environment wins. Set here because several files import llama_cpp.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")

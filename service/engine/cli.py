@@ -11,17 +11,18 @@ import sys
 import time
 from pathlib import Path
 
-from . import buffer_types
-from .budget import ConfigurationError
-from .context import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
-from .describe import describe
-from .engine import Engine
-from .kv_type import AUTO
-from .llama import SPLIT_MODES, LlamaError
-from .load import load
-from .options import PREFIX_SCOPES, SPECULATION, Options
-from .protocol import N_SEEDS, Refused, Sampling, Submit
-from .slices import STEP_S
+from service.engine.describe import describe
+from service.engine.engine import Engine
+from service.engine.host import buffer_types
+from service.engine.host.kv_type import AUTO
+from service.engine.host.resources import ConfigurationError
+from service.engine.llama.model import SPLIT_MODES, LlamaError
+from service.engine.llama.options import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
+from service.engine.loading import load
+from service.engine.options import PREFIX_SCOPES, SPECULATION, Options
+from service.engine.scheduling.prefill_chunks import STEP_S
+from service.protocol.frames import Rejected, Submit
+from service.protocol.sampling import N_SEEDS, Sampling
 
 STARTER = Path(__file__).parent.parent / "starter" / "rill-starter-q8_0.gguf"
 
@@ -48,8 +49,8 @@ def run(argv: list[str]) -> int:
         chat_template=args.chat_template,
     )
     if args.door is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's to answer: it drains first
-        from .door import serve
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front handles Ctrl-C: it drains first
+        from service.engine.serve import serve
 
         return serve(socket.socket(fileno=args.door), options)
     try:
@@ -58,11 +59,11 @@ def run(argv: list[str]) -> int:
         print(f"engine: {e}", file=sys.stderr)
         return 2 if isinstance(e, ConfigurationError) else 1
     except (BrokenPipeError, KeyboardInterrupt):
-        os._exit(130)  # whoever read has seen enough; nothing is left to flush, nor anyone to flush it to
+        os._exit(130)  # stdout's reader is gone, or Ctrl-C: nothing to flush, and nowhere to flush it
 
 
 def _print(args: argparse.Namespace, options: Options) -> int:
-    """One prompt, its answer on stdout as it is made, its figures on stderr."""
+    """One prompt: its answer streams to stdout, its figures go to stderr."""
     loaded = load(options, lambda _: None)
     print(describe(loaded.ready), file=sys.stderr)
     messages = [{"role": "system", "content": args.system}] if args.system else []
@@ -74,7 +75,7 @@ def _print(args: argparse.Namespace, options: Options) -> int:
         max_tokens=args.max_tokens,
     )
     opened = loaded.inbox.open(submit, time.monotonic())
-    if isinstance(opened, Refused):
+    if isinstance(opened, Rejected):
         print(f"engine: {opened.message}", file=sys.stderr)
         return 1
     engine = Engine(loaded.model, loaded.context, drafts=loaded.drafts)
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--speculation", choices=SPECULATION, default="auto", help="decode guesses beside each next token")
     p.add_argument("--draft-model", type=Path, help="a GGUF file of the same vocabulary, whose guesses are decoded too")
     p.add_argument("--step-ms", type=float, default=STEP_S * 1000, help="a step with a prompt's slice takes so long")
-    p.add_argument("--buffer-types", default=buffer_types.AUTO, help="where the CPU keeps weights, by type: README")
+    p.add_argument("--buffer-types", default=buffer_types.AUTO, help="where the CPU keeps weights: docs/settings.md")
     return p
 
 

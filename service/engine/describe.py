@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .kv_type import promise
-from .protocol import Ready
+from service.engine.host.kv_type import promise
+from service.protocol.frames import Ready
 
 
 def describe(ready: Ready) -> str:
-    """Model, KV budget, threads, which code and buffers, what was offloaded, what is promised."""
+    """Model, KV budget, threads, CPU code, weight buffers, offloaded layers, whether it is exact."""
     drafts = f", drafts by {ready.draft_model}" if ready.draft_model else ""
     gb = 2**30
     cards = ", ".join(

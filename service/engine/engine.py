@@ -1,28 +1,27 @@
-"""The loop: schedule -> decode -> sample -> report. `step()` is the whole map; one thread owns it and the context."""
+"""The loop: schedule -> decode -> sample -> report. `step()` is the overview; one thread owns it and the context."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from .batch import Action, Cut, Row, Share
-from .cells import Cells, Copy
-from .context import Context, NoRoom
-from .drafts import Drafts
-from .drawing import Drawing, Drawn, Run
-from .drawing_aside import DrawingAside
-from .llama import LlamaError, Model
-from .prefix import Memory, Prefixes
-from .protocol import Finish, Refused, Step
-from .sampler import Argmax, Sampler
-from .scheduler import Scheduler
-from .sequence import Sequence
-from .slices import STEP_S, Slices
-from .threads import Threads
-
-# A draw of most samplers takes a tenth of it; one that a request makes dearer, with all its samplers over windows of
-# 65,536 tokens, is drawn aside where other tenants' streams would wait for it.
-QUICK_S = 0.002
+from service.engine.host.threads import Threads
+from service.engine.kv.actions import Action, Cut, Share
+from service.engine.kv.cells import CellCopy, Cells
+from service.engine.kv.memory import Memory
+from service.engine.kv.prefixes import Prefixes
+from service.engine.llama.context import Context, NoRoom
+from service.engine.llama.model import LlamaError, Model
+from service.engine.sampling.parallel import Drawn
+from service.engine.sampling.sampler import Argmax, Sampler
+from service.engine.scheduling.batch import Row
+from service.engine.scheduling.prefill_chunks import STEP_S, PrefillChunker
+from service.engine.scheduling.scheduler import Scheduler
+from service.engine.sequences.sequence import Sequence
+from service.engine.speculation.drafter import Drafts
+from service.engine.step_report import count, moved
+from service.engine.token_sampling import TokenSampling
+from service.protocol.frames import Finish, Rejected, Step
 
 
 class Engine:
@@ -33,29 +32,29 @@ class Engine:
         model: Model,
         context: Context,
         *,
-        slices: Slices | None = None,
+        slices: PrefillChunker | None = None,
         shares: bool = True,
         most_kept_cells: int | None = None,
         drafts: Drafts | None = None,
         threads: Threads | None = None,
         n_threads: int = 1,
         started: Callable[[list[str]], None] = lambda ids: None,
-        refused: Callable[[Refused], None] = lambda refused: None,
+        refused: Callable[[Rejected], None] = lambda refused: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """slices: sizes what is read beside running streams; None: for steps of 0.2 s.
-        shares: whether a prompt's beginning that is known already is shared.
-        most_kept_cells: of ended sequences; None: what is free.
-        drafts: guesses what is decoded beside each next token; None, or a memory that can't be cut: nothing is.
-        threads: chooses their number before each step; None leaves it as the context has it.
-        n_threads: how many may draw tokens between two decodes.
-        started: told of those that a step computes for the first time, before it does.
-        refused: told of those that can't go on and are dropped without an end.
+        """slices: sizes prefill chunks while streams run; None: for steps of 0.2 s.
+        shares: whether the prefix cache is used.
+        most_kept_cells: of kept prefixes; None: all that are free.
+        drafts: proposes draft tokens; None, or a memory that can't be cut: no speculative decoding.
+        threads: chooses the number of threads before each step; None: it stays as the context has it.
+        n_threads: how many may sample tokens between two decodes.
+        started: called with the ids that a step admits, before it computes them.
+        refused: called for requests that can't continue and are dropped without a Finish.
         """
         self._threads, self._started, self._refused = threads, started, refused
         self._model, self._context, self._clock = model, context, clock
         context.clear()
-        self._slices = slices or Slices(target_s=STEP_S, n_batch=context.n_batch, n_tile=context.n_tile)
+        self._slices = slices or PrefillChunker(target_s=STEP_S, n_batch=context.n_batch, n_tile=context.n_tile)
         self._drafts = drafts if context.memory is Memory.CUTTABLE else None
         self.scheduler = Scheduler(
             n_seq=context.n_seq,
@@ -71,12 +70,10 @@ class Engine:
             tidies=context.n_tile is not None and context.memory is Memory.CUTTABLE,
             seconds=self._drafts.seconds if self._drafts else None,
         )
-        self._drawing = Drawing(model.n_vocab, n_threads)
-        self._aside = DrawingAside(model.n_vocab, max(1, n_threads - 1))
+        self._sampling = TokenSampling(model.n_vocab, n_threads)
         self._sequences: dict[str, Sequence] = {}
-        self._samplers: dict[str, Sampler | Argmax] = {}
         self._positions: dict[str, int] = {}  # queue positions as last reported
-        self._ended: list[Finish] = []  # between two steps
+        self._ended: list[Finish] = []  # since the last step
         self._admit = True
 
     def __repr__(self) -> str:
@@ -88,9 +85,9 @@ class Engine:
         return not self._sequences and not self._ended
 
     def submit(self, sequence: Sequence, sampler: Sampler | Argmax) -> None:
-        """Queue a sequence with a new sampler of its own; one that goes on draws as if it had never stopped.
+        """Queue a sequence with a new sampler of its own; a resumed one samples as if it had never stopped.
 
-        Raises LlamaError when its id is another's; nothing has changed then.
+        Raises LlamaError when its id is in use; nothing has changed then.
         """
         if sequence.id in self._sequences:
             raise LlamaError("there is a sequence of this id")
@@ -101,7 +98,7 @@ class Engine:
         sampler.go_on(sequence.tokens[: sequence.n_prompt], sequence.tokens[sequence.n_prompt :])
         sequence.draws_aside = sampler.may_take_long
         self._sequences[sequence.id] = sequence
-        self._samplers[sequence.id] = sampler
+        self._sampling.add(sequence.id, sampler)
         self.scheduler.add(sequence)
 
     def cancel(self, id: str) -> None:
@@ -112,7 +109,7 @@ class Engine:
             self._ended.append(sequence.finish())
 
     def step(self) -> Step:
-        """One turn. Raises LlamaError when the context can't go on."""
+        """One step. Raises LlamaError when the context can't continue."""
         began = self._clock()
         step = Step(finished=self._ended)
         self._ended = []
@@ -130,12 +127,13 @@ class Engine:
         try:
             for rows in batch.calls(self._context.n_tile):
                 self._compute(rows, began, step)
-        except NoRoom:  # the count said there was room: a window or a state cache keeps its own
+        except NoRoom:  # despite the count: a sliding window or a state cache has its own cells
             step.n_preempted += self._give_way()
-        if len(self._aside) and not batch.rows:
-            self._aside.wait_for_one()
+        if self._sampling.n_unfinished and not batch.rows:
+            self._sampling.wait_for_one()
             self._take_drawn(step)
-        step.queued.extend(self._moved())
+        positions, step.queued = moved(self._positions, self.scheduler.waiting)
+        self._positions = positions
         step.n_running, step.n_waiting = len(self.scheduler.running), len(self._positions)
         step.kv_used = self.scheduler.n_cells_used
         step.kv_kept, step.n_kept = self.scheduler.cells.n_live - step.kv_used, len(self.scheduler.kept)
@@ -145,14 +143,13 @@ class Engine:
         return step
 
     def rest(self) -> None:
-        """See what neighbours do while there is nothing to step: the next one must not go by what is long over."""
+        """Measure other processes' load while idle, so that the next step does not rely on an outdated measurement."""
         if self._threads is not None:
             self._threads.choose()
 
     def close(self) -> None:
         """End its threads; a second call does nothing."""
-        self._drawing.close()
-        self._aside.close()
+        self._sampling.close()
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
@@ -163,22 +160,22 @@ class Engine:
             else:
                 self._context.forget(action.seq_id, dead=action.dead)
 
-    def _tidy(self, copies: list[Copy]) -> None:
+    def _tidy(self, copies: list[CellCopy]) -> None:
         began = self._clock()
         self._context.tidy(copies)
         now = self._clock()
         self.scheduler.tidied(now - began, now)
 
     def _compute(self, rows: list[Row], began: float, step: Step) -> None:
-        """One llama_decode and what follows from it. Raises NoRoom, and nothing has changed."""
-        drawn = self._draw(rows, self._decode(rows))
+        """One llama_decode and the sampling after it. Raises NoRoom; nothing has changed then."""
+        drawn = self._sampling.draw(self._context, rows, self._decode(rows))
         now = self._clock()
         for row, what in zip(rows, drawn, strict=True):
-            self._count(row, began, step)
+            count(row, began, step)
             n_right = self._accept(row.sequence, what, now, step) if what else 0
             step.n_accepted += n_right
             self._carry_out(self.scheduler.advance(row, n_right, at_end=row is rows[-1]))
-        # All have their cells in the count by now: it says whether those of one that ends must be kept from use.
+        # All rows' cells are counted by now, which decides whether those of a sequence that ends become dead cells.
         for row, what in zip(rows, drawn, strict=True):
             if what:
                 self._end(row.sequence, what, step)
@@ -197,50 +194,19 @@ class Engine:
         self._drafts.observe(sum(row.n_tokens for row in rows), self._drafts.clock() - began)
         return first
 
-    def _draw(self, rows: list[Row], first: list[int]) -> list[Drawn | None]:
-        """What comes after each row; None: it ends before its prompt does, or takes longer than others wait for."""
-        aside: list[tuple[Row, Run]] = []
-        here: list[tuple[Row, Run]] = []
-        several = len({row.sequence.tenant for row in rows}) > 1
-        for row, index in zip(rows, first, strict=True):
-            if row.samples:
-                run = Run(self._samplers[row.sequence.id], index, row.drafts)
-                is_aside = row.sequence.draws_aside or (several and row.sequence.draw_s > QUICK_S)
-                (aside if is_aside else here).append((row, run))
-        for row, run in aside:
-            self._aside.start(row.sequence.id, run, run.logits(self._context))
-        found = self._drawing.draw(self._context, [run for _, run in here])
-        drawn = {row.sequence.id: one for (row, _), one in zip(here, found, strict=True)}
-        if ids := [row.sequence.id for row, _ in aside]:
-            self._aside.wait(ids)
-            drawn |= self._aside.take(ids)
-        for row, _ in aside:
-            row.sequence.is_drawing = row.sequence.id not in drawn
-        return [drawn.get(row.sequence.id) if row.samples else None for row in rows]
-
     def _take_drawn(self, step: Step) -> None:
-        """Go on with those whose tokens were drawn aside meanwhile; the cells of their drafts are gone."""
-        for id, drawn in self._aside.take().items():
+        """Accept tokens that other threads have sampled meanwhile; the cells of their drafts are gone."""
+        for id, drawn in self._sampling.finished().items():
             sequence = self._sequences[id]
             sequence.is_drawing = False
             self._accept(sequence, drawn, self._clock(), step)
             self._end(sequence, drawn, step)
 
-    def _count(self, row: Row, began: float, step: Step) -> None:
-        sequence = row.sequence
-        sequence.started_at = sequence.started_at or began
-        step.n_batch += row.n_tokens
-        step.n_drafted += len(row.drafts)
-        step.n_prefill += row.n if sequence.is_prefilling else 0
-        if sequence.n_past < sequence.n_prompt:
-            n_done = min(sequence.n_past + row.n, sequence.n_prompt)
-            step.prefill.append((sequence.id, n_done, sequence.n_prompt))
-
     def _accept(self, sequence: Sequence, drawn: Drawn, now: float, step: Step) -> int:
-        """Take what was drawn, up to an end; returns how many drafts were right.
+        """Accept the sampled tokens, up to an end; returns how many drafts were accepted.
 
-        However many tokens a step brings, each makes its own delta: where the answer is cut depends on its tokens
-        alone, so that an engine that makes them again makes the same events."""
+        Each token makes its own delta, however many a step brings: event boundaries then depend on the tokens alone,
+        so that an engine that generates them again makes the same events."""
         n_right = len(drawn.tokens) - (drawn.error is None)
         sequence.draw_s = drawn.each_s
         for token in drawn.tokens:
@@ -253,17 +219,17 @@ class Engine:
         return n_right
 
     def _end(self, sequence: Sequence, drawn: Drawn, step: Step) -> None:
-        """Let it go if that was its last token, or none could be drawn."""
+        """Drop the sequence if that was its last token, or none could be sampled."""
         if sequence.finish_reason:
             self._drop(sequence)
             step.finished.append(sequence.finish())
         elif drawn.error:
-            self._refused(Refused(sequence.id, "invalid_request", f"grammar: {drawn.error}", "grammar"))
+            self._refused(Rejected(sequence.id, "invalid_request", f"grammar: {drawn.error}", "grammar"))
             self._drop(sequence)
 
     def _give_way(self) -> int:
-        """Let kept prefixes or the youngest go, and nobody in beside it at once; returns how many were put back to
-        wait. Raises LlamaError when there is only one, and nothing kept."""
+        """Evict kept prefixes, or preempt the youngest sequence and admit none in the next step; returns the number
+        preempted. Raises LlamaError when only one runs and nothing is kept."""
         actions, youngest = self.scheduler.give_way()
         if not actions:
             raise LlamaError("the KV cache has no room for a sequence that is alone in it")
@@ -272,16 +238,9 @@ class Engine:
         return 0 if youngest is None else 1
 
     def _drop(self, sequence: Sequence) -> None:
-        """Free everything that a sequence held, but for what is kept of its cells."""
+        """Free everything that a sequence held, except cells that the prefix cache keeps."""
         self._carry_out(self.scheduler.remove(sequence))
         del self._sequences[sequence.id]
-        self._aside.drop(sequence.id, self._samplers.pop(sequence.id).close)
+        self._sampling.drop(sequence.id)
         if self._drafts:
             self._drafts.forget(sequence)
-
-    def _moved(self) -> list[tuple[str, int]]:
-        """(id, position) of waiting sequences whose position changed since the last report."""
-        positions = {s.id: at for at, s in enumerate(self.scheduler.waiting, 1)}
-        moved = [(id, at) for id, at in positions.items() if self._positions.get(id) != at]
-        self._positions = positions
-        return moved

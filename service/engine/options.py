@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import buffer_types, kv_type
-from .budget import usable_cores
-from .slices import STEP_S
+from service.engine.host import buffer_types, kv_type
+from service.engine.host.resources import usable_cores
+from service.engine.scheduling.prefill_chunks import STEP_S
 
 PREFIX_SCOPES = ("tenant", "all", "off")
 SPECULATION = ("auto", "off")
@@ -36,5 +36,5 @@ class Options:
 
     @property
     def threads(self) -> int:
-        """As many as asked for, or the cores that may really be used."""
+        """As many as asked for, or the physical cores that may be used."""
         return self.n_threads or usable_cores()

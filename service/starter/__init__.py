@@ -1,4 +1,4 @@
-"""The model in the house: what Rill serves until RILL_MODEL names another (made by deploy/starter)."""
+"""The embedded starter model, served unless RILL_MODEL names another (made by deploy/starter)."""
 
 from pathlib import Path
 

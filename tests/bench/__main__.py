@@ -20,7 +20,7 @@ from pathlib import Path
 
 import orjson
 
-from service.engine.budget import usable_cores
+from service.engine.host.resources import usable_cores
 from tests.bench import measures, plot, servers
 from tests.bench.figures import ENGINE, PEER, RILL, Figures
 from tests.bench.load import Ask, Failed

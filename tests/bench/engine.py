@@ -23,7 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from service.engine.protocol import Accepted, Beat, Cancel, Decoder, Frame, Step, Submit, encode
+from service.protocol.codec import Decoder, encode
+from service.protocol.frames import Accepted, Beat, Cancel, Frame, Step, Submit
 from tests.fakes import ready
 
 BEAT_S = 0.5

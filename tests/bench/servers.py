@@ -14,7 +14,7 @@ from statistics import mean
 import aiohttp
 import orjson
 
-from service.engine.budget import usable_cores
+from service.engine.host.resources import usable_cores
 from tests.compose.stack import free_port
 from tests.running import running
 

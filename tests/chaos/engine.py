@@ -19,7 +19,7 @@ from typing import Any
 
 import aiohttp
 
-from service.supervisor import STOPPED_S
+from service.supervision.supervisor import STOPPED_S
 from tests.events import Event, numbers, parse, text
 from tests.running import Service, orders, running
 

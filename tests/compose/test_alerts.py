@@ -11,10 +11,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are not among the locked packages
 
 from tests.compose.stack import ROOT, Stack, docker, run, until
+from tests.compose.test_files import ALERTS, COMPOSE
 from tests.patience import PATIENCE_S
 from tests.programs import find
-
-from .test_files import ALERTS, COMPOSE
 
 TESTS = yaml.safe_load((ROOT / "tests" / "compose" / "alerts_test.yml").read_text())["tests"]
 NAMES = [rule["alert"] for group in ALERTS["groups"] for rule in group["rules"]]
@@ -45,12 +44,12 @@ def test_each_alert_is_tried(name: str) -> None:
     assert f"| `{name}` |" in (ROOT / "docs" / "alerts.md").read_text()
 
 
-def test_readme_tells_how_to_silence_a_loss_that_is_meant() -> None:
+def test_docs_tell_how_to_silence_a_loss_that_is_meant() -> None:
     """For as long as the alert remembers how many replicas there were."""
     [rule] = [rule for group in ALERTS["groups"] for rule in group["rules"] if rule["alert"] == "RillReplicasLost"]
     [hours] = re.findall(r"\[(\d+)h:1m\]", rule["expr"])
     assert f"a silence of {hours} hours" in rule["annotations"]["summary"]
-    assert f"--duration={hours}h" in (ROOT / "README.md").read_text()
+    assert f"--duration={hours}h" in (ROOT / "docs" / "alerts.md").read_text()
 
 
 SINK = """

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are not among the locked packages
 
+from service.api.server import CLOSE_S
 from service.app import LAST_WORDS_S
-from service.listen import CLOSE_S
-from service.metrics import Metrics
-from service.replication import HAND_OVER_S
+from service.metrics.metrics import Metrics
+from service.replication.handover import HAND_OVER_S
 from service.settings import Settings
 from tests.compose import standins
 

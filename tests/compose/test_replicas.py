@@ -7,9 +7,8 @@ import pytest
 
 from tests.chaos import troubles
 from tests.chaos.replicas import trial
+from tests.compose.stack import Stack
 from tests.running import orders
-
-from .stack import Stack
 
 pytestmark = pytest.mark.e2e
 

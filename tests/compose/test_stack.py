@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are not among the locked packages
 
-from .conftest import Event, events, read_all, soon
-from .stack import ROOT, Stack, docker, run
+from tests.compose.conftest import Event, events, read_all, soon
+from tests.compose.stack import ROOT, Stack, docker, run
 
 pytestmark = pytest.mark.e2e
 

@@ -12,10 +12,9 @@ import pytest
 
 from tests.chaos.comeback import Account, Reading, read
 from tests.chaos.troubles import throttled
+from tests.compose.stack import ROOT, Stack, run
 from tests.events import text
 from tests.running import orders
-
-from .stack import ROOT, Stack, run
 
 pytestmark = pytest.mark.e2e
 

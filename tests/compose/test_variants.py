@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.compose.stack import Stack
-from tests.engine.kernels import KINDS
+from tests.engine.llama.kernels import KINDS
 
 pytestmark = pytest.mark.e2e
 
-KERNELS = Path(__file__).parents[1] / "engine" / "kernels.py"
+KERNELS = Path(__file__).parents[1] / "engine" / "llama" / "kernels.py"
 # Prints for each library that can run here, and each kind of weights: whether products are right, and rows alike.
 # Without AVX2 these products are not used: ggml puts no columns together then.
 PROGRAM = """

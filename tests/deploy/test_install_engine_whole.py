@@ -14,8 +14,7 @@ import pytest
 
 from deploy.engine.build import LOCK, patches
 from deploy.engine.proof import ROOT, prove
-
-from .test_install_engine import HERE, make_wheel
+from tests.deploy.test_install_engine import HERE, make_wheel
 
 
 @dataclass

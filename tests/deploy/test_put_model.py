@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .docker import FakeDocker
+from tests.deploy.docker import FakeDocker
 
 MODEL = b"GGUF" + bytes(range(256)) * 4096
 

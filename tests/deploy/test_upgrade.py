@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .docker import FakeDocker
+from tests.deploy.docker import FakeDocker
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from tests.e2e.wire import Wire
 from tests.patience import LIMITS, PATIENCE_S
 from tests.programs import find, missing
 from tests.running import running
 from tests.web.reader import load
-
-from .wire import Wire
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 

@@ -11,10 +11,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
+from tests.e2e.wire import Wire
 from tests.events import parse, text
 from tests.patience import PATIENCE_S
-
-from .wire import Wire
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 

@@ -10,10 +10,9 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from tests.e2e.wire import Wire
 from tests.running import running
 from tests.web.reader import load, passing
-
-from .wire import Wire
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from service.engine.protocol import Beat, Decoder, Frame, Ready, encode
+from service.protocol.codec import Decoder, encode
+from service.protocol.frames import Beat, Frame, Ready
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]

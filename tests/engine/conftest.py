@@ -9,17 +9,17 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
-from service.engine import llama
-from service.engine.context import Context
-from service.engine.llama import Model
-
-from . import tiny
+from service.engine.llama import model as llama
+from service.engine.llama.context import Context
+from service.engine.llama.model import Model
+from service.engine.speculation.planning import MAX_DRAFTS
+from tests.engine import tiny
 
 # Slow machines are no failures; the same examples each time, so that a red run can be looked into.
 settings.register_profile("engine", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("engine")
 
-# What the templates of test_template.py write, beside tiny's own.
+# What the templates of prompts/test_template.py write, beside tiny's own.
 FAMILIES = [
     *tiny.CONTROLS,
     "<|begin_of_text|>",
@@ -116,6 +116,7 @@ def make_context() -> Iterator[MakeContext]:
                 n_ctx=n_ctx,
                 n_seq=n_seq,
                 n_kept=n_kept,
+                n_drafts=MAX_DRAFTS,
                 n_batch=n_batch,
                 n_threads=n_threads,
                 kv_type=kv_type,

@@ -7,15 +7,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from service.engine.llama import LIBRARY
+from service.engine.llama.model import LIBRARY
+from tests.engine.child import ROOT, environment
 from tests.patience import PATIENCE_S
-
-from .child import ROOT, environment
 
 # Registered as ggml registers what it loads at run time; a build whose CPU is linked in doesn't look for more itself.
 START = """
 import ctypes, sys
-from service.engine import llama
+from service.engine.llama import model as llama
 llama.start(lambda level, text: None)
 llama.LIBRARY.ggml_backend_load.argtypes = [ctypes.c_char_p]
 llama.LIBRARY.ggml_backend_load.restype = ctypes.c_void_p

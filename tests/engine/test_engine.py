@@ -15,21 +15,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engine.context import Context, NoRoom
-from service.engine.engine import QUICK_S, Engine
-from service.engine.links import Candidates
-from service.engine.llama import LlamaError, Model
-from service.engine.prefix import Memory
-from service.engine.protocol import Finish, Refused, Sampling, Step
-from service.engine.sampler import Argmax, Sampler, make
-from service.engine.sampling import chain
-from service.engine.sequence import Sequence as Seq
-from service.engine.slices import Slices
-from service.engine.text import Text
-from service.engine.threads import Threads
+from service.engine.engine import Engine
+from service.engine.host.threads import Threads
+from service.engine.kv.memory import Memory
+from service.engine.llama.context import Context, NoRoom
+from service.engine.llama.model import LlamaError, Model
+from service.engine.llama.sampler_chain import Candidates
+from service.engine.sampling.chain import chain
+from service.engine.sampling.sampler import Argmax, Sampler, make
+from service.engine.scheduling.prefill_chunks import PrefillChunker
+from service.engine.sequences.sequence import Sequence as Seq
+from service.engine.sequences.text import Text
+from service.engine.token_sampling import QUICK_S
+from service.protocol.frames import Finish, Rejected, Step
+from service.protocol.sampling import Sampling
+from tests.engine.conftest import MakeContext
 from tests.patience import PATIENCE_S
-
-from .conftest import MakeContext
 
 STARTER = Path(__file__).parents[2] / "service" / "starter"
 GREEDY = Sampling(seed=0, temperature=0.0)
@@ -114,7 +115,7 @@ def run(model: Model, context: Context, *requests: Request, **options: Any) -> d
     return driver.run()
 
 
-class Fixed(Slices):
+class Fixed(PrefillChunker):
     """So many tokens of prompts beside running streams, however long that takes; alone as many as fit."""
 
     def __init__(self, n: int, n_batch: int = 10_000) -> None:
@@ -707,13 +708,13 @@ def test_preempted_with_any_sampler(model: Model, make_context: MakeContext) -> 
 
 def test_a_grammar_that_no_token_fits(model: Model, make_context: MakeContext) -> None:
     """Its sequence is refused in the middle and gives its cells back; the others go on."""
-    refused: list[Refused] = []
+    refused: list[Rejected] = []
     driver = Driver(model, exact(make_context, model), refused=refused.append)
     stuck = replace(WARM, grammar='root ::= "a" [^\\x00-\\UFFFFFFFF]')
     other = Request("b", "the fox", WARM, max_tokens=20, ignore_eos=True)
     driver.submit(Request("a", "the fox", stuck), other)
     answers = driver.run()
-    assert refused == [Refused("a", "invalid_request", "grammar: no token fits here", "grammar")]
+    assert refused == [Rejected("a", "invalid_request", "grammar: no token fits here", "grammar")]
     assert (answers["a"].finish, answers["b"].reason) == (None, "length")
     assert driver.engine.scheduler.n_cells_used == 0
     assert essence(answers, "b") == essence(run(model, exact(make_context, model), other), "b")

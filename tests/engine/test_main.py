@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.deaths import by_signal
-from service.engine.llama import Model, features
+from service.engine.llama.model import Model, features
+from service.protocol.deaths import by_signal
+from tests.engine.child import ROOT, environment
 from tests.patience import PATIENCE_S
-
-from .child import ROOT, environment
 
 
 def command(*arguments: str) -> list[str]:

@@ -8,11 +8,10 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
-from service.engine.context import Context
-from service.engine.llama import Model
-
-from . import tiny_layers
-from .conftest import MakeContext
+from service.engine.llama.context import Context
+from service.engine.llama.model import Model
+from tests.engine import tiny_layers
+from tests.engine.conftest import MakeContext
 
 PROMPTS = ["the fox", "Hello world", "the story of the fox " * 10, "a" * 100, "b" + "a" * 99, "a" * 50 + "b" + "a" * 49]
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import gguf
 
-from . import tiny_layers
+from tests.engine import tiny_layers
 
 WORDS = ["the", "fox", "Hello", "hello", "world", "user", "assistant", "system", "im", "start", "end", "INST", "story"]
 CONTROLS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]

@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
+from service.api.openai_params import ChatRequest, TextRequest
+from service.api.params import StreamRequest, validate
+from service.api.unsupported import HARMLESS, HARMLESS_BESIDE, HARMLESS_IN_MESSAGE
 from service.errors import Invalid
-from service.openai import ChatRequest, TextRequest
-from service.schema import StreamRequest, validate
-from service.unsupported import HARMLESS, HARMLESS_BESIDE, HARMLESS_IN_MESSAGE
 from tests.fuzz.request import Request
 from tests.fuzz.values import BROKEN, POISON, VALUES, any_value, edges, text
 

@@ -7,7 +7,7 @@ import random
 import orjson
 import pytest
 
-from service.schema import StreamRequest, validate
+from service.api.params import StreamRequest, validate
 from tests.conftest import Serve
 from tests.fuzz import bodies, values
 from tests.fuzz.bodies import MODELS, NAMES

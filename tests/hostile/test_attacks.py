@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from service.fields import MAX_GRAMMAR_CHARS
-from service.schema import StreamRequest, parse_json, validate
+from service.api.fields import MAX_GRAMMAR_CHARS
+from service.api.params import StreamRequest, parse_json, validate
 from service.settings import Settings
 from tests.hostile import attacks
 from tests.hostile.attacks import KINDS

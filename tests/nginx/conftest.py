@@ -14,10 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.nginx.upstream import Upstream
 from tests.patience import PATIENCE_S
 from tests.programs import find, missing
-
-from .upstream import Upstream
 
 ROOT = Path(__file__).parents[2]
 NGINX = find("nginx")

@@ -13,10 +13,9 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from tests.nginx.conftest import Nginx
+from tests.nginx.upstream import Upstream, crash, never, open_stream, plain, upstream
 from tests.patience import PATIENCE_S
-
-from .conftest import Nginx
-from .upstream import Upstream, crash, never, open_stream, plain, upstream
 
 pytestmark = pytest.mark.e2e
 

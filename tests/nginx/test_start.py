@@ -10,10 +10,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.nginx.conftest import Nginx, until
+from tests.nginx.upstream import open_stream, upstream
 from tests.patience import PATIENCE_S
-
-from .conftest import Nginx, until
-from .upstream import open_stream, upstream
 
 pytestmark = pytest.mark.e2e
 

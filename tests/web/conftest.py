@@ -12,9 +12,8 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.patience import PATIENCE_S
 from tests.programs import find, missing
-
-from .reader import load
-from .scripted import Service
+from tests.web.reader import load
+from tests.web.scripted import Service
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-from .reader import ask, load, passing
-from .scripted import Connection, Service
+from tests.web.reader import ask, load, passing
+from tests.web.scripted import Connection, Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 

@@ -9,9 +9,8 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.patience import PATIENCE_S
-
-from .reader import ask, load, options
-from .scripted import Connection, Service
+from tests.web.reader import ask, load, options
+from tests.web.scripted import Connection, Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 

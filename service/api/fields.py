@@ -1,0 +1,92 @@
+"""Pydantic types of a request's single fields, with their bounds. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import orjson
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+
+MAX_STOPS = 16  # OpenAI allows 4, llama-server any number; each is searched in every token's text
+MAX_STOP_CHARS = 256
+MAX_BREAKERS = 16  # each is searched in every token of the vocabulary
+MAX_BREAKER_BYTES = 40  # llama.cpp's limit (MAX_CHAR_LEN)
+MAX_BIASES = 1024
+MAX_GRAMMAR_CHARS = 64 << 10  # the engine checks it
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _text_parts(value: object) -> object:
+    """A message's content: a string, or text parts, which are joined as they stand."""
+    if not isinstance(value, list):
+        return value
+    parts = []
+    for part in value:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError("only content parts of type 'text' are supported")
+        parts.append(part["text"])
+    return "".join(parts)
+
+
+def _biases(value: object) -> object:
+    """OpenAI's map from token id to bias, llama-server's list of [id, bias], or either as a query's JSON.
+
+    `false`, which bans the token, becomes None.
+    """
+    if isinstance(value, str):
+        value = orjson.loads(value)
+    if isinstance(value, dict | list) and len(value) > MAX_BIASES:  # before each is validated
+        raise ValueError(f"there may be {MAX_BIASES} at most, not {len(value)}")
+    pairs = [[_id(key), bias] for key, bias in value.items()] if isinstance(value, dict) else value
+    if not isinstance(pairs, list):
+        return value
+    if not all(isinstance(pair, list) and len(pair) == 2 and pair[1] is not None for pair in pairs):
+        raise ValueError("each bias must be a token id with a number or false")
+    return [(token, None if bias is False else bias) for token, bias in pairs]
+
+
+def _id(key: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", key):
+        raise ValueError("only token ids can be biased")
+    return int(key)
+
+
+def _whole(value: object) -> object:
+    """6.0 is the whole number 6, in JSON and in languages that have floats only."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _limit(value: int) -> int:
+    if value == 0:
+        raise ValueError("it must be 1 or more; -1, or nothing, is no limit")
+    return value
+
+
+def _breaker(value: str) -> str:
+    if len(value.encode()) > MAX_BREAKER_BYTES:
+        raise ValueError(f"a breaker has at most {MAX_BREAKER_BYTES} bytes")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Limit = Annotated[Whole, Field(ge=-1, lt=2**31), AfterValidator(_limit)]  # tokens; -1: none, as in llama-server
+Text = Annotated[str, StringConstraints(min_length=1)]
+Content = Annotated[str, BeforeValidator(_text_parts)]
+ModelName = Annotated[str, StringConstraints(max_length=256)]
+Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
+Pace = Annotated[float, Field(gt=0, le=10_000)]  # tokens/s
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # the engine knows the vocabulary and checks the rest
+
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None, BeforeValidator(_one_or_more)]
+Breaker = Annotated[str, StringConstraints(min_length=1, max_length=MAX_BREAKER_BYTES), AfterValidator(_breaker)]
+Breakers = Annotated[
+    Annotated[list[Breaker], Field(min_length=1, max_length=MAX_BREAKERS)] | None, BeforeValidator(_one_or_more)
+]
+Bias = tuple[TokenId, Annotated[float, Field(ge=-100, le=100)] | None]  # OpenAI's range
+Biases = Annotated[Annotated[list[Bias], Field(max_length=MAX_BIASES)] | None, BeforeValidator(_biases)]
+Grammar = Annotated[str, StringConstraints(max_length=MAX_GRAMMAR_CHARS)]

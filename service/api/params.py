@@ -1,0 +1,221 @@
+"""Parses /stream's body or query into a GenerationRequest, or raises one of errors.py's 400s.
+
+Unknown fields are ignored and null means default, as OpenAI-compatible servers do; every number has bounds.
+Known but unsupported fields are refused (unsupported.py).
+"""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import fields
+from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qsl
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.api.fields import Biases, Breakers, Content, Grammar, Key, Limit, ModelName, Pace, Stops, Text, Whole
+from service.api.unsupported import lost_of
+from service.errors import Invalid
+from service.protocol.sampling import N_SEEDS, Sampling
+from service.streams.request import GenerationRequest
+from service.words import plain
+
+MAX_QUERY_FIELDS = 64
+MAX_MESSAGES = 2048  # far beyond any context; keeps one request's validation short
+LISTS = frozenset({"stop", "dry_sequence_breakers"})  # fields that a query may repeat
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        """No part of it is silently left out of the prompt."""
+        if isinstance(value, dict):
+            if value.get("role") in ("tool", "function"):
+                raise ValueError("messages of tools are not supported")
+            if lost := lost_of(value):
+                raise ValueError(f"'{lost}' of a message is not supported")
+        return value
+
+    def pair(self) -> tuple[str, str]:
+        return ("system" if self.role == "developer" else self.role), self.content
+
+
+class Params(BaseModel):
+    """The sampling parameters that all routes share, by OpenAI's and llama.cpp's names."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    model: ModelName | None = None
+    temperature: float | None = Field(None, ge=0, le=2)  # OpenAI's range
+    dynatemp_range: float | None = Field(None, ge=0, le=2)
+    dynatemp_exponent: float | None = Field(None, ge=0, le=10)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: Whole | None = Field(None, ge=-1, le=2**31 - 1)  # -1 and 0: off
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, ge=0, le=1)
+    top_n_sigma: float | None = Field(None, ge=-1, le=100)  # up to 0: off
+    xtc_probability: float | None = Field(None, ge=0, le=1)
+    xtc_threshold: float | None = Field(None, ge=0, le=1)  # above 0.5: off
+    repeat_penalty: float | None = Field(None, ge=0.001, le=10)  # logits are divided by it
+    repetition_penalty: float | None = Field(None, ge=0.001, le=10)  # vLLM's and HF's name for it
+    repeat_last_n: Whole | None = Field(None, ge=0, le=2**16)  # scanned for every token
+    presence_penalty: float | None = Field(None, ge=-2, le=2)  # OpenAI's range
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    dry_multiplier: float | None = Field(None, ge=0, le=100)
+    dry_base: float | None = Field(None, ge=1, le=100)
+    dry_allowed_length: Whole | None = Field(None, ge=0, le=2**31 - 1)
+    dry_penalty_last_n: Whole | None = Field(None, ge=0, le=2**16)  # scanned for every token
+    dry_sequence_breakers: Breakers = None
+    mirostat: Whole | None = Field(None, ge=0, le=2)
+    mirostat_tau: float | None = Field(None, ge=0, le=100)
+    mirostat_eta: float | None = Field(None, ge=0, le=10)
+    adaptive_target: float | None = Field(None, ge=-1, le=1)  # negative: off
+    adaptive_decay: float | None = Field(None, ge=0, le=0.99)
+    logit_bias: Biases = None
+    grammar: Grammar | None = None
+    seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)  # as wide as OpenAI's; -1: a random one, as in llama.cpp
+    stop: Stops = None
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
+    n_predict: Limit | None = None  # llama-server's name for it
+    num_predict: Limit | None = None  # and Ollama's
+    ignore_eos: bool | None = None
+    pace: Pace | None = None
+
+    def order(
+        self,
+        *,
+        messages: tuple[tuple[str, str], ...] | None = None,
+        or_raw: bool = False,
+        text: str | None = None,
+        tokens: tuple[int, ...] | None = None,
+    ) -> GenerationRequest:
+        """These parameters, for exactly one of the three kinds of prompt."""
+        given = {f.name: getattr(self, f.name) for f in fields(Sampling)} | {
+            "seed": None,  # see below
+            "top_k": None if self.top_k is None else max(0, self.top_k),
+            "repeat_penalty": self.repeat_penalty or self.repetition_penalty,
+        }
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+            if value is not None
+        }
+        return GenerationRequest(
+            sampling=Sampling(seed=0, **known),
+            messages=messages,
+            or_raw=or_raw,
+            text=text,
+            tokens=tokens,
+            seed=None if self.seed in (None, -1) else self.seed % N_SEEDS,
+            max_tokens=self._max_tokens,
+            stop=tuple(self.stop or ()),
+            ignore_eos=bool(self.ignore_eos),
+            model=self.model or None,
+        )
+
+    @property
+    def _max_tokens(self) -> int | None:
+        """The one that is given; None: up to the context's end."""
+        names = (self.max_completion_tokens, self.max_tokens, self.n_predict, self.num_predict)
+        return next((n for n in names if n is not None and n > 0), None)
+
+
+class PaceRequest(BaseModel):
+    """`pace` alone: in the query of any route."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    pace: Pace | None = None
+
+
+class KeyRequest(BaseModel):
+    """The header that makes a repeated request attach to the first one's stream."""
+
+    model_config = ConfigDict(strict=True)
+
+    key: Key = Field(alias="Idempotency-Key")
+
+
+class StreamRequest(Params):
+    """GET and POST /stream, POST /v1/streams: a prompt (with a system text, if any) or whole messages."""
+
+    prompt: Text | None = None
+    system: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    key: Key | None = None
+
+    def to_order(self) -> GenerationRequest:
+        """Raises Invalid unless exactly one of prompt and messages is given."""
+        if (self.prompt is None) == (self.messages is None):
+            raise Invalid("Give either a prompt or messages.", param="prompt")
+        messages = [message.pair() for message in self.messages or ()]
+        if self.prompt is not None:
+            messages = [("user", self.prompt)]
+        if self.system:
+            messages.insert(0, ("system", self.system))
+        return self.order(messages=tuple(messages), or_raw=self.prompt is not None and not self.system)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Raises Invalid for anything else: orjson refuses NaN, 1e999, lone surrogates,
+    invalid UTF-8 and nesting beyond 1024."""
+    try:
+        value = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
+    except orjson.JSONDecodeError as e:
+        raise Invalid(f"The body is not valid JSON: {e}.") from None
+    if not isinstance(value, dict):
+        raise Invalid("The body must be a JSON object.")
+    return value
+
+
+def parse_query(raw: str) -> dict[str, str | list[str]]:
+    """The fields of a raw query string; those of LISTS may be given several times. Raises Invalid."""
+    try:
+        pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
+    except UnicodeDecodeError:
+        raise Invalid("The query is not valid UTF-8.") from None
+    except ValueError:
+        raise Invalid(f"The query has more than {MAX_QUERY_FIELDS} fields.") from None
+    found: dict[str, str | list[str]] = {}
+    for name, value in pairs:
+        if name in LISTS:
+            several = found.setdefault(name, [])
+            assert isinstance(several, list)
+            several.append(value)
+        elif name in found:
+            raise Invalid("A query field is given twice.", param=name if name.isidentifier() else None)
+        elif value:
+            found[name] = value
+    return found
+
+
+def as_json(fields: dict[str, str | list[str]]) -> dict[str, Any]:
+    """A query's fields as a body's values: `n=1` is a number, `suffix=x` a text."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        try:
+            found[name] = orjson.loads(value) if isinstance(value, str) else value
+        except orjson.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def validate(model: type[Model], values: dict[str, Any], *, strict: bool = True) -> Model:
+    """The model for these values (`strict=False`: they are a query's strings). Raises Invalid naming the parameter."""
+    try:
+        return model.model_validate(values, strict=strict)
+    except ValidationError as e:
+        error = e.errors(include_input=False, include_url=False)[0]
+        path = ".".join(str(part) for part in error["loc"])
+        raise Invalid(f"{path}: {plain(error)}.", param=str(error["loc"][0])) from None

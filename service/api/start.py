@@ -1,0 +1,69 @@
+"""Starts a request's stream, or finds the one that the same request with the same idempotency key started."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from service.api.middleware import EXCHANGE
+from service.api.params import KeyRequest, validate
+from service.api.respond import note
+from service.dialects.events import Dialect
+from service.errors import Refused
+from service.streams.directory import Directory
+from service.streams.request import GenerationRequest
+from service.streams.stream import Stream
+
+
+async def start(
+    request: web.Request,
+    directory: Directory,
+    order: GenerationRequest,
+    dialect: Dialect,
+    *,
+    tenant: str,
+    key: str | None,
+    asked: object = None,
+    resumable: bool,
+    pace: float | None = None,
+) -> Stream:
+    """The stream, set as this exchange's own or as one that it attached to. Raises KeyReused or a Refused.
+
+    asked: see Streams.open.
+    """
+    exchange, id = request[EXCHANGE], None
+    if key is not None:
+        made, id = await directory.reserve(tenant, key, order if asked is None else asked)
+        if made is not None:
+            note(request, made, attached=True)
+            return made
+    try:
+        stream = directory.streams.open(
+            order,
+            dialect,
+            route=exchange.route,
+            arrived_at=exchange.arrived_at,
+            tenant=tenant,
+            key=key,
+            asked=asked,
+            resumable=resumable,
+            pace=pace,
+            id=id,
+        )
+    except Refused:
+        if key is not None and id is not None:
+            directory.free(tenant, key, id)
+        raise
+    directory.opened(stream, None if key is None else (tenant, key))
+    note(request, stream)
+    return stream
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """The header Idempotency-Key: `key` for bodies that have no such field. Raises Invalid."""
+    given = request.headers.get("Idempotency-Key")
+    return None if given is None else validate(KeyRequest, {"Idempotency-Key": given.strip('"')}).key
+
+
+def is_resumable(request: web.Request) -> bool:
+    """Whether the client announces that it may resume."""
+    return request.headers.get("X-Resumable", "").strip().lower() in ("1", "true")

@@ -1,0 +1,148 @@
+"""/stream and /v1/streams: the native dialect, made for EventSource. Started by GET or POST, resumed by event id."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from service.api.access import Access
+from service.api.body import Bodies
+from service.api.middleware import EXCHANGE
+from service.api.params import PaceRequest, StreamRequest, as_json, parse_query, validate
+from service.api.receipt import receipt
+from service.api.respond import note, send
+from service.api.resume import Resuming, last_event_id
+from service.api.start import idempotency_key, is_resumable, start
+from service.api.unsupported import refuse_unsupported
+from service.dialects.native import Native
+from service.errors import NotReady, StreamLost, StreamNotFound
+from service.streams.directory import Directory
+from service.streams.stream import Stream
+
+
+class StreamRoutes:
+    """Starts streams, and finds them by their ids."""
+
+    def __init__(self, *, directory: Directory, access: Access, resuming: Resuming, bodies: Bodies) -> None:
+        self._directory = directory
+        self._access = access
+        self._resuming = resuming
+        self._bodies = bodies
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/stream", self.get, allow_head=False),  # a HEAD would generate
+            web.post("/stream", self.post),
+            web.post("/v1/streams", self.create),
+            web.get("/v1/streams/{id}", self.read, allow_head=False),
+            web.delete("/v1/streams/{id}", self.cancel),
+        ]
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """Start a stream, or resume the one that Last-Event-ID or `key` names: never a second generation."""
+        fields = parse_query(query(request))
+        if last := last_event_id(request, fields):
+            return await self._resuming.resume(request, last, fields)
+        tenant = self._access.tenant(request)
+        refuse_unsupported(as_json(fields))
+        stream, pace = await self._start(request, validate(StreamRequest, fields, strict=False), tenant, resumable=True)
+        return await send(request, self._directory.streams, stream, pace=pace)
+
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """The same by a JSON body. It ends when its client disconnects, unless that asked for resuming."""
+        if last := last_event_id(request, {}):
+            return await self._resuming.resume(request, last, {})
+        tenant = self._access.tenant(request)
+        stream, pace = await self._start(
+            request, await self._body(request, tenant), tenant, resumable=is_resumable(request)
+        )
+        return await send(request, self._directory.streams, stream, pace=pace)
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """Start a stream without reading it: 201 with its id and URL. It waits resume_grace_s for a reader."""
+        if last := last_event_id(request, {}):
+            return await self._resuming.resume(request, last, {})
+        tenant = self._access.tenant(request)
+        stream, _ = await self._start(request, await self._body(request, tenant), tenant, resumable=True)
+        with self._directory.streams.attach(stream, stall=lambda: None) as reader:
+            await reader.admitted()
+        url = f"/v1/streams/{stream.id}"
+        headers = {"Location": url, "X-Stream-Id": stream.id, "Cache-Control": "no-store"}
+        return web.json_response({"id": stream.id, "url": url}, status=201, headers=headers)
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        """Attach to a stream by its id, which grants reading it."""
+        fields = parse_query(query(request))
+        id = request.match_info["id"]
+        if last := last_event_id(request, fields):
+            return await self._resuming.resume(request, last, fields, within=id)
+        accept = request.headers.get("Accept", "")
+        try:
+            stream = await self._directory.locate(id)
+        except NotReady:
+            if "text/event-stream" in accept:
+                return self._resuming.later(request)
+            raise
+        if stream is not None:
+            self._access.check_reader(request, stream.tenant)
+            if "application/json" in accept:
+                return self._receipt(request, stream)
+            return await self._resuming.to(request, stream, 0, fields)
+        if "text/event-stream" in accept:
+            return self._resuming.lost(request)
+        if await self._directory.is_gone(id):
+            raise StreamLost("This stream ended, and the time in which it could be read is over.")
+        raise StreamNotFound("There is no such stream here.")
+
+    def _receipt(self, request: web.Request, stream: Stream) -> web.Response:
+        note(request, stream, attached=True)
+        return web.json_response(receipt(stream), headers={"Cache-Control": "no-store"})
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """End a stream: its readers get `done` with finish_reason cancelled. 204, also when it had ended."""
+        tenant = self._access.tenant(request)
+        stream = await self._directory.locate(request.match_info["id"])
+        if stream is None or stream.tenant != tenant:
+            raise StreamNotFound("There is no such stream here, or it has expired.")
+        note(request, stream, attached=True)
+        await self._directory.end(stream)
+        return web.Response(status=204)
+
+    async def _body(self, request: web.Request, tenant: str) -> StreamRequest:
+        async with self._bodies.parsed(request, tenant) as body:
+            refuse_unsupported(body)
+            asked = validate(StreamRequest, body)
+        if asked.key is None:
+            asked.key = idempotency_key(request)
+        asked.pace = pace_of(request) or asked.pace
+        return asked
+
+    async def _start(
+        self, request: web.Request, asked: StreamRequest, tenant: str, *, resumable: bool
+    ) -> tuple[Stream, float | None]:
+        """The stream and its reader's pace; the parsed request is not kept while it lasts. With a key it is always
+        resumable."""
+        order = asked.to_order()
+        self._access.check_model(order.model)
+        stream = await start(
+            request,
+            self._directory,
+            order,
+            Native(),
+            tenant=tenant,
+            key=asked.key,
+            resumable=resumable or bool(asked.key),
+            pace=asked.pace,
+        )
+        if request[EXCHANGE].attached:
+            self._resuming.attached("attached")
+        return stream, asked.pace
+
+
+def query(request: web.Request) -> str:
+    """The query as it was sent: aiohttp's own parse lets broken UTF-8 pass."""
+    return request.raw_path.partition("?")[2].partition("#")[0]
+
+
+def pace_of(request: web.Request) -> float | None:
+    """`pace` in the query, which any route takes. Raises Invalid."""
+    return validate(PaceRequest, {"pace": parse_query(query(request)).get("pace")}, strict=False).pace

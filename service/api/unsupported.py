@@ -1,0 +1,151 @@
+"""Fields of OpenAI's API, llama-server, vLLM and Ollama that would change the answer and are unsupported here.
+
+Each is refused by name unless its value asks for the default behaviour. Fields that do not affect the answer (prompt
+caching, billing, tracing) are not listed here: they are ignored, as unknown fields are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from service.errors import Unsupported
+
+
+def _nothing(value: Any) -> bool:
+    return not value
+
+
+def _never(value: Any) -> bool:
+    return False
+
+
+def _is(*values: Any) -> Callable[[Any], bool]:
+    """One of these, and not merely equal: True is no 1."""
+    return lambda value: any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
+
+
+# In llama-server's default order, which is ours too.
+SAMPLERS = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
+
+# Field -> whether this value asks for the default behaviour only; null always does.
+HARMLESS: dict[str, Callable[[Any], bool]] = {
+    # OpenAI's
+    "n": _is(1),
+    "best_of": _is(1),
+    "tool_choice": _is("none", "auto"),
+    "function_call": _is("none", "auto"),
+    "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
+    "logprobs": _is(False),
+    "top_logprobs": _is(0),
+    "echo": _is(False),
+    "suffix": _is(""),
+    "modalities": _is(["text"]),
+    "audio": _nothing,
+    "prediction": _nothing,
+    "reasoning_effort": _never,
+    "verbosity": _is("medium"),
+    "web_search_options": _never,
+    # llama-server's
+    "json_schema": _never,  # {} is any JSON
+    "grammar_lazy": _is(False),
+    "grammar_triggers": _nothing,
+    "preserved_tokens": _nothing,
+    "n_probs": _is(0),
+    "post_sampling_probs": _is(False),
+    "n_cmpl": _is(1),
+    "n_indent": _is(0),
+    "min_keep": _is(0),
+    "t_max_predict_ms": _is(0, -1),
+    "samplers": _is(SAMPLERS, "edskypmxt"),
+    "lora": _nothing,
+    "return_tokens": _is(False),
+    "response_fields": _nothing,
+    "generation_prompt": _is(""),
+    "reasoning_format": _is("none", "auto"),
+    "reasoning_budget_tokens": _is(-1),
+    "thinking_budget_tokens": _is(-1),
+    "reasoning_control": _is(False),
+    "multimodal_data": _nothing,
+    # vLLM's
+    "use_beam_search": _is(False),
+    "length_penalty": _is(1),
+    "early_stopping": _is(False),
+    "stop_token_ids": _nothing,
+    "include_stop_str_in_output": _is(False),
+    "min_tokens": _is(0),
+    "skip_special_tokens": _is(True),
+    "spaces_between_special_tokens": _is(True),
+    "truncate_prompt_tokens": _is(-1),
+    "prompt_logprobs": _never,
+    "allowed_token_ids": _never,
+    "bad_words": _nothing,
+    "add_generation_prompt": _is(True),
+    "continue_final_message": _is(False),
+    "documents": _nothing,
+    "chat_template": _is(""),
+    "chat_template_kwargs": _nothing,
+    "mm_processor_kwargs": _nothing,
+    "media_io_kwargs": _nothing,
+    "structured_outputs": _nothing,
+    "guided_json": _never,
+    "guided_regex": _is(""),
+    "guided_choice": _nothing,
+    "guided_grammar": _is(""),
+    "structural_tag": _is(""),
+    "return_tokens_as_token_ids": _is(False),
+    "return_token_ids": _is(False),
+    "prompt_embeds": _nothing,
+    "logits_processors": _nothing,
+    "repetition_detection": _nothing,
+    "thinking_token_budget": _never,
+    "include_reasoning": _is(True),
+    "kv_transfer_params": _nothing,
+    "vllm_xargs": _nothing,
+    # Ollama's
+    "options": _nothing,
+    "format": _is(""),
+    "think": _never,
+    "template": _is(""),
+    "raw": _is(False),
+    "images": _nothing,
+    "context": _nothing,
+    # a chat template's switch elsewhere
+    "enable_thinking": _never,
+}
+
+# In one message of a history.
+HARMLESS_IN_MESSAGE: dict[str, Callable[[Any], bool]] = {
+    "tool_calls": _nothing,
+    "function_call": _nothing,
+    "audio": _nothing,
+    "images": _nothing,
+    "prefix": _is(False),
+    "partial": _is(False),
+}
+
+
+# Field -> the same where that depends on the rest of the body.
+HARMLESS_BESIDE: dict[str, Callable[[dict[str, Any], Any], bool]] = {
+    "tools": lambda body, tools: not tools or body.get("tool_choice") == "none",
+    "functions": lambda body, functions: not functions or body.get("function_call") == "none",
+    "add_special_tokens": lambda body, adds: adds is ("messages" not in body),  # BOS, which templates write themselves
+}
+
+
+def refuse_unsupported(body: dict[str, Any]) -> None:
+    """Raises Unsupported for the first field with an unsupported value."""
+    beside = {name: partial(is_harmless, body) for name, is_harmless in HARMLESS_BESIDE.items()}
+    if name := _asking(body, HARMLESS) or _asking(body, beside):
+        raise Unsupported(f"'{name}' with this value is not supported.", param=name)
+
+
+def lost_of(message: dict[str, Any]) -> str | None:
+    """The first field of a message in a history that would be lost; None: there is none."""
+    return _asking(message, HARMLESS_IN_MESSAGE)
+
+
+def _asking(fields: dict[str, Any], harmless: Mapping[str, Callable[[Any], bool]]) -> str | None:
+    """The first of these names whose value in `fields` is not harmless; null always is."""
+    return next((n for n, is_so in harmless.items() if fields.get(n) is not None and not is_so(fields[n])), None)

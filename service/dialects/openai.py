@@ -1,0 +1,147 @@
+"""OpenAI's response formats: stream chunks, and an answer in one piece; for chat and completions."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from service.dialects import sse
+from service.dialects.events import Status, Summary
+from service.errors import RillError
+
+Kind = Literal["chat", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One response's envelope: its id, the model's name as requested, its time of creation."""
+
+    kind: Kind
+    model: str
+    fingerprint: str
+    nonce: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def id(self) -> str:
+        return ("chatcmpl-" if self.kind == "chat" else "cmpl-") + self.nonce
+
+    def envelope(self, object: str) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+class Chunks:
+    """The streaming dialect: `data:` lines only, since a named event would reach the caller as a chunk."""
+
+    def __init__(self, answer: Answer, *, include_usage: bool) -> None:
+        self.answer, self.include_usage = answer, include_usage
+        self._chat = answer.kind == "chat"
+        object = "chat.completion.chunk" if self._chat else "text_completion"
+        self._envelope = answer.envelope(object)
+        # The delta is hot: all but its text is encoded once.
+        marker = secrets.token_hex(16)  # in no model's name
+        whole = orjson.dumps(self._chunk(marker))
+        head, tail = whole.split(orjson.dumps(marker))
+        self._head, self._tail = b"data: " + head, tail
+        self._heartbeat = self._data(self._chunk(None)) + b"\n\n"
+
+    def opening(self, status: Status) -> bytes:
+        """The first chunk is sent at admission, with the stream's first id."""
+        return self._data(self._chunk(""))
+
+    def status(self, status: Status) -> bytes:
+        return b""
+
+    def delta(self, text: str) -> bytes:
+        return self._head + sse.dumps(text) + self._tail
+
+    def done(self, summary: Summary) -> list[bytes]:
+        last = self._chunk(None, finish_reason(summary)) | {"timings": summary.timings(), "seed": summary.seed}
+        bodies = [self._data(last)]
+        if self.include_usage:
+            bodies.append(self._data(self._envelope | {"choices": [], "usage": summary.usage()}))
+        return [*bodies, b"data: [DONE]"]
+
+    def failure(self, error: RillError) -> bytes:
+        return self._data(error.body())
+
+    def heartbeat(self) -> bytes:
+        return self._heartbeat
+
+    def _chunk(self, text: str | None, finish_reason: str | None = None) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0}
+        if not self._chat:
+            choice["text"] = text or ""
+        elif text is None:
+            choice["delta"] = {}
+        elif text == "":
+            choice["delta"] = {"role": "assistant", "content": ""}
+        else:
+            choice["delta"] = {"content": text}
+        choice |= {"logprobs": None, "finish_reason": finish_reason}
+        usage = {"usage": None} if self.include_usage else {}
+        return self._envelope | {"choices": [choice]} | usage
+
+    @staticmethod
+    def _data(value: dict[str, Any]) -> bytes:
+        return b"data: " + sse.dumps(value)
+
+
+class Whole:
+    """The dialect of an answer that is sent in one piece: no events, it collects the text."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self._parts: list[str] = []
+
+    def opening(self, status: Status) -> bytes:
+        return b""
+
+    def status(self, status: Status) -> bytes:
+        return b""
+
+    def delta(self, text: str) -> bytes:
+        self._parts.append(text)
+        return b""
+
+    def done(self, summary: Summary) -> list[bytes]:
+        self._parts = [self.text]  # a hundred strings of one word take ten times the room
+        return []
+
+    def failure(self, error: RillError) -> bytes:
+        return b""
+
+    def heartbeat(self) -> bytes:
+        return b""
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
+
+    def body(self, summary: Summary) -> dict[str, Any]:
+        """The whole response."""
+        text = self.text
+        choice: dict[str, Any] = {"index": 0}
+        if self.answer.kind == "chat":
+            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+        else:
+            choice["text"] = text
+        choice |= {"logprobs": None, "finish_reason": finish_reason(summary)}
+        envelope = self.answer.envelope("chat.completion" if self.answer.kind == "chat" else "text_completion")
+        ours = {"timings": summary.timings(), "seed": summary.seed}
+        return envelope | {"choices": [choice], "usage": summary.usage()} | ours
+
+
+def finish_reason(summary: Summary) -> str:
+    """One of OpenAI's five values, since strict clients refuse others: cancelled becomes stop."""
+    return "stop" if summary.finish_reason == "cancelled" else summary.finish_reason

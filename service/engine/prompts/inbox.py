@@ -1,0 +1,124 @@
+"""Submit frame -> Sequence: template, tokenize, bounds. Requests that can't run are rejected before costing a step."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from service.engine.llama.deep_stack import SHALLOW_BYTES
+from service.engine.llama.model import LlamaError, Model
+from service.engine.prompts.reading import Reading
+from service.engine.prompts.template import Prompts
+from service.engine.prompts.validation import misfit
+from service.engine.sampling.chain import is_rebuildable
+from service.engine.sampling.gbnf_parser import GrammarError
+from service.engine.sampling.sampler import Argmax, Sampler, check_grammar, make
+from service.engine.sequences.sequence import Sequence
+from service.engine.sequences.text import Text
+from service.protocol.frames import Accepted, Rejected, Submit, too_long
+
+# A sequence ready to be scheduled, its sampler, and the frame for the front.
+Opened = tuple[Sequence, Sampler | Argmax, Accepted]
+
+
+class Inbox:
+    """Safe while the engine's thread runs: it uses the vocabulary only."""
+
+    def __init__(self, model: Model, *, n_ctx_seq: int, is_shared: bool = False, chat_template: str = "") -> None:
+        """n_ctx_seq: one stream's limit, prompt and answer together. is_shared: tenants share prefixes with each other.
+        chat_template: RILL_CHAT_TEMPLATE; raises ConfigurationError where it can't be used."""
+        self._model, self._is_shared = model, is_shared
+        self.n_ctx_seq = n_ctx_seq
+        prompts = Prompts(model, chat_template)
+        self.template = prompts.template
+        self._read = Reading(prompts, partial(check_grammar, model))
+
+    def open(self, submit: Submit, now: float) -> Opened | Rejected:
+        """The request as the engine needs it, or its rejection; max_tokens is clamped to the stream's limit."""
+        read = self.refuse(submit) or self.read(submit)
+        return read if isinstance(read, Rejected) else self.begin(read, now)
+
+    def refuse(self, submit: Submit) -> Rejected | None:
+        """Reject a request for errors found without tokenizing; None: none."""
+        if submit.tokens is not None and len(submit.tokens) >= self.n_ctx_seq:  # before each one is checked
+            return self._too_long(submit, len(submit.tokens))
+        if name := misfit(submit):
+            return Rejected(submit.id, "invalid_prompt", f"The value of {name} can't be used.")
+        try:
+            self._check_ids(submit.tokens or [])
+        except LlamaError as e:
+            return Rejected(submit.id, "invalid_prompt", str(e))
+        return self._surely_too_long(submit)
+
+    def read(self, submit: Submit) -> Submit | Rejected:
+        """Tokenize a request that `refuse` has passed."""
+        return self._read(submit)
+
+    @staticmethod
+    def is_quick(submit: Submit) -> bool:
+        """Whether it is tokenized in milliseconds, whatever its text: line feeds, SentencePiece's worst case, take
+        15 ms."""
+        return not submit.sampling.grammar and submit.n_characters <= SHALLOW_BYTES
+
+    def begin(self, submit: Submit, now: float) -> Opened | Rejected:
+        """A tokenized request as the engine needs it."""
+        tokens = submit.tokens or []
+        if not tokens:
+            return Rejected(submit.id, "invalid_prompt", "The prompt has no tokens.")
+        room = self.n_ctx_seq - len(tokens)
+        if room < 1:
+            return self._too_long(submit, len(tokens))
+        max_tokens = min(submit.max_tokens or room, room)
+        sequence = Sequence(
+            id=submit.id,
+            tokens=tokens,
+            n_prompt=len(tokens),
+            max_tokens=max_tokens,
+            text=Text(submit.stop),
+            stop_tokens=frozenset(token for stop in submit.stop for token in self._model.control_ids.get(stop, ())),
+            tenant=submit.tenant,
+            scope="" if self._is_shared else submit.tenant,
+            pace=submit.pace,
+            is_owed=submit.is_owed,
+            accepted_at=now,
+        )
+        try:
+            sequence.go_on(submit.delivered, [self._model.piece(token) for token in submit.delivered])
+        except LlamaError as e:
+            return Rejected(submit.id, "invalid_prompt", str(e))
+        if submit.delivered and sequence.finish_reason is None and not is_rebuildable(submit.sampling):
+            message = "The engine stopped, and mirostat and adaptive-p can't go on in another one; start again."
+            return Rejected(submit.id, "not_resumable", message)
+        sampler = self._sampler(submit)
+        if isinstance(sampler, Rejected):
+            return sampler
+        return sequence, sampler, Accepted(submit.id, sequence.n_prompt, max_tokens)
+
+    def _sampler(self, submit: Submit) -> Sampler | Argmax | Rejected:
+        biases = submit.sampling.logit_bias
+        try:
+            self._check_ids([token for token, _ in biases])
+            banned = {token for token, bias in biases if bias is None}
+            if len(banned | (self._model.end_tokens if submit.ignore_eos else set())) == self._model.n_vocab:
+                raise LlamaError("no token is left")
+        except LlamaError as e:
+            return Rejected(submit.id, "invalid_request", f"logit_bias: {e}", "logit_bias")
+        try:
+            return make(self._model, submit.sampling, ignore_eos=submit.ignore_eos)
+        except GrammarError as e:
+            return Rejected(submit.id, "invalid_request", f"grammar: {e}", "grammar")
+
+    def _surely_too_long(self, submit: Submit) -> Rejected | None:
+        """Refuse by size alone what can't fit: some tokenizers take minutes for a megabyte."""
+        n_bytes = submit.n_prompt_characters  # each is a byte at least
+        if n_bytes <= SHALLOW_BYTES:
+            return None
+        at_least = n_bytes // self._model.longest_piece
+        return self._too_long(submit, at_least, at_least=True) if at_least >= self.n_ctx_seq else None
+
+    def _too_long(self, submit: Submit, n_tokens: int, *, at_least: bool = False) -> Rejected:
+        message, counts = too_long(n_tokens, self.n_ctx_seq, at_least=at_least)
+        return Rejected(submit.id, "context_length_exceeded", message, counts=counts)
+
+    def _check_ids(self, tokens: list[int]) -> None:
+        if bad := [t for t in tokens if not 0 <= t < self._model.n_vocab]:
+            raise LlamaError(f"no token {bad[0]} in a vocabulary of {self._model.n_vocab}")

@@ -1,0 +1,4 @@
+"""From sampling parameters to the next token.
+
+May import: llama, protocol.
+"""

@@ -1,0 +1,244 @@
+"""Which sequences prefill and which decode in the next batch, sharing which cells. Pure: no clock, no model, no I/O.
+
+Decoding sequences come first, one token each, for a steady inter-token latency; what is left of the step goes to
+chunked prefill, in the order of turns.py. A prompt shares its cached prefix (kv/prefixes.py) and prefills the rest.
+Cells are counted ahead, so llama_decode is never asked for what the KV cache can't hold: first kept prefixes are
+evicted, then sequences far ahead of their clients lose their cells, then the youngest sequence of the tenant with the
+most is preempted and waits, first in the queue, to be computed again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from service.engine.kv.actions import Action, Cut
+from service.engine.kv.cells import Cells
+from service.engine.kv.prefixes import Kept, Prefixes
+from service.engine.kv.sharing import Sharing
+from service.engine.scheduling import shares
+from service.engine.scheduling.admission import Admission
+from service.engine.scheduling.batch import Batch, Row
+from service.engine.scheduling.capacity import Capacity
+from service.engine.scheduling.credits import Credits
+from service.engine.scheduling.fairness import FairShareCounter
+from service.engine.scheduling.tiles import is_apart
+from service.engine.scheduling.turns import Turns
+from service.engine.sequences.sequence import Sequence
+
+# Times what a compaction took, before the next one for speed alone: a prompt that comes, leaves holes and ends, thirty
+# times a second, would otherwise have all streams wait for 8,000 cells each time (10 to 40 ms, starter).
+TIDY_REST = 99.0
+
+# Draft tokens for each of these sequences, which are all that a step decodes; the int limits their total.
+Draft = Callable[[list[Sequence], int], list[tuple[int, ...]]]
+
+
+class Scheduler:
+    """The sequences that wait and that run. `schedule` decides; the engine carries out and reports back."""
+
+    def __init__(
+        self,
+        *,
+        n_seq: int,
+        n_batch: int,
+        cells: Cells,
+        n_ids: int | None = None,
+        prefixes: Prefixes | None = None,
+        n_slice: Callable[[int, int, float | None], int] = lambda n_decoding, n_reading, share: 128,
+        most_kept_cells: int | None = None,
+        draft: Draft | None = None,
+        most_rows: int = 0,
+        n_tile: int | None = None,
+        tidies: bool = False,
+        seconds: shares.Seconds | None = None,
+    ) -> None:
+        """n_ids: sequence ids, of running sequences and kept prefixes; n_seq, if not given.
+        prefixes: None shares nothing.
+        most_kept_cells: of kept prefixes alone; None: all that no sequence needs.
+        n_slice: prompt tokens that one step prefills, by the number of decoding sequences and of prompts; see
+        PrefillChunker.size, also for the share.
+        draft: None: no speculative decoding.
+        most_rows: of a decode with drafts.
+        n_tile: see Batch.calls.
+        tidies: whether compaction for speed alone is allowed.
+        seconds: of a decode of n rows; None: unknown, and one tenant's streams may slow down another's.
+        """
+        self.n_seq, self.n_batch, self.cells = n_seq, n_batch, cells
+        self.sharing, self.served = Sharing(cells, prefixes, n_ids or n_seq), FairShareCounter()
+        self._capacity = Capacity(cells, self.sharing, self.served)
+        self._turns = Turns(self.served)
+        self._admission = Admission(self._capacity, self._turns, n_seq)
+        self._credits = Credits()
+        self._read: Counter[str] = Counter()  # prefill tokens in the last batch, with other tenants' streams
+        self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
+        self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
+        self._tidies, self._seconds = tidies, seconds
+        self._tidies_at = 0.0  # no compaction for speed alone before this, of schedule's clock
+        self._turn = 0
+
+    def __repr__(self) -> str:
+        cells = f"{self.n_cells_used}/{self.cells.n_cells} cells"
+        return f"<Scheduler {len(self.running)}/{self.n_seq} running, {self._capacity.n_waiting} waiting, {cells}>"
+
+    @property
+    def running(self) -> list[Sequence]:
+        """The oldest first."""
+        return self._capacity.running
+
+    @property
+    def resting(self) -> list[Sequence]:
+        """They lost their cells, being far ahead of their clients."""
+        return self._capacity.resting
+
+    @property
+    def waiting(self) -> list[Sequence]:
+        """The queue, the next one first."""
+        return self._admission.queue()
+
+    @property
+    def n_cells_used(self) -> int:
+        """Cells that running sequences hold."""
+        return self._capacity.n_cells_used
+
+    @property
+    def kept(self) -> list[Kept]:
+        """The kept prefixes."""
+        return self.sharing.kept
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; it must fit the KV cache when it is alone (the inbox ensures that)."""
+        assert 0 < len(sequence.tokens) <= self.cells.n_cells
+        self.served.join(sequence.tenant, [*self._capacity.tenants, *(s.tenant for s in self.resting)])
+        (self._capacity.returned if sequence.is_owed else self._capacity.waiting).append(sequence)
+
+    def remove(self, sequence: Sequence) -> list[Action]:
+        """Remove a finished or cancelled sequence; its cells may be kept. Returns what to carry out at once."""
+        if sequence.seq_id < 0:
+            next(
+                held for held in (self._capacity.waiting, self._capacity.returned, self.resting) if sequence in held
+            ).remove(sequence)
+            return []
+        self._capacity.break_promise(sequence)
+        self.running.remove(sequence)
+        seq_id, sequence.seq_id = sequence.seq_id, -1
+        actions = self.sharing.keep(sequence, seq_id)
+        while self._most_kept_cells is not None and self.cells.n_live - self.n_cells_used > self._most_kept_cells:
+            actions += self.sharing.evict()
+        return actions
+
+    def advance(self, row: Row, n_right: int = 0, *, at_end: bool = False) -> list[Action]:
+        """A row was computed, and its sequence has the sampled tokens: n_right accepted drafts, and one more.
+        at_end: no other's cells come after its own. Returns what to carry out before the next decode."""
+        sequence = row.sequence
+        n_cells = sequence.n_past + row.n_tokens
+        sequence.n_past = min(sequence.n_past + row.n + n_right, len(sequence.tokens))
+        self.cells.grow(sequence.seq_id, row.n_tokens)
+        n_read = min(row.n, sequence.n_unread)
+        sequence.n_unread -= n_read
+        self.served.read(sequence.tenant, n_read)
+        if row.samples:
+            self._capacity.break_promise(sequence)  # the rest of it was shared
+            self.served.charge(sequence.tenant, 1 + n_right)
+        if sequence.n_past == n_cells:
+            return []
+        return [Cut(sequence.seq_id, sequence.n_past, self.cells.cut(sequence.seq_id, sequence.n_past, at_end=at_end))]
+
+    def schedule(self, now: float = 0.0, admit: bool = True) -> Batch:
+        """The next batch; empty when there is nothing to do. Sequences it admits have their seq_id from now on.
+
+        now: seconds, of the sequences' clock: one ahead of its client leaves the step, and its slot, to others.
+        Without `admit` none is admitted: the one just preempted would only be preempted again.
+        """
+        batch = Batch()
+        self._turn += 1
+        self._capacity.call_back(now)
+        self.sharing.go_on(self.running, batch.actions)
+        ahead = sorted(self._capacity.ahead(now), key=lambda s: s.ahead_s(now))
+        self._capacity.make_room(batch, ahead, now)
+        ahead = [s for s in ahead if s.seq_id >= 0]
+        if admit:
+            self._admission.reclaim(batch, ahead, now)
+        decoding = [s for s in self.running if s.is_decoding]
+        due = self._in_turn([s for s in decoding if s not in ahead])
+        batch.rows = [Row(s, 1, samples=True) for s in due]
+        prefilling = [s for s in self.running if s.is_prefilling]
+        n_reading = len(prefilling) + min(self._capacity.n_waiting, max(0, self.n_seq - len(self.running) + len(ahead)))
+        room = min(self._n_slice(len(due), n_reading, self._share(due, prefilling)), self.n_batch - len(due))
+        n_wanted = sum(s.n_pending for s in prefilling if s.prefix_source is None)
+        while admit and (admitted := self._admission.admit(batch, ahead, now, room - n_wanted)) is not None:
+            batch.admitted.append(admitted)
+            prefilling.append(admitted)
+            n_wanted += 0 if admitted.prefix_source else admitted.n_pending
+        streaming = {s.tenant for s in due}
+        for s in self._turns.order(prefilling):
+            if self._credits.may_read(s.tenant) or streaming <= {s.tenant}:
+                room -= self._slice(batch, s, room)
+        self._read = Counter[str]()
+        for r in batch.rows[len(due) :]:
+            self._read[r.sequence.tenant] += 0 if streaming <= {r.sequence.tenant} else r.n
+        if len(batch.rows) > len(due):
+            self._turns.pass_on()
+        if len(batch.rows) == len(due) or is_apart(batch.n_tokens, self._n_tile):
+            self._add_drafts(batch, len(due))
+        if not batch.rows:  # those ahead may use the idle time
+            batch.rows = [Row(s, 1, samples=True) for s in self._in_turn([s for s in decoding if s.seq_id >= 0])]
+        n_longest = max((r.sequence.n_pending for r in batch.rows if r.sequence.is_prefilling), default=0)
+        may_tidy = self._tidies and now >= self._tidies_at
+        if self.cells.must_tidy(batch.n_tokens) or (may_tidy and self.cells.should_tidy(n_longest)):
+            batch.copies = self.cells.tidy()
+        return batch
+
+    def took(self, step_s: float, decode_s: float) -> None:
+        """The last batch took step_s; without its prefill it would have taken decode_s, as far as is known."""
+        read_s = max(0.0, step_s - decode_s) / max(1, self._read.total())
+        self._credits.took(step_s, {tenant: n * read_s for tenant, n in self._read.items()}, self._capacity.tenants)
+
+    def tidied(self, took_s: float, now: float) -> None:
+        """A batch's compaction took took_s, and has just ended."""
+        self._tidies_at = now + TIDY_REST * took_s
+
+    def give_way(self) -> tuple[list[Action], Sequence | None]:
+        """The cache had less room than counted: evict half of the kept prefixes, or preempt the youngest running
+        sequence, which is returned. No actions: there is nothing to evict or preempt."""
+        if n := len(self.kept):
+            return [action for _ in range((n + 1) // 2) for action in self.sharing.evict()], None
+        batch = Batch()
+        youngest = self._capacity.preempt_youngest(batch)
+        return batch.actions, youngest
+
+    def _in_turn(self, decoding: list[Sequence]) -> list[Sequence]:
+        """As many of them as a batch may have, rotating among each tenant's."""
+        decoding = shares.choose(decoding, min(self.n_seq, self.n_batch), self._seconds)
+        for s in decoding:
+            s.turn = self._turn
+        return decoding
+
+    def _share(self, due: list[Sequence], prefilling: list[Sequence]) -> float | None:
+        """Prefill time as a multiple of the running streams': each prefilling tenant gets as much as each decoding one.
+        None: all are one tenant's."""
+        decoding = {s.tenant for s in due}
+        reading = {s.tenant for s in (*prefilling, *self._capacity.waiting, *self._capacity.returned)}
+        return len(reading) / len(decoding) if decoding and len(decoding | reading) > 1 else None
+
+    def _add_drafts(self, batch: Batch, n: int) -> None:
+        """Add draft tokens to the first n rows, in cells that no sequence needs: nothing is evicted or preempted for
+        them."""
+        n_free = self.cells.n_spare - (self._capacity.n_promised() - self.cells.n_live)
+        n_most = min(self._most_rows - n, self.n_batch - batch.n_tokens, n_free)
+        if self._draft is not None and n and n_most > 0:
+            drafts = self._draft([row.sequence for row in batch.rows[:n]], n_most)
+            rows = zip(batch.rows[:n], drafts, strict=True)
+            batch.rows[:n] = [replace(row, drafts=d) if d else row for row, d in rows]
+
+    def _slice(self, batch: Batch, sequence: Sequence, room: int) -> int:
+        """Add a chunk of a prompt, of `room` tokens at most; returns its size."""
+        if sequence.prefix_source is not None:
+            return 0
+        n = min(sequence.n_pending, room)
+        if ends := [at for at in sequence.boundaries if at > sequence.n_past]:
+            n = min(n, min(ends) - sequence.n_past)
+        if n > 0:
+            batch.rows.append(Row(sequence, n, samples=n == sequence.n_pending))
+        return max(n, 0)

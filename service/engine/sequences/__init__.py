@@ -1,0 +1,4 @@
+"""One prompt and its answer: tokens, text and state. Pure.
+
+May import: protocol.
+"""

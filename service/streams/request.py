@@ -1,0 +1,44 @@
+"""A client's request for a generation, whatever its API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from service.protocol.frames import Submit
+from service.protocol.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What is to be generated. Two equal ones request the same; `seed` None: the front chooses one."""
+
+    sampling: Sampling
+    messages: tuple[tuple[str, str], ...] | None = None  # (role, content)
+    or_raw: bool = False  # without a chat template the one message is the prompt as it stands
+    text: str | None = None
+    tokens: tuple[int, ...] | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    model: str | None = None
+
+    def submit(
+        self, id: str, random_seed: int, asked_at: float, *, tenant: str = "", pace: float | None = None
+    ) -> Submit:
+        """The Submit frame, with its seed and its date (seconds since the epoch). pace: its reader's, tokens/s."""
+        messages = self.messages
+        return Submit(
+            id=id,
+            sampling=replace(self.sampling, seed=random_seed if self.seed is None else self.seed),
+            messages=None if messages is None else [{"role": r, "content": c} for r, c in messages],
+            or_raw=self.or_raw,
+            text=self.text,
+            tokens=None if self.tokens is None else list(self.tokens),
+            max_tokens=self.max_tokens,
+            stop=list(self.stop),
+            ignore_eos=self.ignore_eos,
+            asked_at=asked_at,
+            tenant=tenant,
+            pace=pace,
+        )

@@ -1,0 +1,103 @@
+"""What peers would do and this service does not: refused by name, unless it asks for nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.api.unsupported import HARMLESS, HARMLESS_BESIDE, HARMLESS_IN_MESSAGE, lost_of, refuse_unsupported
+from service.errors import Unsupported
+
+# What each asks for that would be another answer.
+ASKING: dict[str, Any] = {
+    "n": 2,
+    "best_of": 2,
+    "tool_choice": "required",
+    "function_call": {"name": "f"},
+    "response_format": {"type": "json_object"},
+    "logprobs": 0,
+    "top_logprobs": 2,
+    "echo": True,
+    "suffix": "x",
+    "modalities": ["audio"],
+    "reasoning_effort": "none",
+    "verbosity": "low",
+    "json_schema": {},
+    "n_probs": 3,
+    "n_cmpl": 2,
+    "n_indent": 4,
+    "min_keep": 1,
+    "t_max_predict_ms": 100,
+    "samplers": ["temperature"],
+    "reasoning_format": "deepseek",
+    "reasoning_budget_tokens": 0,
+    "thinking_budget_tokens": 100,
+    "length_penalty": 0.5,
+    "min_tokens": 5,
+    "skip_special_tokens": False,
+    "spaces_between_special_tokens": False,
+    "truncate_prompt_tokens": 5,
+    "prompt_logprobs": 0,
+    "allowed_token_ids": [],
+    "add_generation_prompt": False,
+    "guided_json": {},
+    "include_reasoning": False,
+    "think": False,
+    "enable_thinking": False,
+    "thinking_token_budget": 0,
+}
+FLAGS = [
+    *("grammar_lazy", "post_sampling_probs", "return_tokens", "reasoning_control", "use_beam_search", "early_stopping"),
+    *("include_stop_str_in_output", "continue_final_message", "return_tokens_as_token_ids", "return_token_ids", "raw"),
+]
+USUAL: list[dict[str, Any]] = [
+    {"n": 1, "best_of": 1.0, "n_cmpl": 1},
+    {"tools": [], "tool_choice": "auto", "functions": [], "function_call": "none"},
+    {"tools": [{"type": "function"}], "tool_choice": "none"},
+    {"functions": [{"name": "f"}], "function_call": "none"},
+    {"response_format": {"type": "text"}, "modalities": ["text"], "verbosity": "medium"},
+    {"logprobs": False, "top_logprobs": 0, "echo": False, "suffix": "", "audio": None},
+    {"samplers": ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]},
+    {"n_probs": 0, "min_keep": 0, "t_max_predict_ms": 0, "lora": [], "response_fields": [], "n_indent": 0},
+    {"min_tokens": 0, "bad_words": [], "stop_token_ids": [], "skip_special_tokens": True, "length_penalty": 1.0},
+    {"add_generation_prompt": True, "continue_final_message": False, "chat_template_kwargs": {}},
+    {"options": {}, "format": "", "raw": False},
+    {"messages": [], "add_special_tokens": False},
+    {"prompt": "x", "add_special_tokens": True},
+    {"cache_prompt": True, "id_slot": -1, "user": "x", "metadata": {"a": 1}, "store": True, "priority": 3, "fox": 7},
+    {"keep_alive": "5m", "request_id": "x", "cache_salt": "x", "parallel_tool_calls": True, "timings_per_token": True},
+]
+
+
+@pytest.mark.parametrize("name", [*HARMLESS, *HARMLESS_BESIDE])
+def test_each_is_refused_by_its_name(name: str) -> None:
+    """With any value that would make another answer; null is none."""
+    asking = ASKING.get(name, True if name in FLAGS else {"x": 1})
+    with pytest.raises(Unsupported) as refused:
+        refuse_unsupported({"prompt": "x", name: asking})
+    assert refused.value.param == name
+    refuse_unsupported({"prompt": "x", name: None})
+
+
+@pytest.mark.parametrize("body", USUAL)
+def test_what_asks_for_nothing_else(body: dict[str, Any]) -> None:
+    """Defaults that clients send, what says nothing of the answer, and what nobody knows."""
+    refuse_unsupported(body)
+
+
+@pytest.mark.parametrize("value", [True, "1", [1], {"n": 1}, 1.5, float("nan")])
+def test_what_is_merely_like_the_usual(value: Any) -> None:
+    """True is no 1."""
+    with pytest.raises(Unsupported):
+        refuse_unsupported({"n": value})
+
+
+@pytest.mark.parametrize("name", HARMLESS_IN_MESSAGE)
+def test_what_would_be_lost_of_a_message(name: str) -> None:
+    """It is named; what is empty or null is nothing to lose, nor are fields that no template reads."""
+    message = {"role": "assistant", "content": "x"}
+    assert lost_of({**message, name: [1]}) == name
+    empty: Any = False if name in ("prefix", "partial") else []
+    for nothing in (None, empty):
+        assert lost_of({**message, name: nothing, "name": "a", "refusal": None, "annotations": []}) is None

@@ -1,0 +1,223 @@
+"""Submit to sequence: what is refused, with which words, and what is clamped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.engine.llama.deep_stack import SHALLOW_BYTES
+from service.engine.llama.model import Model
+from service.engine.prompts.inbox import Inbox
+from service.engine.sequences.sequence import Sequence
+from service.protocol.frames import Accepted, Rejected, Submit
+from service.protocol.sampling import Sampling
+from tests.engine.prompts.test_template import With
+
+
+def submit(**fields: Any) -> Submit:
+    return Submit(**{"id": "id", "sampling": Sampling(seed=1), **fields})
+
+
+def opened(inbox: Inbox, **fields: Any) -> tuple[Sequence, Accepted]:
+    result = inbox.open(submit(**fields), now=5.0)
+    assert not isinstance(result, Rejected), result
+    sequence, sampler, accepted = result
+    sampler.close()
+    return sequence, accepted
+
+
+def refused(inbox: Inbox, **fields: Any) -> Rejected:
+    result = inbox.open(submit(**fields), now=5.0)
+    assert isinstance(result, Rejected)
+    assert result.id == "id"
+    return result
+
+
+@pytest.fixture
+def inbox(bpe: Model) -> Inbox:
+    return Inbox(bpe, n_ctx_seq=100)
+
+
+def test_a_chat(inbox: Inbox, bpe: Model) -> None:
+    """Messages become the template's ids, and the answer tells how many they are."""
+    sequence, accepted = opened(inbox, messages=[{"role": "user", "content": "Hello"}], max_tokens=7)
+    text = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    assert sequence.tokens == bpe.tokenize(text, add_special=True, parse_special=True)
+    assert accepted == Accepted("id", n_prompt=len(sequence.tokens), max_tokens=7)
+    assert (sequence.id, sequence.n_prompt, sequence.max_tokens) == ("id", len(sequence.tokens), 7)
+    assert (sequence.accepted_at, sequence.seq_id, sequence.n_past) == (5.0, -1, 0)
+
+
+def test_a_bare_text(inbox: Inbox, bpe: Model) -> None:
+    """Text is completed as it stands, control tokens' texts as text."""
+    sequence, _ = opened(inbox, text="<|im_end|>fox")
+    assert sequence.tokens == bpe.tokenize("<|im_end|>fox", add_special=True, parse_special=False)
+
+
+def test_one_that_goes_on(inbox: Inbox, bpe: Model) -> None:
+    """What was delivered stands behind the prompt, counts as generated, and is not said again."""
+    fox = bpe.tokenize(" fox", add_special=False, parse_special=False)
+    sequence, accepted = opened(inbox, text="the", delivered=fox, max_tokens=50)
+    assert sequence.tokens[sequence.n_prompt :] == fox
+    assert (accepted.n_prompt, sequence.n_generated) == (sequence.n_prompt, len(fox))
+    assert refused(inbox, text="the", delivered=[bpe.n_vocab]).code == "invalid_prompt"
+
+
+def test_one_that_goes_on_may_be_over(inbox: Inbox, bpe: Model) -> None:
+    """The last delivered token was the last there may be, or completed a stop string."""
+    fox = bpe.tokenize(" fox", add_special=False, parse_special=False)
+    assert opened(inbox, text="the", delivered=fox, max_tokens=len(fox))[0].finish_reason == "length"
+    assert opened(inbox, text="the", delivered=fox, stop=["fox"])[0].finish_reason == "stop"
+
+
+def test_bare_tokens(inbox: Inbox, bpe: Model) -> None:
+    """Ids are taken as they are: no BOS is added, control tokens may be among them."""
+    ids = [bpe.n_vocab - 1, 0, bpe.eos]
+    sequence, accepted = opened(inbox, tokens=ids)
+    assert sequence.tokens == ids
+    assert accepted.n_prompt == 3
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 90), (1, 1), (89, 89), (90, 90), (91, 90), (2**31 - 1, 90)])
+def test_max_tokens(inbox: Inbox, asked: int | None, expected: int) -> None:
+    """The answer may be as long as was asked for, within what the prompt leaves of the stream's limit."""
+    sequence, accepted = opened(inbox, tokens=[1] * 10, max_tokens=asked)
+    assert sequence.max_tokens == accepted.max_tokens == expected
+
+
+def test_the_longest_prompt(inbox: Inbox) -> None:
+    """A prompt that leaves room for one token is run."""
+    assert opened(inbox, tokens=[1] * 99)[1].max_tokens == 1
+
+
+@pytest.mark.parametrize("n", [100, 101, 5000])
+def test_too_long_a_prompt(inbox: Inbox, n: int) -> None:
+    """A prompt that leaves no room is refused, with both counts."""
+    assert refused(inbox, tokens=[1] * n) == Rejected(
+        "id",
+        "context_length_exceeded",
+        f"This model's maximum context length is 100 tokens, the answer included; the prompt has {n}.",
+        counts={"n_prompt_tokens": n, "n_ctx": 100},
+    )
+
+
+def test_too_long_a_text(inbox: Inbox) -> None:
+    """So is a text, whose tokens are counted with BOS, and a chat with all that the template writes."""
+    assert "the prompt has 201." in refused(inbox, text="x" * 200).message
+    messages = [{"role": "user", "content": "x" * 200}]
+    assert refused(inbox, messages=messages).code == "context_length_exceeded"
+
+
+def test_far_too_long_a_text(inbox: Inbox, bpe: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megabytes are refused by their size alone, never tokenized."""
+    monkeypatch.setattr(bpe, "tokenize", None)
+    for fields in (
+        {"text": "the fox " * 200_000},
+        {"messages": [{"role": "user", "content": "x" * 500_000}, {"role": "user", "content": "y" * 500_000}]},
+    ):
+        result = refused(inbox, **fields)
+        assert result.code == "context_length_exceeded"
+        assert "the prompt has at least " in result.message
+        assert "maximum context length is 100 tokens" in result.message
+
+
+def test_refusing_by_size_refuses_nothing_that_fits(bpe: Model) -> None:
+    """A text of the longest tokens that just fits is not refused by its size."""
+    word = max((bpe.piece(t).decode() for t in range(256, bpe.n_vocab)), key=len)
+    n = SHALLOW_BYTES // len(word) + 1
+    ids = bpe.tokenize(word * n, add_special=True, parse_special=False)
+    assert opened(Inbox(bpe, n_ctx_seq=len(ids) + 1), text=word * n)[1].n_prompt == len(ids)
+    assert refused(Inbox(bpe, n_ctx_seq=len(ids)), text=word * n).code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("bad", [-1, 10**6, 2**31, 2**40, -(2**40)])
+def test_token_ids_out_of_range(inbox: Inbox, bpe: Model, bad: int) -> None:
+    """An id that the vocabulary has not is refused by name: in C it would abort the process."""
+    result = refused(inbox, tokens=[1, bad, 2])
+    assert result == Rejected("id", "invalid_prompt", f"no token {bad} in a vocabulary of {bpe.n_vocab}")
+    assert refused(inbox, tokens=[bpe.n_vocab]).code == "invalid_prompt"
+
+
+def test_an_empty_prompt(write: Any, inbox: Inbox) -> None:
+    """Nothing to begin from is refused; BOS alone is something."""
+    assert refused(inbox, tokens=[]) == Rejected("id", "invalid_prompt", "The prompt has no tokens.")
+    assert refused(inbox).code == "invalid_prompt"
+    assert opened(inbox, text="")[1].n_prompt == 1
+    no_bos = Inbox(Model(write("inbox-no-bos", add_bos=False)), n_ctx_seq=100)
+    assert refused(no_bos, text="").message == "The prompt has no tokens."
+
+
+def test_a_template_that_refuses(bpe: Model) -> None:
+    """The template's own words reach the caller."""
+    inbox = Inbox(With(bpe, "{{ raise_exception('no system role') }}"), n_ctx_seq=100)  # type: ignore[arg-type]
+    result = refused(inbox, messages=[{"role": "system", "content": "x"}])
+    assert result.code == "invalid_prompt"
+    assert "no system role" in result.message
+
+
+def test_stop_strings(inbox: Inbox, bpe: Model) -> None:
+    """The caller's stop strings apply, and a template's end where the model was not made with it."""
+    sequence, _ = opened(inbox, text="x", stop=["fox"])
+    assert sequence.text.push(b"a fox b") == "a "
+    given = Inbox(bpe, n_ctx_seq=100, chat_template="vicuna")
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({"messages": [{"role": "user", "content": "x"}], "stop": ["fox"]}, ["a ", ""]),
+        ({"messages": [{"role": "user", "content": "x"}]}, ["a fox ", ""]),
+        ({"text": "x"}, ["a fox ", "</s>"]),
+    ]
+    for fields, expected in cases:
+        sequence, _ = opened(given, **fields)
+        assert [sequence.text.push(b"a fox "), sequence.text.push(b"</s>")] == expected
+
+
+def test_whose_it_is_and_for_how_fast_a_reader(inbox: Inbox, bpe: Model) -> None:
+    """Tenant and pace are the request's; prompts are shared within a tenant, or by all where that is asked for."""
+    sequence, _ = opened(inbox, text="the", tenant="a", pace=2.5)
+    assert (sequence.tenant, sequence.scope, sequence.pace) == ("a", "a", 2.5)
+    sequence, _ = opened(Inbox(bpe, n_ctx_seq=100, is_shared=True), text="the", tenant="a")
+    assert (sequence.tenant, sequence.scope, sequence.pace) == ("a", "", None)
+
+
+def test_samplers_that_forget(inbox: Inbox) -> None:
+    """What was begun with mirostat or adaptive-p can't go on here; not begun, or over, it can."""
+    for sampling in (Sampling(seed=1, mirostat=1), Sampling(seed=1, mirostat=2), Sampling(seed=1, adaptive_target=0.5)):
+        assert refused(inbox, text="the", sampling=sampling, delivered=[1, 2]).code == "not_resumable"
+        assert opened(inbox, text="the", sampling=sampling)[0].n_generated == 0
+        assert opened(inbox, text="the", sampling=sampling, delivered=[1, 2], max_tokens=2)[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "grammar", ["root ::= (", "x ::= [a]", "root ::= root [a]", "root ::= [a]{5000}", "((((" * 5000]
+)
+def test_a_grammar_that_is_none(inbox: Inbox, grammar: str) -> None:
+    """It is refused with its field's name before anything is computed."""
+    result = refused(inbox, text="the", sampling=Sampling(seed=1, grammar=grammar))
+    assert (result.code, result.param) == ("invalid_request", "grammar")
+    assert result.message.startswith("grammar: ")
+
+
+def test_biases_on_no_token(inbox: Inbox, bpe: Model) -> None:
+    """Ids that the vocabulary has not, and a ban on all that it has."""
+    n = bpe.n_vocab
+    for biases in (((n, 1.0),), ((2**31 - 1, None),), tuple((t, None) for t in range(n))):
+        result = refused(inbox, text="the", sampling=Sampling(seed=1, logit_bias=biases))
+        assert (result.code, result.param) == ("invalid_request", "logit_bias")
+    but_ends = tuple((t, None) for t in range(n) if t not in bpe.end_tokens)
+    assert opened(inbox, text="the", sampling=Sampling(seed=1, logit_bias=but_ends))
+    assert refused(inbox, text="the", sampling=Sampling(seed=1, logit_bias=but_ends), ignore_eos=True)
+
+
+def test_what_is_quick_to_read() -> None:
+    """A few kilobytes of text, with all that a template writes round each message; a grammar never is."""
+    one = {"role": "user", "content": "x"}
+    asked: list[tuple[dict[str, Any], bool]] = [
+        ({"text": "x" * 8000}, True),
+        ({"text": "x" * 9000}, False),
+        ({"tokens": [1] * 9000}, True),
+        ({"messages": [one] * 100}, True),
+        ({"messages": [one] * 2048}, False),
+        ({"text": "x", "sampling": Sampling(seed=1, grammar="root ::= [a-z]")}, False),
+    ]
+    for fields, is_quick in asked:
+        assert Inbox.is_quick(Submit(id="id", **{"sampling": Sampling(seed=1), **fields})) == is_quick

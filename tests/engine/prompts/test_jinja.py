@@ -1,0 +1,149 @@
+"""What chat templates may do, and what they can't; and in which form they get what somebody wrote."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from service.engine.prompts.jinja import Jinja, TemplateError
+
+DATE = datetime(2021, 3, 4)
+
+
+def jinja(source: str) -> Jinja:
+    return Jinja(source, bos="<s>", eos="</s>")
+
+
+@pytest.mark.parametrize(
+    "source", ["{% if %}", "{{ x", "{% for %}", "{% nonsense %}", "{{ 1 | nonsense }}", "{% for a in b %}" * 40]
+)
+def test_a_template_that_does_not_compile(source: str) -> None:
+    """A template that is no valid Jinja is an error when the model is loaded."""
+    with pytest.raises(TemplateError, match="does not compile"):
+        jinja(source)
+
+
+def test_deep_nesting_does_not_compile() -> None:
+    """What Jinja accepts and Python's compiler does not is such an error as well."""
+    depth = 30
+    source = "{% for a in messages %}" * depth + "{% endfor %}" * depth
+    with pytest.raises(TemplateError, match="does not compile"):
+        jinja(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages[7].content }}",
+        "{{ nothing.at.all }}",
+        "{{ 1 / 0 }}",
+        "{{ 'x' + 1 }}",
+        "{{ {}['a'].b }}",
+        "{{ messages[0].content.index('zzz') }}",
+        "{{ 'x'.encode('nonsense') }}",
+        "{{ range(10 ** 9) | list }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ messages | tojson(nonsense=[].x.y) }}",
+        "{{ raise_exception() }}",
+        "{{ '%d' % 'x' }}",
+        "{{ '{a}'.format_map(1) }}",
+        "{{ strftime_now(1) }}",
+    ],
+)
+def test_a_template_that_fails(source: str) -> None:
+    """Whatever goes wrong while a template renders is a TemplateError, not the engine's end."""
+    template = jinja(source)
+    with pytest.raises(TemplateError, match="chat template"):
+        template([{"role": "user", "content": "x"}], DATE)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ raise_exception.__globals__['__builtins__']['open']('/etc/passwd').read() }}",
+        "{{ strftime_now.__globals__.os }}",
+        "{{ messages.__class__.__base__ }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ '{0.__class__.__init__.__globals__}'.format(raise_exception) }}",
+        "{{ messages.append('x') }}",
+        "{{ messages[0].update({'role': 'x'}) }}",
+        "{{ messages | attr('__class__') | attr('__mro__') }}",
+    ],
+)
+def test_sandbox(source: str) -> None:
+    """A template reaches neither Python's insides nor the messages' contents to change them."""
+    messages = [{"role": "user", "content": "x"}]
+    try:
+        text = jinja(source)(messages, DATE)
+    except TemplateError:
+        text = ""
+    assert not any(word in text for word in ("<class", "builtin", "root:", "module", "object at"))
+    assert messages == [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ messages | tojson }}", '[{"role": "user", "content": "<é>"}]'),
+        ("{{ {'a': 1} | tojson(indent=1) }}", '{\n "a": 1\n}'),
+        ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }}", '{"a": 2, "b": 1}'),
+        ("{{ {'b': 1, 'a': 2} | tojson(separators=(',', ':')) }}", '{"b":1,"a":2}'),
+        ("{{ 'é' | tojson(ensure_ascii=true) }}", '"\\u00e9"'),
+        ("{% for m in messages %}{% if true %}{% break %}{% endif %}x{% endfor %}y", "y"),
+        ("{% generation %}x{% endgeneration %}y", "xy"),
+        ("  {% if true %}\n  a\n  {% endif %}\nb", "  a\nb"),
+        ("{{ strftime_now('%%') }}", "%"),
+        ("{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}", "TrueTrueTrue"),
+        ("{{ bos_token }}{{ eos_token }}", "<s></s>"),
+    ],
+)
+def test_what_templates_may_use(source: str, expected: str) -> None:
+    """Filters, tags and names are those that transformers gives to chat templates."""
+    assert jinja(source)([{"role": "user", "content": "<é>"}], DATE) == expected
+
+
+def test_the_date_is_the_requests() -> None:
+    """A template tells the date that it is given."""
+    assert jinja("{{ strftime_now('%d %b %Y') }}")([], DATE) == "04 Mar 2021"
+
+
+HEAD = "{%- for m in messages -%}{{- '[' + m.role + ':' -}}"
+TAIL = "{{- ']' -}}{%- endfor -%}{%- if add_generation_prompt -%}{{- '[assistant:' -}}{%- endif -%}"
+PARTS = "{%- for part in m.content -%}{%- if part.type == 'text' -%}{{- part.text -}}{%- endif -%}{%- endfor -%}"
+TEXT = "{{- m.content -}}"
+STRICT = "{%- if m.role == 'system' -%}{{- raise_exception('no system') -}}{%- endif -%}"
+
+
+@pytest.mark.parametrize(
+    ("middle", "roles"),
+    [
+        (TEXT, ""),
+        (PARTS, "system user assistant"),
+        ("{{- m.content[0].text -}}", "system user assistant"),
+        ("{{- m['content'][0]['text'] | trim -}}", "system user assistant"),
+        ("{%- if m.content is string -%}" + TEXT + "{%- else -%}" + PARTS + "{%- endif -%}", ""),
+        ("{%- if m.role == 'assistant' -%}" + TEXT + "{%- else -%}" + PARTS + "{%- endif -%}", "system user"),
+        ("{%- if m.role == 'system' -%}" + PARTS + "{%- else -%}" + TEXT + "{%- endif -%}", "system"),
+        (STRICT + PARTS, "user assistant"),
+        ("{%- if m.role != 'user' -%}{{- raise_exception('no') -}}{%- endif -%}" + PARTS, "user"),
+        ("{%- if m.role == 'user' -%}" + TEXT + "{%- endif -%}", ""),  # it says nothing of others, in any form
+        ("{%- if m.content is not string -%}{{- raise_exception('parts') -}}{%- endif -%}" + TEXT, ""),
+    ],
+)
+def test_nobodys_words_are_lost(middle: str, roles: str) -> None:
+    """A template that takes some roles' content as a list of parts only gets it so, and no other gets a list."""
+    template = jinja(HEAD + middle + TAIL)
+    assert template._in_parts == frozenset(roles.split())
+    for role in roles.split() or ["user"]:
+        said = template([{"role": role, "content": "the 'fox'"}], DATE)
+        assert said == f"[{role}:the 'fox'][assistant:"
+
+
+def test_up_to_the_answer_or_not() -> None:
+    """The header of the model's next words is a matter of the asker's."""
+    template = jinja(HEAD + TEXT + TAIL)
+    assert template([{"role": "user", "content": "x"}], DATE, opens_answer=False) == "[user:x]"

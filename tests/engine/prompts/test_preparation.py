@@ -1,0 +1,298 @@
+"""preparation.py: what may take long is read by turns, in a process that may die of it, and can be cancelled."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from service.engine.llama.model import Model
+from service.engine.prompts.inbox import Inbox
+from service.engine.prompts.preparation import FATAL, TOO_LONG, Preparation, Preparer, PreparerDied, command
+from service.engine.prompts.read_budget import AT_ONCE_S, PromptBudget
+from service.engine.sequences.sequence import Sequence
+from service.protocol.frames import Rejected, Submit
+from service.protocol.sampling import Sampling
+from tests.engine.child import ROOT
+from tests.patience import PATIENCE_S
+
+# Answers each Submit, and says in its max_tokens how many it has had; one whose text is "spin" it never ends.
+COUNTS = """
+import os, socket, sys
+from dataclasses import replace
+from service.engine.prompts.preparer import answer
+n = 0
+def read(submit):
+    global n
+    n += 1
+    while submit.text == "spin":
+        pass
+    if submit.text == "die":
+        os._exit(1)
+    return replace(submit, max_tokens=n)
+answer(socket.socket(fileno=int(sys.argv[1])), read, lambda n_characters: 0.1)
+"""
+
+
+def submit(id: str = "id", text: str = "", tenant: str = "", grammar: str = "") -> Submit:
+    return Submit(id=id, text=text, tenant=tenant, sampling=Sampling(seed=0, grammar=grammar))
+
+
+@contextmanager
+def preparer(*line: str) -> Iterator[Preparer]:
+    made = Preparer([sys.executable, *line])
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_what_takes_too_long_ends_its_process_alone() -> None:
+    """By its CPU time; the next request is read by another one, which is started at once."""
+    with preparer("-c", COUNTS, "{fd}") as process:
+        assert [process.ask(submit()), process.ask(submit())] == [
+            Submit(id="id", text="", sampling=Sampling(seed=0), max_tokens=n) for n in (1, 2)
+        ]
+        with pytest.raises(PreparerDied) as died:
+            process.ask(submit(text="spin"))
+        assert died.value.is_late
+        answered = process.ask(submit())
+        assert isinstance(answered, Submit) and answered.max_tokens == 1
+
+
+def test_it_is_busy_while_it_is_asked() -> None:
+    """And when it has died of what it was asked no longer."""
+    with preparer("-c", COUNTS, "{fd}") as process:
+
+        def ask() -> None:
+            with suppress(PreparerDied):
+                process.ask(submit(text="spin"))
+
+        thread, was_busy = threading.Thread(target=ask), False
+        thread.start()
+        while thread.is_alive():
+            was_busy |= process.is_busy
+        assert was_busy and not process.is_busy
+
+
+def test_a_process_that_dies_otherwise_is_not_late() -> None:
+    """Which of the two it was decides whether it is tried again."""
+    with preparer("-c", COUNTS, "{fd}") as process:
+        with pytest.raises(PreparerDied) as died:
+            process.ask(submit(text="die"))
+        assert not died.value.is_late
+
+
+def test_a_real_one_reads_as_the_inbox_does(bpe_path: Path, bpe: Model) -> None:
+    """Chats and bare texts become the same sequences, and what is no grammar is refused in the same words."""
+    inbox = Inbox(bpe, n_ctx_seq=500)
+    with preparer(*command(bpe_path, 500, "")[1:]) as process:
+        for asked in (
+            Submit(id="chat", messages=[{"role": "user", "content": "Hello <s>"}], sampling=Sampling(seed=1)),
+            submit("text", "the fox <|im_end|>"),
+            submit("grammar", "x", grammar='root ::= "fox"'),
+        ):
+            read = process.ask(asked)
+            assert isinstance(read, Submit)
+            assert tokens(inbox.begin(read, 0.0)) == tokens(inbox.open(asked, 0.0))
+        assert process.ask(submit(grammar="root ::= (")) == inbox.open(submit(grammar="root ::= ("), 0.0)
+
+
+def tokens(opened: object) -> list[int]:
+    assert isinstance(opened, tuple)
+    sequence, sampler, _ = opened
+    assert isinstance(sequence, Sequence)
+    sampler.close()
+    return sequence.tokens
+
+
+def test_llama_cpp_words_about_a_grammar_are_not_heard(bpe_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It prints one that it refuses, which our own check let pass: whole."""
+    secret = 'root ::= "a" #\f secret'
+    with preparer(*command(bpe_path, 500, "")[1:]) as process:
+        process.ask(submit(grammar=secret))
+    assert "secret" not in "".join(capfd.readouterr())
+
+
+class Asked:
+    """Reads what it is told to, when it is told to."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.done: list[Submit | Rejected] = []
+        self.errors: list[PreparerDied] = []
+        self.takes_s = 0.0
+        self.now = self.computed = 0.0
+        self.budget = PromptBudget(lambda: self.computed, lambda: self.now)
+        self.preparation = Preparation(self.ask, self.done.append, self.budget)
+
+    def ask(self, submit: Submit) -> Submit | Rejected:
+        self.order.append(submit.id)
+        self.computed += self.takes_s
+        if self.errors:
+            raise self.errors.pop()
+        return submit
+
+
+def test_waiting_ends_with_the_first_one() -> None:
+    """Or with its time: a process that is ready beforehand is a matter of comfort."""
+    asked = Asked()
+    asked.preparation.wait(0.0)
+    asked.preparation.put(submit())
+    asked.preparation.wait(PATIENCE_S)
+    asked.preparation.turn()
+    assert asked.order == ["id"]
+
+
+def test_by_turns_the_shortest_and_the_oldest() -> None:
+    """A short one waits for one long one at most, a long one for as many short ones as there are long ones before."""
+    asked = Asked()
+    for id, n in (("a", 300), ("b", 200), ("c", 100), ("d", 10), ("e", 20)):
+        asked.preparation.put(submit(id, "x" * n))
+    for _ in range(5):
+        asked.preparation.turn()
+    assert asked.order == ["d", "a", "e", "b", "c"]
+    assert [answered.id for answered in asked.done] == asked.order
+
+
+def test_in_order() -> None:
+    """Where all are so quick that they need no budget none passes another of its tenant's."""
+    asked = Asked()
+    preparation = Preparation(asked.ask, asked.done.append)
+    for id, n in (("a", 3), ("b", 2), ("c", 1)):
+        preparation.put(submit(id, "x" * n))
+    preparation.put(submit("other", "x", tenant="other"))
+    for _ in range(4):
+        preparation.turn()
+    assert asked.order == ["a", "other", "b", "c"]
+
+
+def test_tenants_take_turns() -> None:
+    """However much one asks for."""
+    asked = Asked()
+    for i in range(4):
+        asked.preparation.put(submit(f"a{i}", "x", tenant="a"))
+    asked.preparation.turn()
+    asked.preparation.put(submit("b0", "x" * 100, tenant="b"))
+    asked.preparation.put(submit("b1", "x" * 100, tenant="b"))
+    for _ in range(5):
+        asked.preparation.turn()
+    assert [id[0] for id in asked.order] == ["a", "b", "a", "b", "a", "a"]
+
+
+def test_a_tenant_that_has_spent_its_time_lets_others_pass() -> None:
+    """Its own next one waits, and the thread that has them read with it, until it is paid for."""
+    asked = Asked()
+    asked.takes_s = 2 * AT_ONCE_S
+    for id in ("a0", "b0"):
+        asked.preparation.put(submit(id, tenant=id[0]))
+        asked.preparation.turn()
+    for id in ("a1", "b1", "c"):
+        asked.preparation.put(submit(id, tenant=id[0]))
+    asked.preparation.turn()
+    assert asked.order == ["a0", "b0", "c"]
+    assert asked.budget.wait_s("a") > 0
+    asked.now += asked.budget.wait_s("a")
+    asked.preparation.turn()
+    assert asked.order[-1] == "a1"
+
+
+def test_it_waits_for_what_is_put_meanwhile() -> None:
+    """One that may be read is read at once, though another has to wait long."""
+    asked = Asked()
+    asked.takes_s = 1000.0
+    for id in ("a0", "a1"):
+        asked.preparation.put(submit(id, tenant="a"))
+    asked.preparation.turn()
+    thread = threading.Thread(target=asked.preparation.turn, daemon=True)
+    thread.start()
+    asked.preparation.put(submit("b", tenant="b"))
+    thread.join(PATIENCE_S)
+    assert asked.order == ["a0", "b"]
+
+
+def test_what_a_process_computes_is_counted() -> None:
+    """Those that have ended too, which have spent most."""
+    with preparer("-c", COUNTS, "{fd}") as process:
+        process.ask(submit())
+        with pytest.raises(PreparerDied):
+            process.ask(submit(text="spin"))
+        assert process.cpu_s() >= 0.1
+
+
+def test_one_that_waits_is_cancelled_at_once() -> None:
+    """It is never read."""
+    asked = Asked()
+    asked.preparation.put(submit("a"))
+    asked.preparation.put(submit("b"))
+    assert asked.preparation.cancel("a")
+    assert not asked.preparation.cancel("a")
+    asked.preparation.turn()
+    assert asked.order == ["b"]
+
+
+def test_one_that_is_being_read_is_cancelled_without_waiting() -> None:
+    """What comes of it is for nobody."""
+    asks, goes_on = threading.Event(), threading.Event()
+    done: list[Submit | Rejected] = []
+
+    def ask(submit: Submit) -> Submit:
+        asks.set()
+        assert goes_on.wait(PATIENCE_S)
+        return submit
+
+    preparation = Preparation(ask, done.append)
+    thread = threading.Thread(target=preparation.turn)
+    thread.start()
+    preparation.put(submit("a"))
+    assert asks.wait(PATIENCE_S)
+    assert preparation.cancel("a")
+    goes_on.set()
+    thread.join(PATIENCE_S)
+    assert done == []
+    assert not preparation.cancel("a")
+
+
+LATE, CRASHED = -signal.SIGPROF, -signal.SIGSEGV
+
+
+@pytest.mark.parametrize(
+    ("deaths", "why"), [([LATE], TOO_LONG), ([CRASHED, LATE], TOO_LONG), ([CRASHED, CRASHED], FATAL)]
+)
+def test_what_ends_the_process_is_refused(deaths: list[int], why: str) -> None:
+    """At once where its time was spent; where the process died otherwise it is tried once more."""
+    asked = Asked()
+    asked.errors = [PreparerDied(status) for status in reversed(deaths)]
+    asked.preparation.put(submit())
+    asked.preparation.turn()
+    assert asked.done == [Rejected("id", "invalid_prompt", why)]
+    assert len(asked.order) == len(deaths)
+
+
+def test_a_death_that_was_none_of_its_doing(capsys: pytest.CaptureFixture[str]) -> None:
+    """The second time it is read; the operator is told."""
+    asked = Asked()
+    asked.errors = [PreparerDied(1)]
+    asked.preparation.put(submit())
+    asked.preparation.turn()
+    assert asked.done == [submit()]
+    assert "(exit status 1)" in capsys.readouterr().err
+
+
+def test_it_ends_with_the_engine(bpe_path: Path) -> None:
+    """Whose end of the socket is closed then, however it went."""
+    with preparer(*command(bpe_path, 500, "")[1:]) as process:
+        process.ask(submit())
+        assert process._process is not None and process._socket is not None
+        process._socket.close()
+        assert process._process.wait(PATIENCE_S) == 0

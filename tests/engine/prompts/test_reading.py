@@ -1,0 +1,77 @@
+"""reading.py: what a request's text becomes, and in which words it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from service.engine.llama.model import Model
+from service.engine.prompts.reading import Reading
+from service.engine.prompts.template import Prompts
+from service.engine.sampling.sampler import check_grammar
+from service.protocol.frames import Rejected, Submit
+from service.protocol.sampling import Sampling
+from tests.engine.prompts.test_template import With
+
+SUBMIT = Submit(id="id", sampling=Sampling(seed=0), stop=["fox"], max_tokens=7)
+
+
+def reading(model: Model) -> Reading:
+    return Reading(Prompts(model), partial(check_grammar, model))
+
+
+def test_a_text_and_a_chat_become_tokens(bpe: Model) -> None:
+    """All else stays as it was."""
+    read = reading(bpe)
+    text = replace(SUBMIT, text="the fox")
+    assert read(text) == replace(SUBMIT, tokens=bpe.tokenize("the fox", add_special=True, parse_special=False))
+    chat = replace(SUBMIT, messages=[{"role": "user", "content": "hello"}])
+    assert read(chat) == replace(SUBMIT, tokens=Prompts(bpe).chat([{"role": "user", "content": "hello"}]))
+
+
+def test_tokens_stay_tokens(bpe: Model) -> None:
+    """There is nothing to be read."""
+    submit = replace(SUBMIT, tokens=[1, 2, 3])
+    assert reading(bpe)(submit) == submit
+
+
+def test_a_chat_without_a_template_is_refused(spm: Model) -> None:
+    """In words that name the way out; a bare prompt is read as it stands."""
+    read = reading(spm)
+    chat = replace(SUBMIT, messages=[{"role": "user", "content": "hello"}])
+    refused = read(chat)
+    assert isinstance(refused, Rejected)
+    assert (refused.code, refused.param) == ("no_chat_template", "messages")
+    assert "RILL_CHAT_TEMPLATE" in refused.message
+    raw = read(replace(chat, or_raw=True))
+    assert isinstance(raw, Submit)
+    assert raw.tokens == spm.tokenize("hello", add_special=True, parse_special=False)
+
+
+def test_a_bare_prompt_gets_the_template_that_there_is(bpe: Model) -> None:
+    """It is a user's message then."""
+    chat = replace(SUBMIT, messages=[{"role": "user", "content": "hello"}])
+    one, other = reading(bpe)(chat), reading(bpe)(replace(chat, or_raw=True))
+    assert isinstance(one, Submit) and isinstance(other, Submit)
+    assert one.tokens == other.tokens
+
+
+@pytest.mark.parametrize("kind", ["text", "tokens"])
+def test_a_grammar_is_looked_at_whatever_the_prompt_is(bpe: Model, kind: str) -> None:
+    """One that is none is refused by its field's name."""
+    submit = replace(SUBMIT, sampling=Sampling(seed=0, grammar="root ::="))
+    submit = replace(submit, text="x") if kind == "text" else replace(submit, tokens=[1])
+    assert isinstance(reading(bpe)(submit), Submit)
+    refused = reading(bpe)(replace(submit, sampling=Sampling(seed=0, grammar="root :=")))
+    assert isinstance(refused, Rejected)
+    assert (refused.code, refused.param) == ("invalid_request", "grammar")
+
+
+def test_whatever_else_goes_wrong_is_the_requests_own(bpe: Model) -> None:
+    """Its type is told, nothing of what it says."""
+    prompts = Prompts(With(bpe, "{{ messages[0].content }}"))
+    read = Reading(prompts, partial(check_grammar, bpe))
+    refused = read(replace(SUBMIT, messages=[{"role": "user"}]))
+    assert refused == Rejected("id", "invalid_prompt", "The request can't be read: KeyError.")

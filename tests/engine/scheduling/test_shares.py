@@ -1,0 +1,89 @@
+"""Whose streams a step decodes: each tenant's in turn, and no tenant's many slow down the few of others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+
+from service.engine.scheduling import shares as places
+from service.engine.sequences.sequence import Sequence
+from service.engine.sequences.text import Text
+
+
+def streams(**n_of: int) -> list[Sequence]:
+    """So many of each tenant, named a0, a1, b0."""
+    return [
+        Sequence(id=f"{tenant}{i}", tokens=[1, 2], n_prompt=1, max_tokens=9, text=Text(), tenant=tenant)
+        for tenant, n in n_of.items()
+        for i in range(n)
+    ]
+
+
+def chosen(decoding: list[Sequence], most: int = 99, seconds: places.Seconds | None = None) -> Counter[str]:
+    return Counter(s.tenant for s in places.choose(decoding, most, seconds))
+
+
+def linear(n: int) -> float:
+    """Each row costs as much as the first ten together."""
+    return 10.0 + n
+
+
+@pytest.mark.parametrize(("n_seq", "present", "share"), [(8, "aab", 4), (8, "", 8), (2, "abc", 1), (7, "aabbc", 2)])
+def test_shares(n_seq: int, present: str, share: int) -> None:
+    """As many places for each as for each other, and one at least."""
+    assert places.share(n_seq, present) == share
+
+
+def test_all_are_chosen_where_there_is_room() -> None:
+    """One tenant's own streams slow down nobody else's; where nobody knows what rows cost, nobody is left out."""
+    assert chosen(streams(a=32), seconds=linear) == {"a": 32}
+    assert chosen(streams(a=32, b=1)) == {"a": 32, "b": 1}
+    assert chosen(streams(a=32, b=1), seconds=lambda n: 1.0) == {"a": 32, "b": 1}, "as on a GPU"
+
+
+def test_the_largest_tenants_lengthen_the_step_by_half_at_most() -> None:
+    """Of what the others' streams take without it."""
+    assert chosen(streams(a=32, b=1), seconds=linear) == {"a": 5, "b": 1}, "16 s for 11"
+    assert chosen(streams(b=4, a=32, c=2), seconds=linear) == {"a": 8, "b": 4, "c": 2}, "24 s for 16"
+    assert chosen(streams(a=8, b=8), seconds=linear) == {"a": 8, "b": 8}, "26 s for 18"
+
+
+def test_each_tenant_has_one_at_least() -> None:
+    """However dear it is."""
+    assert chosen(streams(a=9, b=1), seconds=lambda n: 10.0**n) == {"a": 1, "b": 1}
+
+
+def test_places_are_shared_max_min_fairly() -> None:
+    """Who wants less than its share has all of it, and the others what is left, alike."""
+    assert chosen(streams(a=20, b=2, c=9), most=12) == {"a": 5, "b": 2, "c": 5}
+    assert chosen(streams(a=1, b=1, c=1), most=2).total() == 2
+
+
+def test_those_come_first_that_were_left_out_longest() -> None:
+    """Of each tenant, and of the tenants themselves where there are more than places; the order given is kept."""
+    decoding = streams(a=3, b=1)
+    for i, turn in enumerate((5, 3, 4, 5)):
+        decoding[i].turn = turn
+    assert [s.id for s in places.choose(decoding, 3, None)] == ["a1", "a2", "b0"]
+    assert [s.id for s in places.choose(decoding, 1, None)] == ["a1"]
+
+
+def test_victims() -> None:
+    """The youngest of those whose tenant holds more than its share, one by one; never the oldest; all or nothing."""
+    running = streams(a=2) + streams(b=1, c=3)  # each of a's and c's holds 10 cells, b's 50
+
+    def held(sequences: Iterable[Sequence]) -> int:
+        return sum(50 if s.tenant == "b" else 10 for s in sequences)
+
+    def names(most: int, n_missing: int) -> list[str]:
+        return [s.id for s in places.victims(running, held, most, n_missing)]
+
+    assert names(20, 5) == ["c2"]
+    assert names(20, 11) == ["c2", "b0"], "two of c's hold no more than its share"
+    assert names(20, 61) == []
+    assert names(0, 90) == ["c2", "c1", "c0", "b0", "a1"]
+    assert names(0, 91) == []
+    running[-1].n_safe = len(running[-1].tokens) + 1
+    assert names(20, 5) == ["c1"], "who gave way before is safe for a while"

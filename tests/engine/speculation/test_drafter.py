@@ -1,0 +1,163 @@
+"""What each sequence decodes beside its known token: its own guesses, as many as pay, none beyond its last token."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from service.engine.sequences.sequence import Sequence
+from service.engine.sequences.text import Text
+from service.engine.speculation.costs import DecodeCost
+from service.engine.speculation.drafter import Drafts
+from service.engine.speculation.planning import MAX_DRAFTS
+
+
+def costs_of(*seconds: float) -> DecodeCost:
+    """Of 1, 2, 3, ... rows."""
+    costs = DecodeCost()
+    for n, s in enumerate(seconds, 1):
+        costs.observe(n, s)
+    return costs
+
+
+def sequence(id: str, tokens: list[int], max_tokens: int = 100) -> Sequence:
+    return Sequence(id=id, tokens=tokens, n_prompt=len(tokens), max_tokens=max_tokens, text=Text())
+
+
+def drafts(*seconds: float) -> Drafts:
+    return Drafts([9], costs_of(*seconds or [0.02] * 32))
+
+
+def test_guesses_of_each_ones_own_text() -> None:
+    """Where rows are free each gets what followed before in its text, and who has no guess gets none."""
+    a, b, c = sequence("a", [1, 2, 3, 4, 1, 2, 3]), sequence("b", [5, 6, 7, 9, 5, 6, 7]), sequence("c", [1, 2, 3])
+    of_a, of_b, of_c = drafts().draft([a, b, c], 60)
+    assert of_a[:3] == (4, 1, 2) and of_b == of_c == ()
+
+
+def test_any_token_fills_up_the_last_row() -> None:
+    """Where four rows cost less than two, two streams without guesses decode four, the last one those that fill up."""
+    costs = (0.02, 0.036, 0.048, 0.03, 0.05)
+    a, b = sequence("a", [1, 2]), sequence("b", [3, 4])
+    assert drafts(*costs).draft([a, b], 60) == [(), (4, 4)]
+    assert drafts(*costs).draft([a, b], 1) == [(), ()]
+    assert drafts(*costs).draft([a, sequence("b", [3, 4], max_tokens=2)], 60) == [(), (4,)]
+
+
+def test_none_beyond_the_last_token() -> None:
+    """Who may have n more tokens decodes n - 1 drafts at most: no position lies beyond the context."""
+    for most, n in ((1, 0), (2, 1), (6, 5), (100, MAX_DRAFTS)):
+        s = sequence("a", [1, 2, 3, 4, 1, 2, 3], max_tokens=most)
+        assert len(drafts().draft([s], 60)[0]) <= n
+    s = sequence("a", [1, 2, 3, 4, 1, 2, 3], max_tokens=4)
+    assert drafts().draft([s], 60) == [(4, 1, 2)]
+
+
+def test_what_was_learnt_lasts_as_long_as_the_sequence() -> None:
+    """Guesses that failed are not tried again until the sequence is forgotten."""
+    costs = (0.02, 0.026, 0.03, 0.034)
+    d, s = drafts(*costs), sequence("a", [1, 2, 3, 4] * 4, max_tokens=1000)
+    assert d.draft([s], 60)[0]
+    for token in range(50, 90):
+        s.tokens += [token, 1, 2, 3]
+        d.draft([s], 60)
+    assert not d.draft([s], 60)[0]
+    d.forget(s)
+    d.forget(s)
+    assert d.draft([s], 60)[0]
+
+
+def test_nothing_where_a_decode_is_fast_or_there_is_no_room() -> None:
+    """Below two milliseconds, or without rows or sequences, nothing is looked up."""
+    s = sequence("a", [1, 2, 3, 4] * 4)
+    assert drafts(*[0.001] * 16).draft([s], 60) == [()]
+    assert drafts().draft([s], 0) == [()]
+    assert drafts().draft([], 60) == []
+    assert Drafts([], costs_of(*[0.001] * 16), min_seconds=0.0).draft([s], 60) != [()]
+
+
+def test_costs_are_learnt_while_it_runs() -> None:
+    """Rows that turn out dear are decoded no more; a clock that stands still tells nothing."""
+    s = sequence("a", [1, 2, 3, 4] * 8)
+    d = drafts(*[0.02] * 16)
+    n = len(d.draft([s], 60)[0])
+    d.observe(1 + n, 0.0)
+    assert len(d.draft([s], 60)[0]) == n
+    for rows in range(2, 17):
+        for _ in range(60):
+            d.observe(rows, 0.02 * rows)
+            d.observe(1, 0.02)
+    assert d.draft([s], 60) == [()]
+
+
+class Model:
+    """A draft model that says the same again and again, in so many seconds a token, and remembers what it was asked."""
+
+    def __init__(self, token: int, seconds: float) -> None:
+        self.token, self.costs = token, costs_of(*[seconds] * 8)
+        self.asked: list[tuple[list[str], int]] = []
+        self.forgotten: list[str] = []
+        self.is_closed = False
+
+    def guess(self, sequences: list[Sequence], n: int) -> list[list[int]]:
+        self.asked.append(([s.id for s in sequences], n))
+        return [[self.token] * n for _ in sequences]
+
+    def forget(self, id: str) -> None:
+        self.forgotten.append(id)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def with_model(model: Model) -> Drafts:
+    return Drafts([9], costs_of(*[0.02] * 32), model=cast(Any, model))
+
+
+def test_a_draft_model_guesses_where_nothing_was_found() -> None:
+    """Its guesses are for those whose own text has none that are likelier."""
+    model = Model(7, 0.001)
+    a, b = sequence("a", [1, 2]), sequence("b", [3, 4], max_tokens=3)
+    of_a, of_b = with_model(model).draft([a, b], 60)
+    assert set(of_a) == {7} and len(of_a) > 3 and of_b == (7, 7)
+    ((ids, n),) = model.asked
+    assert ids == ["a", "b"] and n >= len(of_a)
+    sure = sequence("c", [1, 2, 3, 4] * 8)
+    d = with_model(model)
+    for i in range(20):  # what was found comes true, whoever's guesses were decoded meanwhile
+        d.draft([sure], 60)
+        sure.tokens.append(1 + i % 4)
+    assert model.asked
+    model.asked.clear()
+    assert d.draft([sure, sequence("d", [5, 6], max_tokens=1)], 60)[0] and model.asked == []
+
+
+def test_a_draft_model_that_is_wrong_is_asked_no_more() -> None:
+    """By this stream soon; later ones try it once now and then."""
+    model = Model(7, 0.004)
+    d = with_model(model)
+
+    def stream(id: str) -> int:
+        model.asked.clear()
+        s = sequence(id, [1, 2], max_tokens=1000)
+        for token in range(10, 40):
+            d.draft([s], 60)
+            s.tokens.append(token)
+        d.forget(s)
+        return len(model.asked)
+
+    first = stream("first")
+    assert 0 < first < 15
+    n_asked = [stream(str(i)) for i in range(100)]
+    assert {*n_asked[50:]} == {0, 1} and sum(n_asked) < 150
+    assert model.forgotten[0] == "first"
+
+
+def test_a_slow_draft_model_is_not_asked() -> None:
+    """However right it may be."""
+    model = Model(7, 0.02)
+    d = with_model(model)
+    assert d.draft([sequence("a", [1, 2])], 60) == [()]
+    assert model.asked == []
+    d.close()
+    drafts().close()
+    assert model.is_closed

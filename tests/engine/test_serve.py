@@ -1,0 +1,367 @@
+"""The engine process behind its door: what it says, what it does when it is spoken to, and when it ends."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.engine.llama.model import Model
+from service.engine.prompts.preparation import Preparer
+from service.engine.serve import FrontConnection, Hearing, Work, _next
+from service.protocol.codec import MAX_FRAME_BYTES, Decoder, encode
+from service.protocol.frames import Accepted, Beat, Build, Cancel, Fatal, Finish, Loading, Ready, Rejected, Step, Submit
+from service.protocol.sampling import Sampling
+from tests.engine.child import ROOT, Child
+from tests.patience import PATIENCE_S
+
+GREEDY = Sampling(seed=0, temperature=0.0)
+FOREVER = 60_000  # tokens: longer than any test waits
+
+
+@pytest.fixture(scope="module")
+def endless(write: Callable[..., Path]) -> Path:
+    """A model that goes on for 65,536 tokens when it is asked to."""
+    return write("endless", n_ctx_train=1 << 16, endless=True)
+
+
+@pytest.fixture(scope="module")
+def shared(endless: Path) -> Iterator[Child]:
+    """One engine for the tests that leave it as they found it."""
+    with Child("--model", str(endless), "--n-ctx", "65536", "--n-seq", "4") as child:
+        yield child.ready()
+
+
+def submit(id: str, **fields: Any) -> Submit:
+    defaults: dict[str, Any] = {"sampling": GREEDY, "text": "the fox", "max_tokens": 5}
+    return Submit(id=id, **defaults | fields)
+
+
+def follow(child: Child, *ids: str) -> dict[str, tuple[list[int], str, Finish]]:
+    """Tokens, text and end of generations, read from the steps up to the last one's end."""
+    tokens: dict[str, list[int]] = {id: [] for id in ids}
+    texts = dict.fromkeys(ids, "")
+    ends: dict[str, Finish] = {}
+    while len(ends) < len(ids):
+        step = child.wait_for(Step)
+        for id, new, text in step.deltas:
+            if id in texts:
+                tokens[id] += new
+                texts[id] += text
+        ends |= {f.id: f for f in step.finished if f.id in ids}
+    return {id: (tokens[id], texts[id], ends[id]) for id in ids}
+
+
+def test_loading(endless: Path) -> None:
+    """From its start the process beats; it reports loading by the percent, then what it has loaded."""
+    with Child("--model", str(endless), "--n-ctx", "2048", "--n-seq", "3", "--kv-type", "bf16") as child:
+        ready = child.wait_for(Ready)
+        assert any(isinstance(f, Beat) for f in child.seen)
+        progress = [f.progress for f in child.seen if isinstance(f, Loading)]
+        assert progress == sorted(progress)
+        assert progress[-1] == 1.0
+        assert len({int(p * 100) for p in progress}) == len(progress)
+        assert (ready.model, ready.n_ctx, ready.n_seq, ready.kv_type) == ("tiny", 2048, 3, "bf16")
+        assert ready.n_ctx_seq == 2048
+
+
+def test_a_generation(shared: Child, endless: Path) -> None:
+    """A submit is accepted with its counts; then steps bring its tokens and text, and its end."""
+    shared.send(submit("a", max_tokens=20))
+    accepted = shared.wait_for(Accepted)
+    model = Model(endless)
+    n_prompt = len(model.tokenize("the fox", add_special=True, parse_special=False))
+    assert accepted == Accepted("a", n_prompt, 20)
+    tokens, text, finish = follow(shared, "a")["a"]
+    assert len(tokens) == 20
+    assert text == b"".join(model.piece(t) for t in tokens).decode("utf-8", "replace")
+    assert (finish.reason, finish.n_prompt, finish.n_generated) == ("length", n_prompt, 20)
+    assert 0 <= finish.queue_s < 60 and 0 < finish.prefill_s < 60 and 0 < finish.decode_s < 60
+
+
+def test_accepted_comes_before_the_first_step(shared: Child) -> None:
+    """The front never hears of an id in a step before it knows that it was accepted."""
+    start = len(shared.seen)
+    ids = [f"many{i}" for i in range(20)]
+    shared.send(*(submit(id, max_tokens=2) for id in ids))
+    follow(shared, *ids)
+    known: set[str] = set()
+    for frame in shared.seen[start:]:
+        if isinstance(frame, Accepted):
+            known.add(frame.id)
+        elif isinstance(frame, Step):
+            named = [id for id, *_ in [*frame.queued, *frame.prefill, *frame.deltas]]
+            assert known.issuperset([*named, *(f.id for f in frame.finished)])
+
+
+def test_refused(shared: Child) -> None:
+    """What can't be run is refused with a code, and the next request runs."""
+    shared.send(submit("bad", text=None, tokens=[10**6]), submit("long", text="x" * 70_000))
+    assert shared.wait_for(Rejected) == Rejected("bad", "invalid_prompt", "no token 1000000 in a vocabulary of 318")
+    long = shared.wait_for(Rejected)
+    assert (long.id, long.code) == ("long", "context_length_exceeded")
+    shared.send(submit("good"))
+    assert shared.wait_for(Accepted).id == "good"
+    assert follow(shared, "good")["good"][2].reason == "length"
+
+
+def test_a_long_prompt_and_a_grammar(shared: Child, endless: Path) -> None:
+    """What may take long to read is read elsewhere, and comes to the same."""
+    text, start = "the fox " * 2000, len(shared.seen)
+    shared.send(submit("long", text=text), submit("grammar", sampling=Sampling(seed=0, grammar='root ::= "fox"')))
+    ends = follow(shared, "long", "grammar")
+    assert ends["grammar"][1] == "fox"
+    accepted = {frame.id: frame.n_prompt for frame in shared.seen[start:] if isinstance(frame, Accepted)}
+    assert accepted["long"] == len(Model(endless).tokenize(text, add_special=True, parse_special=False))
+    shared.send(submit("bad", sampling=Sampling(seed=0, grammar="root ::= (")))
+    assert shared.wait_for(Rejected).param == "grammar"
+
+
+def test_one_that_is_being_read_is_cancelled(shared: Child) -> None:
+    """It never runs, and what comes after it does."""
+    shared.send(*(submit(f"long {i}", text="the fox " * 7000) for i in range(3)))
+    shared.send(*(Cancel(f"long {i}") for i in range(3)), submit("after"))
+    ends = follow(shared, "after")
+    assert ends["after"][2].reason == "length"
+    shared.send(submit("last", text="the fox " * 2000, max_tokens=1))
+    shared.wait_for(Step, lambda step: any(f.id == "last" for f in step.finished))
+    assert isinstance(shared.seen[-1], Step)
+    assert (shared.seen[-1].n_running, shared.seen[-1].n_waiting) == (0, 0)
+
+
+class Gate:
+    """An inbox that reads when it is told to, and refuses what says so."""
+
+    def __init__(self) -> None:
+        self.opens, self.begun = threading.Event(), []  # type: tuple[threading.Event, list[str]]
+
+    def refuse(self, submit: Submit) -> Rejected | None:
+        return Rejected(submit.id, "invalid_prompt", "no") if submit.text == "no" else None
+
+    def is_quick(self, submit: Submit) -> bool:
+        return True
+
+    def read(self, submit: Submit) -> Rejected:
+        self.opens.wait()
+        self.begun.append(submit.id)
+        return Rejected(submit.id, "invalid_prompt", "read")
+
+
+def test_who_asks_and_leaves_at_once_keeps_nobody_waiting() -> None:
+    """What was cancelled before its turn is not read, and of what is left the tenants' are read by turns."""
+    ours, theirs = socket.socketpair()
+    os.dup(ours.fileno())  # never closed: the end of the door would be that of this process
+    gate = Gate()
+    hearing = Hearing(FrontConnection(theirs), gate, queue.SimpleQueue(), Preparer([]))  # type: ignore[arg-type]
+    for run in (hearing.run, hearing.read):
+        threading.Thread(target=run, daemon=True).start()
+    for n in range(50):
+        ours.sendall(encode(submit(f"gone{n}", tenant="a")) + encode(Cancel(f"gone{n}")))
+    for n in range(3):
+        ours.sendall(encode(submit(f"a{n}", tenant="a")))
+    ours.sendall(encode(submit("b", tenant="b")) + encode(submit("last", text="no")))
+    decoder, told = Decoder(), list[str]()
+
+    def hear(n: int) -> None:
+        while len(told) < n:
+            told.extend(frame.id for frame in decoder.feed(ours.recv(1 << 16)) if isinstance(frame, Rejected))
+
+    hear(1)  # all before it were heard
+    gate.opens.set()
+    hear(5)
+    assert told == ["last", *[id for id in gate.begun if not id.startswith("gone")]]
+    assert [id for id in gate.begun if id.startswith("gone")] in ([], ["gone0"])
+    assert told[1:3] in (["a0", "b"], ["b", "a0"])
+
+
+def test_cancel(shared: Child) -> None:
+    """A cancelled generation ends with the next step, and its neighbour goes on."""
+    shared.send(submit("long", max_tokens=FOREVER), submit("other", max_tokens=200))
+    shared.wait_for(Step, lambda s: any(id == "long" for id, *_ in s.deltas))
+    shared.send(Cancel("long"), Cancel("nobody"))
+    ends = follow(shared, "long", "other")
+    assert ends["long"][2].reason == "cancelled"
+    assert 0 < ends["long"][2].n_generated < FOREVER
+    assert (ends["other"][2].reason, ends["other"][2].n_generated) == ("length", 200)
+
+
+def test_cancel_before_its_turn(shared: Child) -> None:
+    """One that waits can be cancelled too."""
+    busy = [f"busy{i}" for i in range(4)]
+    shared.send(*(submit(id, max_tokens=FOREVER) for id in busy), submit("waits"))
+    shared.wait_for(Accepted, lambda accepted: accepted.id == "waits")
+    shared.send(Cancel("waits"))
+    finish = follow(shared, "waits")["waits"][2]
+    assert (finish.reason, finish.n_generated) == ("cancelled", 0)
+    shared.send(*(Cancel(id) for id in busy))
+    follow(shared, *busy)
+    assert isinstance(shared.seen[-1], Step)
+    assert (shared.seen[-1].n_running, shared.seen[-1].kv_used) == (0, 0)
+
+
+def test_cancel_before_it_is_read(shared: Child) -> None:
+    """One that was submitted just before is nothing to the engine, or ends as cancelled if it had been accepted."""
+    start = len(shared.seen)
+    shared.send(submit("gone", max_tokens=FOREVER), Cancel("gone"), submit("after"))
+    follow(shared, "after")
+    seen = shared.seen[start:]
+    accepted = [frame.id for frame in seen if isinstance(frame, Accepted)]
+    ends = [(f.id, f.reason) for frame in seen if isinstance(frame, Step) for f in frame.finished]
+    assert ("gone" in accepted) == (("gone", "cancelled") in ends)
+    assert ("after", "length") in ends
+
+
+def test_beats_while_idle_and_busy(shared: Child) -> None:
+    """The process beats while it has nothing to do, and while it has."""
+    assert shared.wait_for(Beat).busy_s == 0
+    assert shared.wait_for(Beat).busy_s == 0
+    shared.send(submit("a", max_tokens=FOREVER))
+    shared.wait_for(Step)
+    assert 0 <= shared.wait_for(Beat).busy_s < 60
+    shared.send(Cancel("a"))
+    assert follow(shared, "a")["a"][2].reason == "cancelled"
+
+
+def test_rest() -> None:
+    """While nothing comes the loop rests, again and again; what comes ends it at once."""
+    work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+    work.put("before")
+    assert _next(work, lambda: pytest.fail("there was work")) == "before"
+    n_rests = 0
+
+    def rest() -> None:
+        nonlocal n_rests
+        n_rests += 1
+        if n_rests == 2:
+            work.put("meanwhile")
+
+    assert _next(work, rest) == "meanwhile"
+    assert n_rests == 2
+
+
+def test_interrupt_is_the_fronts(shared: Child) -> None:
+    """Ctrl-C, which reaches the whole process group, does not end the engine: the front drains first."""
+    shared.process.send_signal(signal.SIGINT)
+    shared.send(submit("after"))
+    assert follow(shared, "after")["after"][2].reason == "length"
+    assert shared.process.poll() is None
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_front_leaves(endless: Path, busy: bool) -> None:
+    """When the front closes the door, or dies, the engine ends, whatever it was doing."""
+    with Child("--model", str(endless), "--n-ctx", "65536") as child:
+        child.ready()
+        if busy:
+            child.send(submit("a", max_tokens=FOREVER))
+            child.wait_for(Step)
+        child.socket.close()
+        assert child.exit_status() == 0
+
+
+def test_the_front_leaves_while_loading(endless: Path) -> None:
+    """So it does when the front is gone before the model is there."""
+    with Child("--model", str(endless)) as child:
+        child.socket.close()
+        assert child.exit_status() == 0
+
+
+def fatal(*arguments: str, is_final: bool = False) -> str:
+    """The message with which an engine that can't go on ends; final where its settings are to blame."""
+    with Child(*arguments) as child:
+        (last,) = [f for f in child.rest() if not isinstance(f, Loading | Build)]
+        assert isinstance(last, Fatal)
+        assert (last.is_final, child.exit_status()) == ((True, 2) if is_final else (False, 1))
+        return last.message
+
+
+BREAKS = """
+import socket, sys
+from pathlib import Path
+from service.engine.serve import serve
+from service.engine.options import Options
+
+def load(options, on_progress):
+    raise ZeroDivisionError("float division by zero")
+
+sys.exit(serve(socket.socket(fileno=int(sys.argv[1])), Options(model=Path("x.gguf")), load))
+"""
+
+
+def test_an_error_of_our_own() -> None:
+    """The front is told its type, message and place, and that it was ours."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-c", BREAKS, str(theirs.fileno())]
+        with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as process:
+            theirs.close()
+            raw = b"".join(iter(lambda: ours.recv(1 << 16), b""))
+            assert process.wait(PATIENCE_S) == 1
+    (last,) = [frame for frame in Decoder().feed(raw) if isinstance(frame, Fatal)]
+    assert last.ours
+    assert (
+        last.message
+        == "ZeroDivisionError: float division by zero at <string>:8 load < " + last.message.partition(" < ")[2]
+    )
+
+
+def test_what_it_was_built_for_comes_before_anything_is_computed(endless: Path) -> None:
+    """So that the front can tell it of a process that dies of the first product."""
+    with Child("--model", str(endless), "--n-ctx", "256") as child:
+        while not isinstance(frame := child.receive(), Build):
+            assert isinstance(frame, Beat)
+        assert " = 1 | " in frame.features
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    """A model that is not there is fatal, by its path."""
+    assert f"there is no model file at {tmp_path}" in fatal("--model", str(tmp_path / "absent.gguf"))
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    """A file that is no model is fatal, with llama.cpp's reason."""
+    path = tmp_path / "notes.gguf"
+    path.write_text("dear diary")
+    assert "notes.gguf could not be loaded: " in fatal("--model", str(path))
+
+
+def test_too_large_a_budget(endless: Path) -> None:
+    """A KV cache that does not fit is fatal before the kernel kills anyone; the setting is named."""
+    message = fatal("--model", str(endless), "--n-ctx", str(2**31 - 1), is_final=True)
+    assert "RILL_N_CTX" in message
+    assert "MiB are free" in message
+
+
+def test_a_broken_template(bpe_path: Path, tmp_path: Path) -> None:
+    """A chat template of the operator's that is none is fatal at once, not an engine that refuses every chat."""
+    (file := tmp_path / "broken.jinja").write_text("{% if %}")
+    assert "does not compile" in fatal("--model", str(bpe_path), "--chat-template", str(file), is_final=True)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack(">I", MAX_FRAME_BYTES + 1),
+        struct.pack(">I", 4) + b"null",
+        struct.pack(">I", 2) + b"{}",
+    ],
+)
+def test_garbage_on_the_door(bpe_path: Path, garbage: bytes) -> None:
+    """What is no frame is fatal: both ends must be of one version."""
+    with Child("--model", str(bpe_path), "--n-ctx", "256") as child:
+        child.ready()
+        child.socket.sendall(garbage)
+        (last,) = child.rest()
+        assert isinstance(last, Fatal)
+        assert child.exit_status() == 1

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import errors
+from service.dialects import codec as dialects
+from service.dialects.events import Dialect, Phase
+from service.dialects.native import Native
+from service.dialects.openai import Answer, Chunks, Whole
+from service.errors import EngineCrash, QueueTimeout
+from service.protocol.frames import Submit
+from service.protocol.sampling import Sampling
+from service.replication.records import (
+    End,
+    Event,
+    LogPosition,
+    Record,
+    decode,
+    decode_record,
+    encode_end,
+    encode_event,
+    encode_record,
+    settled,
+)
+from tests.fakes import SUMMARY
+
+RECORD = Record(
+    submit=Submit(id="a", sampling=Sampling(seed=7), messages=[{"role": "user", "content": "hi"}], stop=["x"]),
+    dialect={"name": "native"},
+    tenant="t",
+    route="/stream",
+    grace_s=30.0,
+    arrived_at=1.5,
+    model="digest",
+    key="t:k",
+)
+
+
+def test_an_event_comes_back() -> None:
+    """Bytes, tokens and phase, as they were; for its own stream only."""
+    event = Event("id: a.0.0\ndata: ✨\n\n".encode(), [1, 2], Phase.ANSWERING)
+    assert event == decode("a", encode_event("a", event))
+    with pytest.raises(ValueError, match="another stream"):
+        decode("b", encode_event("a", event))
+
+
+def test_an_end_comes_back() -> None:
+    """Its last events, summary and text."""
+    end = End([b"id: a.1.0\ndata: x\n\n"], "stop", SUMMARY, None, "whole")
+    assert end == decode("a", encode_end("a", end))
+    with pytest.raises(ValueError, match="another stream"):
+        decode("b", encode_end("a", end))
+
+
+@pytest.mark.parametrize("error", [EngineCrash("gone", retry_after_s=5.0), QueueTimeout("late", param="p")])
+def test_an_error_comes_back(error: errors.RillError) -> None:
+    """Whoever is told elsewhere is told the same."""
+    back = decode("a", encode_end("a", End([], error.outcome, SUMMARY, error)))
+    assert isinstance(back, End) and back.error is not None
+    assert errors.as_dict(back.error) == errors.as_dict(error)
+    assert back.error.body() == error.body()
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b"[]", b"7", b'["a"]', b'["a",1]', b'["a",{}]', b'["a","x",[1]]'])
+def test_what_is_no_entry(payload: bytes) -> None:
+    """ValueError, whatever it is."""
+    with pytest.raises(ValueError):  # its text is for the log
+        decode("a", payload)
+
+
+def test_a_record_comes_back() -> None:
+    """All that an adopter needs."""
+    assert decode_record(encode_record(RECORD)) == RECORD
+    for body in (b"", b"[]", b"{}", b'{"submit":{}}'):
+        with pytest.raises(ValueError):
+            decode_record(body)
+
+
+def test_a_record_without_its_prompt() -> None:
+    """Nothing that a user wrote is left, and it says so."""
+    bare = RECORD.without_prompt()
+    assert RECORD.has_prompt and not bare.has_prompt
+    assert b"hi" not in encode_record(bare)
+    submit = replace(bare.submit, messages=RECORD.submit.messages, stop=["x"], sampling=RECORD.submit.sampling)
+    assert submit == RECORD.submit
+    written = Sampling(seed=1, grammar="theirs", logit_bias=((7, 1.0),), dry_sequence_breakers=("theirs",))
+    assert replace(RECORD.submit, sampling=written).without_prompt().sampling == replace(
+        Sampling(seed=1), dry_sequence_breakers=()
+    )
+
+
+ANSWER = Answer("chat", model="m", fingerprint="f")
+
+
+@pytest.mark.parametrize("dialect", [Native(), Chunks(ANSWER, include_usage=True), Whole(ANSWER)])
+def test_a_dialect_comes_back(dialect: Dialect) -> None:
+    """The same events in the same words, ids and dates included."""
+    back = dialects.make(dialects.describe(dialect))
+    assert type(back) is type(dialect)
+    assert back.delta("x") == dialect.delta("x")
+    assert back.done(SUMMARY) == dialect.done(SUMMARY)
+    if isinstance(dialect, Whole) and isinstance(back, Whole):
+        assert back.body(SUMMARY) == dialect.body(SUMMARY)
+
+
+@pytest.mark.parametrize("values", [{}, {"name": "klingon"}, {"name": "chunks"}, {"name": "whole", "answer": {"x": 1}}])
+def test_no_dialect(values: dict[str, object]) -> None:
+    """ValueError."""
+    with pytest.raises(ValueError):
+        dialects.make(values)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 6)), max_size=20))
+def test_what_counts_of_a_log(ids: list[tuple[int, int]]) -> None:
+    """Numbers without a gap; from a later owner's entry on, nothing of an earlier owner's."""
+    entries = [(LogPosition(*id), b"") for id in sorted(set(ids))]
+    log = [place for place, _ in settled(entries)]
+    assert [place.number for place in log] == list(range(1, len(log) + 1))
+    assert [place.epoch for place in log] == sorted(place.epoch for place in log)

@@ -1,0 +1,485 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from service.protocol.deaths import Kind
+from service.protocol.frames import Accepted, Ready, Rejected, Started, Step, Submit
+from service.protocol.sampling import Sampling
+from service.supervision.command import command
+from service.supervision.supervisor import (
+    CRASH_WINDOW_S,
+    DOWN_S,
+    MAX_CRASHES,
+    STOPPED_S,
+    TABLE,
+    State,
+    Supervisor,
+    pause_s,
+)
+from tests.fakes import STORY, Clock
+from tests.patience import PATIENCE_S
+
+SCRIPT = str(Path(__file__).parents[1] / "scripted_engine.py")
+
+
+class Sink:
+    """Notes what the engine says, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+        self.kinds: list[Kind] = []  # of its losses
+        self._more = asyncio.Condition()
+
+    def ready(self, ready: Ready, /) -> None:
+        self._note(ready)
+
+    def deliver(self, frame: Accepted | Rejected | Started | Step, /) -> None:
+        self._note(frame)
+
+    def lost(self, stays_down: bool, kind: Kind, /) -> None:
+        self.stays_down = stays_down
+        self.kinds.append(kind)
+        self._note("lost")
+
+    def _note(self, what: object) -> None:
+        self.said.append(what)
+        asyncio.get_running_loop().create_task(self._tell())
+
+    async def _tell(self) -> None:
+        async with self._more:
+            self._more.notify_all()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S), self._more:
+            await self._more.wait_for(condition)
+
+    async def readies(self, n: int) -> None:
+        await self.until(lambda: sum(isinstance(what, Ready) for what in self.said) >= n)
+
+    async def losses(self, n: int) -> None:
+        await self.until(lambda: self.said.count("lost") >= n)
+
+    def text(self, id: str) -> str:
+        steps = [what for what in self.said if isinstance(what, Step)]
+        return "".join(text for step in steps for of, _, text in step.deltas if of == id)
+
+
+Start = Callable[..., Awaitable[tuple[Supervisor, Sink]]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """`await start("behaviour", next behaviours…)`: the first life has the first behaviour, the last one stays. Unless
+    the test has a clock, time stands still: an engine that the machine keeps waiting is not silent."""
+    started: list[Supervisor] = []
+
+    async def go(
+        *behaviours: str,
+        timeout_s: float = 5.0,
+        step_timeout_s: float = 5.0,
+        load_timeout_s: float = 20.0,
+        clock: Clock | None = None,
+    ) -> tuple[Supervisor, Sink]:
+        sink = Sink()
+        lives = list(behaviours)
+
+        async def prepare() -> list[str]:
+            return [sys.executable, SCRIPT, lives[0]]
+
+        def pause(crashes: list[float], now: float) -> float:
+            if len(lives) > 1:
+                del lives[0]
+            supervisor._command = [sys.executable, SCRIPT, lives[0]]
+            return 0.0
+
+        supervisor = Supervisor(
+            prepare=prepare,
+            sink=sink,
+            timeout_s=timeout_s,
+            step_timeout_s=step_timeout_s,
+            load_timeout_s=load_timeout_s,
+            pause_s=pause,
+            hopeless=lambda reason: sink._note(f"hopeless: {reason}"),
+            clock=clock or Clock(),
+        )
+        started.append(supervisor)
+        supervisor.start()
+        return supervisor, sink
+
+    yield go
+    for supervisor in started:
+        await supervisor.stop()
+
+
+def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Why each of the processes ended, as it was logged."""
+    return [getattr(record, "reason", "") for record in caplog.records if record.message == "engine ended"]
+
+
+def submit(id: str) -> Submit:
+    return Submit(id=id, sampling=Sampling(seed=1), text="hi")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_what_is_submitted_is_answered(start: Start) -> None:
+    """Frames go both ways, in order."""
+    engine, sink = await start("obedient")
+    await sink.readies(1)
+    assert State.READY is engine.state
+    engine.submit(submit("a"))
+    await sink.until(lambda: any(isinstance(what, Step) and what.finished for what in sink.said))
+    assert "".join(STORY) == sink.text("a")
+    assert [Ready, Accepted, Step] == [type(what) for what in sink.said[:3]]
+
+
+async def test_stop_ends_the_process(start: Start) -> None:
+    """After stop() no child is left, and no loss is reported."""
+    engine, sink = await start("obedient")
+    await sink.readies(1)
+    pid = engine.pid
+    assert pid is not None
+    await engine.stop()
+    assert not alive(pid)
+    assert (engine.state, sink.said.count("lost")) == (State.STOPPED, 0)
+
+
+async def test_a_killed_engine_is_reported_and_replaced(start: Start) -> None:
+    """kill -9: lost is told once, another process takes over, and it answers."""
+    engine, sink = await start("obedient")
+    await sink.readies(1)
+    first = engine.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    await sink.readies(2)
+    assert sink.said.count("lost") == 1
+    assert first != engine.pid and not alive(first)
+    engine.submit(submit("b"))
+    await sink.until(lambda: any(isinstance(what, Step) and what.finished for what in sink.said))
+    assert "".join(STORY) == sink.text("b")
+
+
+async def test_the_next_engine_makes_the_last_ones_choices(start: Start) -> None:
+    """What was measured once is not measured again while streams depend on it: other products give other texts."""
+    engine, sink = await start("obedient")
+    await sink.readies(1)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    await sink.readies(2)
+    first, second = (what for what in sink.said if isinstance(what, Ready))
+    assert second.buffer_types == first.buffer_types != ""
+
+
+async def test_a_crash_in_the_middle_of_a_stream(start: Start) -> None:
+    """What was said before is delivered, then lost."""
+    engine, sink = await start("crash", "obedient")
+    await sink.readies(1)
+    engine.submit(submit("a"))
+    await sink.losses(1)
+    assert STORY[0] == sink.text("a")
+    await sink.readies(2)
+
+
+async def lost_in_time(sink: Sink, clock: Clock) -> None:
+    """Time passes until the engine is given up, and then stands still again."""
+    async with asyncio.timeout(PATIENCE_S):
+        while "lost" not in sink.said:
+            clock.advance(0.1)
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "limits", "reason"),
+    [
+        ("hang", {"timeout_s": 0.4}, "no heartbeat for 0.4 s"),
+        ("stuck", {"step_timeout_s": 0.3, "timeout_s": 1e6}, "one step took more than 0.3 s"),
+        ("garbage", {"timeout_s": 1e6}, "it sent what is no frame"),
+    ],
+)
+async def test_one_that_does_not_answer_is_killed(
+    start: Start, behaviour: str, limits: dict[str, float], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Silence, a step without end and broken frames are as good as dead: the process is killed and replaced."""
+    engine, sink = await start(behaviour, "obedient", clock=(clock := Clock()), **limits)
+    await sink.readies(1)
+    first = engine.pid
+    assert first is not None
+    engine.submit(submit("a"))
+    await lost_in_time(sink, clock)
+    await sink.readies(2)
+    assert not alive(first)
+    ended = next(record for record in caplog.records if record.message == "engine ended")
+    assert reason in getattr(ended, "reason", "")
+
+
+async def test_a_stopped_process_is_killed(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """SIGSTOP: its state tells, long before its silence would; it can still be killed, and no request is to blame."""
+    engine, sink = await start("obedient", timeout_s=1e6, clock=(clock := Clock()))
+    await sink.readies(1)
+    first = engine.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    await lost_in_time(sink, clock)
+    await sink.readies(2)
+    assert not alive(first)
+    assert (sink.kinds, reasons(caplog)) == ([Kind.OUTSIDE], ["it was stopped (SIGSTOP) and not continued"])
+
+
+async def test_a_continued_process_is_kept(start: Start) -> None:
+    """Stopped for a moment, it is as it was."""
+    engine, sink = await start("obedient", timeout_s=1e6, clock=(clock := Clock()))
+    await sink.readies(1)
+    first = engine.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    clock.advance(STOPPED_S / 2)
+    os.kill(first, signal.SIGCONT)
+    engine.submit(submit("a"))
+    await sink.until(lambda: bool(sink.text("a")))
+    assert engine.pid == first
+
+
+async def test_a_load_without_progress_is_given_up(start: Start) -> None:
+    """An engine that says nothing while it loads is killed after load_timeout_s, and the next one tried."""
+    _, sink = await start("mute", "obedient", load_timeout_s=0.4, clock=(clock := Clock()))
+    await lost_in_time(sink, clock)
+    await sink.readies(1)
+    assert sink.said[0] == "lost"
+
+
+async def test_a_load_that_only_beats_is_given_up(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """Heartbeats, and the same progress told again, are no sign that it gets on."""
+    engine, sink = await start("slow", "obedient", load_timeout_s=3.0, clock=(clock := Clock()))
+    await lost_in_time(sink, clock)
+    await sink.readies(1)
+    assert sink.said[0] == "lost"
+    assert sink.kinds[0] is Kind.LOADING
+    assert "no progress for 3 s" in reasons(caplog)[0]
+    assert engine.reason == ""
+
+
+async def test_a_load_that_gets_on_may_take_its_time(start: Start) -> None:
+    """Each step forward begins the time anew."""
+    engine, sink = await start("late", load_timeout_s=3.0, clock=(clock := Clock()))
+    seen = 0.0
+    while not any(isinstance(what, Ready) for what in sink.said):
+        await asyncio.sleep(0.01)  # for the process: time passes only with its progress
+        if engine.progress > seen:
+            seen = engine.progress
+            clock.advance(2.0)
+    assert clock() > 3.0
+    assert "lost" not in sink.said
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "reason"),
+    [
+        ("crash", Kind.OUTSIDE, "it died of SIGKILL (exit status -9): it was killed from outside"),
+        ("aborts", Kind.CRASH, "llama.cpp gave up, because of what it was asked for or for want of memory: ggml.c:7: "),
+        ("errs", Kind.OWN, "an error of its own: ZeroDivisionError: division by zero at speculation.py:61 observe"),
+        ("garbage", Kind.OWN, "it sent what is no frame"),
+        ("hang", Kind.HANG, "no heartbeat for 1 s"),
+    ],
+)
+async def test_a_death_at_work_has_its_kind_and_its_words(
+    start: Start, behaviour: str, kind: Kind, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One error line says what it was, and /readyz the same; the sink is told of whose doing it may be."""
+    engine, sink = await start(behaviour, "slow", timeout_s=1.0, clock=(clock := Clock()))
+    await sink.readies(1)
+    engine.submit(submit("a"))
+    if kind is Kind.HANG:
+        await lost_in_time(sink, clock)
+    await sink.losses(1)
+    assert sink.kinds == [kind]
+    assert reason in engine.reason
+    assert reasons(caplog) == [engine.reason]
+
+
+async def test_an_illegal_instruction_is_told_with_what_was_built(start: Start) -> None:
+    """Also while it loads, where its first product is."""
+    engine, sink = await start("illegal", "slow")
+    await sink.losses(1)
+    assert sink.kinds == [Kind.LOADING]
+    assert "it died of SIGILL (exit status -4)" in engine.reason
+    assert "AVX2, AMX_INT8" in engine.reason and "CMAKE_ARGS=-DGGML_NATIVE=OFF" in engine.reason
+
+
+async def test_last_words_are_logged_with_the_death(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """What it wrote to stderr just before, at the level of an error."""
+    engine, sink = await start("aborts", "slow")
+    await sink.readies(1)
+    engine.submit(submit("a"))
+    await sink.losses(1)
+    (ended,) = [record for record in caplog.records if record.message == "engine ended"]
+    assert getattr(ended, "last_words", []) == ["/build/ggml.c:7: GGML_ASSERT(a > 0) failed"]
+
+
+async def test_deaths_with_work_between_them_are_no_loop(start: Start) -> None:
+    """Killed again and again, but each time after a token: it does not stay down."""
+    engine, sink = await start("crash")
+    for n in range(1, MAX_CRASHES + 3):
+        await sink.readies(n)
+        engine.submit(submit("a"))
+        await sink.losses(n)
+        assert not sink.stays_down
+
+
+async def test_deaths_without_work_between_them_are_a_loop(start: Start) -> None:
+    """Loads that fail, or engines that die before a token: the fifth within a minute stays down."""
+    _, sink = await start("dies")
+    await sink.losses(MAX_CRASHES)
+    assert sink.stays_down
+
+
+async def test_one_that_ends_at_once_is_replaced(start: Start) -> None:
+    """Before it is ready a death is a loss as well: whoever waits is told."""
+    _, sink = await start("dies", "obedient")
+    await sink.readies(1)
+    assert sink.said[0] == "lost"
+
+
+async def test_fatal_tells_why(start: Start) -> None:
+    """The engine's last word is the reason that /readyz shows."""
+    engine, sink = await start("fatal", "slow")
+    await sink.losses(1)
+    assert engine.reason == "no such model"
+
+
+async def test_what_the_settings_make_hopeless_is_not_tried_again(start: Start) -> None:
+    """A final word before any engine has served ends it: those who wait are told that it stays down, then why."""
+    engine, sink = await start("final")
+    await sink.until(lambda: len(sink.said) == 2)
+    assert (sink.said, sink.stays_down) == (["lost", "hopeless: no such model"], True)
+    assert (engine.state, engine.n_restarts) == (State.ENGINE_DOWN, 0)
+
+
+async def test_a_final_word_after_service_is_not_the_last(start: Start) -> None:
+    """What could be had once may be had again: a neighbour may only have taken the memory in between."""
+    engine, sink = await start("obedient", "final", "obedient")
+    await sink.readies(1)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    await sink.readies(2)
+    assert sink.said.count("lost") == 2
+
+
+async def test_loading_shows_its_progress(start: Start) -> None:
+    """`progress` is the engine's own; nothing is submitted meanwhile."""
+    engine, _ = await start("slow")
+    async with asyncio.timeout(PATIENCE_S):
+        while not engine.progress:  # noqa: ASYNC110  # it has no event of its own
+            await asyncio.sleep(0.01)
+    assert (engine.state, engine.progress) == (State.LOADING, 0.5)
+
+
+async def test_a_model_that_cannot_be_had_is_tried_again() -> None:
+    """`prepare` that raises counts as a crash: its message is the reason, and the next attempt asks it again."""
+    sink = Sink()
+    attempts = 0
+
+    async def prepare() -> list[str]:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise OSError("no network")
+        return [sys.executable, SCRIPT, "obedient"]
+
+    engine = Supervisor(prepare=prepare, sink=sink, pause_s=lambda crashes, now: 0.0)
+    engine.start()
+    try:
+        await sink.losses(1)
+        assert engine.reason == "no network"
+        await sink.readies(1)
+        assert (attempts, engine.reason) == (3, "")
+    finally:
+        await engine.stop()
+
+
+async def test_a_download_is_no_part_of_the_load() -> None:
+    """However long it takes to have the model, the load has all of its time."""
+    sink, clock = Sink(), Clock()
+
+    async def prepare() -> list[str]:
+        clock.advance(10_000)
+        return [sys.executable, SCRIPT, "obedient"]
+
+    engine = Supervisor(prepare=prepare, sink=sink, load_timeout_s=600.0, clock=clock)
+    engine.start()
+    try:
+        await sink.readies(1)
+        assert "lost" not in sink.said
+    finally:
+        await engine.stop()
+
+
+async def test_a_command_that_does_not_exist() -> None:
+    """Not even a process: a reason, and no exception."""
+    sink = Sink()
+
+    async def prepare() -> list[str]:
+        return ["/nonexistent/engine"]
+
+    engine = Supervisor(prepare=prepare, sink=sink, pause_s=lambda crashes, now: 60.0)
+    engine.start()
+    try:
+        await sink.losses(1)
+        assert "can't be started" in engine.reason
+        assert State.ENGINE_DOWN is engine.state
+    finally:
+        await engine.stop()
+
+
+async def test_what_the_process_writes_to_stderr_is_logged(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """llama.cpp's last words, a log line each."""
+    caplog.set_level(logging.INFO)
+    _, sink = await start("chatty")
+    await sink.readies(1)
+    async with asyncio.timeout(PATIENCE_S):
+        while "ggml says hello" not in [getattr(r, "line", "") for r in caplog.records]:  # noqa: ASYNC110  # a log
+            await asyncio.sleep(0.01)
+
+
+async def test_submitting_to_nobody_is_no_error(start: Start) -> None:
+    """While it is down, frames are dropped: the streams have been told by `lost`."""
+    engine, _ = await start("dies")
+    engine.submit(submit("a"))
+    engine.cancel("a")
+
+
+def test_the_first_crash_is_answered_at_once_and_the_fifth_slowly() -> None:
+    """No pause, since readers wait; five within a minute: stay down and try again only slowly."""
+    now = 1000.0
+    pauses = [pause_s([now] * n, now) for n in range(1, MAX_CRASHES + 2)]
+    assert pauses == [0.0, 0.0, 0.0, 0.0, DOWN_S, DOWN_S]
+
+
+def test_old_crashes_are_forgiven() -> None:
+    """Only those of the last minute count."""
+    assert pause_s([0.0, 1.0, 2.0, 3.0, CRASH_WINDOW_S + 10], CRASH_WINDOW_S + 10) == 0.0
+
+
+def test_every_state_can_be_left_and_stopped() -> None:
+    """The table covers each state, and stop is possible from all that run."""
+    assert set(State) == set(TABLE)
+    assert all(State.STOPPED in nexts for state, nexts in TABLE.items() if state is not State.STOPPED)
+
+
+def test_the_command_line_leaves_defaults_to_the_engine() -> None:
+    """Options that are None are not given; names are dashed."""
+    line = command("m.gguf", {"n_ctx": None, "n_seq": 4, "kv_type": "bf16"})
+    assert line[1:] == ["-m", "service.engine", "--model", "m.gguf", "--n-seq", "4", "--kv-type", "bf16"]
