@@ -53,7 +53,7 @@ loadtest: .loadtest/.installed
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy service tests deploy
+	$(BIN)/mypy service tests deploy examples
 
 # Trains the embedded model anew, puts it in its place and measures it: over an hour on two idle cores.
 # TRAIN='--steps 50 --decay 20' shows in a minute that it runs, with a model that can't talk.

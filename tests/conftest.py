@@ -35,7 +35,7 @@ E2E_REQUIRED = os.environ.get("RILL_E2E") == "required"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A browser drops what it loads when a network interface comes or goes, as with each container that is started:
     the browsers' tests come last, when most of those of compose are over."""
-    items.sort(key=lambda item: item.path.parent.name in ("e2e", "web"))
+    items.sort(key=lambda item: item.path.parent.name in ("e2e", "web", "examples"))
 
 
 @pytest.hookimpl(wrapper=True)

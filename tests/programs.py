@@ -14,6 +14,8 @@ PACKAGES = {
     "Chromium": "chromium",
     "Docker": "docker.io docker-compose",
     "ip": "iproute2",
+    "curl": "curl",
+    "Node": "nodejs",
 }
 
 

@@ -18,6 +18,8 @@ ONE_OF_EACH = [
     "tests/web/test_layout.py::test_no_field_makes_a_phone_zoom",
     "tests/compose/test_stack.py::test_the_page",
     "tests/api/test_server.py::test_hosts_that_vanish",
+    "tests/examples/test_examples.py::test_curl",
+    "tests/examples/test_examples.py::test_openai_node",
 ]
 
 
@@ -34,10 +36,10 @@ def test_without_programs_a_run_says_so() -> None:
     """With an empty PATH: one line before the count, with every program, how many tests want it, and one command."""
     line, count = last_lines(*ONE_OF_EACH, PATH="")
     assert line == (
-        "not tested: nginx (1), Redis (1), Chromium (1), Docker (1), ip (1): "
-        "apt-get install -y nginx-light redis-server chromium docker.io docker-compose iproute2"
+        "not tested: nginx (1), Redis (1), Chromium (1), Docker (1), ip (1), curl (1), Node (1): "
+        "apt-get install -y nginx-light redis-server chromium docker.io docker-compose iproute2 curl nodejs"
     )
-    assert count.startswith("1 passed, 5 skipped")
+    assert count.startswith("1 passed, 7 skipped")
 
 
 def test_a_run_without_a_skip_says_nothing() -> None:
