@@ -11,11 +11,11 @@ from aiohttp import web
 from service.api.access import Access
 from service.api.body import Bodies
 from service.api.openai_params import ChatRequest, TextRequest, check_include_usage, model_object, refuse_too_long
-from service.api.params import validate
+from service.api.params import parse_query, validate
 from service.api.respond import send
 from service.api.resume import Resuming, last_event_id
 from service.api.start import idempotency_key, is_resumable, start
-from service.api.stream_routes import pace_of
+from service.api.stream_routes import pace_of, query
 from service.api.unsupported import refuse_unsupported
 from service.dialects.events import Dialect
 from service.dialects.openai import Answer, Chunks, Kind, Whole
@@ -80,7 +80,7 @@ class OpenAIRoutes:
         self, request: web.Request, kind: Kind, schema: type[ChatRequest] | type[TextRequest]
     ) -> web.StreamResponse:
         if last := last_event_id(request, {}):
-            return await self._resuming.resume(request, last, {})
+            return await self._resuming.resume(request, last, parse_query(query(request)))
         stream, pace = await self._start(request, kind, schema)
         if isinstance(stream.dialect, Whole):
             return await self._whole(stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from service.api.access import Access
 from service.api.middleware import EXCHANGE
@@ -68,6 +68,8 @@ class Resuming:
         if isinstance(stream.dialect, Whole):
             return self._read(request)
         pace = validate(PaceRequest, {"pace": fields.get("pace")}, strict=False).pace
+        if pace is None and request.method == hdrs.METH_POST:  # the same request again: its body, not read now, had it
+            pace = stream.submit.pace
         self.attached("attached")
         note(request, stream, attached=True)
         return await send(request, self._directory.streams, stream, place=place, after=after, pace=pace)

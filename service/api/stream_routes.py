@@ -50,7 +50,7 @@ class StreamRoutes:
     async def post(self, request: web.Request) -> web.StreamResponse:
         """The same by a JSON body. It ends when its client disconnects, unless that asked for resuming."""
         if last := last_event_id(request, {}):
-            return await self._resuming.resume(request, last, {})
+            return await self._resuming.resume(request, last, parse_query(query(request)))
         tenant = self._access.tenant(request)
         stream, pace = await self._start(
             request, await self._body(request, tenant), tenant, resumable=is_resumable(request)
@@ -60,7 +60,7 @@ class StreamRoutes:
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Start a stream without reading it: 201 with its id and URL. It waits resume_grace_s for a reader."""
         if last := last_event_id(request, {}):
-            return await self._resuming.resume(request, last, {})
+            return await self._resuming.resume(request, last, parse_query(query(request)))
         tenant = self._access.tenant(request)
         stream, _ = await self._start(request, await self._body(request, tenant), tenant, resumable=True)
         with self._directory.streams.attach(stream, stall=lambda: None) as reader:

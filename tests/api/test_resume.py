@@ -230,6 +230,23 @@ async def test_a_post_with_a_last_event_id_goes_on(
     assert len(service.engine.submitted) == 1
 
 
+async def test_a_post_that_comes_back_keeps_its_pace(serve: Serve) -> None:
+    """It is the same request again; a GET names its own."""
+    service = await serve(by_hand=True)
+    body = {**PROMPT, "pace": 0.01}
+    first, id = await begun(service, "/stream", body)
+    service.engine.delta(id, *["word"] * 5)
+    service.engine.finish(id)
+    whole = parse(await (await service.client.get(f"/v1/streams/{id}")).read())
+    last = next(event.id for event in whole if event.name == "message")
+    stream = service.rill.streams.find(id)
+    assert stream is not None
+    again = await service.client.post("/stream", json=body, headers={"Last-Event-ID": last})
+    assert len(stream.log.readers) == 2, "both are at their reading speed yet"
+    again.close()
+    first.close()
+
+
 async def test_a_post_that_starts_goes_on_with_a_last_event_id_too(serve: Serve) -> None:
     """Whoever has events of a stream wants no other one."""
     service = await serve()
