@@ -121,6 +121,20 @@ def test_each_room_says_what_belongs_there() -> None:
         assert text and "TODO" not in text, path
 
 
+def test_a_file_is_read_in_one_go() -> None:
+    """One concept a file: 250 lines are two screens of a concept, and more are two concepts."""
+    assert [name for name in FILES if len((ROOT / name).read_text().splitlines()) > 250] == []
+
+
+def test_a_class_is_known_by_its_methods() -> None:
+    """No more than 15 of them are public; a store answers all that replicas ask of it."""
+    stores = {"Store", "RedisStore", "SqliteStore"}
+    classes = [n for f in FILES for n in ast.walk(ast.parse((ROOT / f).read_text())) if isinstance(n, ast.ClassDef)]
+    for node in (n for n in classes if n.name not in stores):
+        methods = [m for m in node.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)]
+        assert len([m for m in methods if not m.name.startswith("_")]) <= 15, node.name
+
+
 def test_no_drawers() -> None:
     """No file is named after nothing."""
     drawers = {"utils", "util", "common", "base", "helpers", "misc", "manager"}
