@@ -12,7 +12,7 @@ def test_every_setting_is_described() -> None:
 
 
 def test_the_names_that_tools_rely_on() -> None:
-    """design.md fixes them."""
+    """docs/settings.md promises them."""
     names = "model host port n_ctx n_seq n_batch n_threads kv_type n_gpu_layers max_waiting queue_timeout_s api_keys"
     names += " resume_grace_s heartbeat_s drain_s"
     assert set(names.split()) <= set(Settings.model_fields)

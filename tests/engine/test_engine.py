@@ -196,7 +196,7 @@ def starter(path: Path) -> Model:
 
 
 def exact(make_context: MakeContext, model: Model, **options: Any) -> Context:
-    """A context in which a sequence's logits do not depend on its company: design.md, exactness (b)."""
+    """A context in which a sequence's logits do not depend on the rest of the batch (docs/exactness.md)."""
     settings: dict[str, Any] = {
         "n_ctx": 2048,
         "n_seq": 16,
