@@ -38,7 +38,10 @@ def main(arguments: list[str], engine: Callable[[Settings, Rill], EngineProcess]
     """Run the service until SIGTERM or SIGINT; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m service", description="Its settings are environment variables.")
     parser.add_argument(
-        "--stay-s", type=float, default=0.0, help="with settings that can't be used, say so at /readyz for so long"
+        "--stay-s",
+        type=float,
+        default=0.0,
+        help="if the settings are invalid, keep reporting that at /readyz for this many seconds",
     )
     stay_s = parser.parse_args(arguments).stay_s
     try:
@@ -98,7 +101,7 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
         loop.add_signal_handler(number, on_signal)
     print(banner(url, values.publish, EXAMPLE), flush=True)
     if not values.api_keys and not is_private(values.publish, values.host):
-        logging.getLogger("service").warning("open to everyone who reaches it", extra=OPEN)
+        logging.getLogger("service").warning("open to any client that can reach it", extra=OPEN)
     ends = [asyncio.create_task(event.wait()) for event in (first, rill.hopeless)]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for waiting in ends:

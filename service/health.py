@@ -26,7 +26,7 @@ def main(port: int, *, listens_s: float = LISTENS_S, pause_s: float = PAUSE_S) -
             body = ask(port)
         except ConnectionRefusedError:
             if time.monotonic() > end:
-                print("nothing listens")
+                print("nothing is listening")
                 return 1
         except (OSError, ValueError, http.client.HTTPException) as e:
             print(f"no answer: {type(e).__name__}")

@@ -33,117 +33,167 @@ class Settings(BaseSettings):
 
     model: str = Field(
         default="",
-        description="The model: a path to a GGUF file or `hf:owner/repo:file`; empty: the embedded starter.",
+        description="The model: a path to a GGUF file or `hf:owner/repo:file`; empty: the embedded starter model.",
     )
     model_sha256: str = Field(
         default="",
         pattern="^([0-9a-fA-F]{64})?$",
-        description="The model file's SHA-256, checked at start if given.",
+        description="Expected SHA-256 of the model file, verified at start if set.",
     )
     model_names: Names = Field(
         default=(),
-        description="Comma-separated model names that requests may ask for (else 404); empty: any name is accepted.",
+        description=(
+            "Comma-separated model names that requests may use (any other gets 404); empty: any name is accepted."
+        ),
     )
     chat_template: str = Field(
         default="",
-        description="A chat template's name (the model's or llama.cpp's) or a Jinja file; empty: the model's default.",
+        description=(
+            "The chat template: a name (the model's or llama.cpp's) or a Jinja file; empty: the model's default."
+        ),
     )
-    host: str = Field(default="127.0.0.1", description="Address to listen on; a container wants 0.0.0.0.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; a container needs 0.0.0.0.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free port.")
     publish: str = Field(
         default="",
         pattern=r"^\S*$",
-        description="What Docker publishes of a proxy in front (`8080`, `127.0.0.1:9000`): shown at start.",
+        description=(
+            "Address at which Docker publishes the proxy in front (`8080`, `127.0.0.1:9000`); printed at start."
+        ),
     )
     n_ctx: int | None = Field(
         default=None,
         ge=64,
-        description="KV budget in tokens, all streams together; unset: by the model and what memory is free.",
+        description=(
+            "KV cache size in cells (tokens), shared by all streams; unset: derived from the model and free memory."
+        ),
     )
-    n_seq: int = Field(default=32, ge=1, le=256, description="Streams that run in parallel.")
-    n_batch: int = Field(default=512, ge=LEAST_BATCH, le=65536, description="Most tokens of one decode call.")
+    n_seq: int = Field(default=32, ge=1, le=256, description="Maximum number of streams that run in parallel.")
+    n_batch: int = Field(
+        default=512, ge=LEAST_BATCH, le=65536, description="Maximum number of tokens in one decode call."
+    )
     n_threads: int | None = Field(
-        default=None, ge=1, le=1024, description="Threads that compute; unset: the cores that may really be used."
+        default=None,
+        ge=1,
+        le=1024,
+        description="Number of compute threads; unset: the number of physical cores available to the process.",
     )
     kv_type: KvType = Field(
         default="auto",
-        description="Type of the KV cache; bf16 and q8_0 make CPU results exact; auto: bf16 if free, else f16.",
+        description=(
+            "KV cache data type; bf16 and q8_0 make CPU results exact; auto: bf16 where it costs no speed, else f16."
+        ),
     )
     buffer_types: str = Field(
         default="auto",
         pattern=r"^(auto|default|\w+=\w+(,\w+=\w+)*)$",
-        description="Where a CPU keeps weights, by type: auto: as fast as it can, default: llama.cpp's choice.",
+        description="CPU buffer type for each weight type; auto: the fastest as measured, default: llama.cpp's choice.",
     )
-    flash_attention: Literal["auto", "on", "off"] = Field(default="auto", description="Flash attention.")
-    n_gpu_layers: int = Field(default=-1, ge=-1, description="Layers on the GPU; -1: as many as fit, 0: none.")
+    flash_attention: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Whether flash attention is used."
+    )
+    n_gpu_layers: int = Field(
+        default=-1, ge=-1, description="Number of model layers offloaded to the GPU; -1: as many as fit, 0: none."
+    )
     split_mode: Literal["none", "layer", "row"] = Field(
-        default="layer", description="How GPUs share the model; CUDA has no row."
+        default="layer", description="How the model is split across GPUs; CUDA does not support row."
     )
-    main_gpu: int = Field(default=0, ge=0, description="The GPU used alone (split_mode none) or for the rest.")
+    main_gpu: int = Field(
+        default=0, ge=0, description="Index of the GPU used alone (split_mode none) or for what is not split."
+    )
     prefix_scope: Literal["tenant", "all", "off"] = Field(
         default="tenant",
-        description="Who shares the cells of prompts that begin alike: each API key's requests, all, or nobody.",
+        description="Which requests share the prefix cache: those with the same API key, all, or none.",
     )
     speculation: Literal["auto", "off"] = Field(
-        default="auto", description="Decode guesses from the text so far beside each next token, where that pays."
+        default="auto",
+        description=(
+            "Speculative decoding where it is faster, with draft tokens proposed from the text so far; off: never."
+        ),
     )
     draft_model: str = Field(
         default="",
-        description="A small model of the same vocabulary, named like RILL_MODEL, whose guesses are decoded too.",
+        description=(
+            "A small draft model with the same vocabulary, named like RILL_MODEL, that also proposes draft tokens."
+        ),
     )
     step_ms: float = Field(
-        default=200.0, gt=0, description="How long running streams may wait for a slice of somebody's prompt."
+        default=200.0,
+        gt=0,
+        description="Target duration of a step with a prefill chunk, which running streams have to wait for.",
     )
-    max_waiting: int = Field(default=128, ge=0, le=100_000, description="Requests that may wait; one more gets 429.")
-    queue_timeout_s: float = Field(default=60.0, gt=0, description="A request that has waited so long is given up.")
-    heartbeat_s: float = Field(default=15.0, gt=0, description="Silence after which a stream sends a heartbeat.")
+    max_waiting: int = Field(
+        default=128,
+        ge=0,
+        le=100_000,
+        description="Maximum number of requests waiting in the queue; further requests get 429.",
+    )
+    queue_timeout_s: float = Field(
+        default=60.0, gt=0, description="Maximum time that a request may wait in the queue before it fails."
+    )
+    heartbeat_s: float = Field(
+        default=15.0, gt=0, description="Time without events after which a stream sends a heartbeat."
+    )
     write_timeout_s: float = Field(
-        default=30.0, gt=0, description="A reader that takes nothing, or whose host is silent, for so long is let go."
+        default=30.0,
+        gt=0,
+        description="A reader that accepts no data, or has an unresponsive host, for this long is disconnected.",
     )
     resume_grace_s: float = Field(
-        default=30.0, ge=0, description="How long a resumable stream runs on when its last reader has left."
+        default=30.0,
+        ge=0,
+        description="How long a resumable stream keeps running after its last reader has disconnected.",
     )
     stream_ttl_s: float = Field(default=300.0, ge=0, description="How long a finished stream can still be read.")
     drain_notice_s: float = Field(
         default=0.0,
         ge=0,
-        description="How long after SIGTERM new streams are still taken: a proxy reads it in /readyz first.",
+        description="How long new streams are still accepted after SIGTERM, so that a proxy first sees it in /readyz.",
     )
     drain_s: float = Field(default=30.0, ge=0, description="How long running streams may take to finish after SIGTERM.")
     engine_timeout_s: float = Field(
-        default=10.0, gt=0, description="An engine without a heartbeat for so long is killed and restarted."
+        default=10.0, gt=0, description="An engine that sends no heartbeat for this long is killed and restarted."
     )
     step_timeout_s: float = Field(
-        default=120.0, gt=0, description="An engine whose one step takes longer is killed and restarted."
+        default=120.0, gt=0, description="An engine is killed and restarted if a single step takes longer than this."
     )
     load_timeout_s: float = Field(
-        default=600.0, gt=0, description="A load without progress for so long, heartbeats or not, is given up."
+        default=600.0,
+        gt=0,
+        description="Loading is aborted if it makes no progress for this long, even if the engine sends heartbeats.",
     )
     max_body_bytes: int = Field(
         default=1 << 20, ge=1024, description="Largest request body; a 128k-token prompt is about half of the default."
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), description="Comma-separated keys, one of which /stream and /v1 then ask for as a Bearer token."
+        default=(),
+        description="Comma-separated API keys; if set, /stream and /v1 require one of them as a Bearer token.",
     )
     streams_need_key: bool = Field(
-        default=False, description="Whoever reads a stream by its id needs its maker's key too, not the id alone."
+        default=False, description="Reading a stream requires its id and the API key that created it, not the id alone."
     )
     allowed_origins: Names = Field(
-        default=(), description="Comma-separated origins whose pages may call this service from a browser (CORS)."
+        default=(), description="Comma-separated origins from which browser pages may call this service (CORS)."
     )
     redis_url: SecretStr = Field(
-        default=SecretStr(""), description="The Redis that replicas share their streams in, `redis://…`; empty: none."
+        default=SecretStr(""), description="The Redis in which replicas share their streams, `redis://…`; empty: none."
     )
     store_path: str = Field(
-        default="", description="A file in which the streams of a lone service outlive it; empty: memory only."
+        default="",
+        description="A file that preserves the streams of a single replica across its restarts; empty: memory only.",
     )
     log_wait_ms: float = Field(
-        default=250.0, ge=0, description="How long an event waits at most for the store to have it before it is sent."
+        default=250.0,
+        ge=0,
+        description="Maximum time that an event waits for the store's acknowledgement before it is sent.",
     )
     store_prompts: bool = Field(
-        default=True, description="Requests are in the store as long as their streams, so that these can go on."
+        default=True,
+        description="Requests are stored as long as their streams, so that interrupted streams can be continued.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Minimum level of the log messages that are written."
+    )
 
     @field_validator("model_names", "allowed_origins", "api_keys", mode="before")
     @classmethod
@@ -152,7 +202,7 @@ class Settings(BaseSettings):
             return value
         parts = [part.strip() for part in value.split(",") if part.strip()]
         if not parts:  # an empty list of keys would open the service
-            raise ValueError("it names nothing; leave it empty for none")
+            raise ValueError("the list has no entries; leave it empty for none")
         return parts
 
     @field_validator("allowed_origins")
@@ -180,7 +230,9 @@ def read() -> Settings:
         error = e.errors(include_input=False, include_url=False)[0]
         raise SettingsError(f"RILL_{str(error['loc'][0]).upper()}: {plain(error)}") from None
     if settings.store_path and settings.redis_url.get_secret_value():
-        raise SettingsError("RILL_STORE_PATH and RILL_REDIS_URL: streams are kept in one of them, set the other empty")
+        raise SettingsError(
+            "RILL_STORE_PATH and RILL_REDIS_URL: only one store can be used; set the other one to empty"
+        )
     return settings
 
 

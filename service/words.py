@@ -8,11 +8,11 @@ from typing import Any
 # By pydantic's error type; {…} are filled from its context.
 WORDS = {
     "missing": "it is missing",
-    "string_type": "it must be a text",
-    "int_type": "it must be a whole number",
-    "int_from_float": "it must be a whole number",
-    "int_parsing": "it must be a whole number",
-    "int_parsing_size": "it must be a whole number",
+    "string_type": "it must be a string",
+    "int_type": "it must be an integer",
+    "int_from_float": "it must be an integer",
+    "int_parsing": "it must be an integer",
+    "int_parsing_size": "it must be an integer",
     "float_type": "it must be a number",
     "float_parsing": "it must be a number",
     "finite_number": "it must be a finite number",
@@ -28,8 +28,8 @@ WORDS = {
     "greater_than_equal": "it must be {ge} or more",
     "less_than": "it must be less than {lt}",
     "less_than_equal": "it must be {le} or less",
-    "string_too_long": "it may have {max_length} characters at most",
-    "string_pattern_mismatch": "it has characters that it may not have, or is too long or too short",
+    "string_too_long": "it may have at most {max_length} characters",
+    "string_pattern_mismatch": "it contains characters that are not allowed, or is too long or too short",
 }
 
 
@@ -37,10 +37,10 @@ def plain(error: Mapping[str, Any]) -> str:
     """One of ValidationError.errors() in plain words."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in ("string_too_short", "too_short"):
-        least = context["min_length"]
-        return "it must not be empty" if least == 1 else f"there must be {least} at least"
+        least, unit = context["min_length"], "items" if kind == "too_short" else "characters"
+        return "it must not be empty" if least == 1 else f"it must have at least {least} {unit}"
     if kind == "too_long":
-        return f"there may be {context['max_length']} at most"
+        return f"it may have at most {context['max_length']} items"
     if kind in WORDS:
         return WORDS[kind].format(**context)
     message: str = error["msg"]

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 T = TypeVar("T")
 
 SEGV, ABRT = "it died of SIGSEGV (exit status -11)", "it died of SIGABRT (exit status -6)"
-OURS = "an error of its own: ZeroDivisionError at faulty_engine.py"
+OURS = "an internal error: ZeroDivisionError at faulty_engine.py"
 # What the suspect's prompt asks for, and how the engine's process ends by it (llama-cpp-python 0.3.36, on a CPU).
 DEADLY = {
     "fault:deep_grammar": {SEGV},

@@ -161,7 +161,7 @@ async def test_an_open_door_is_told_of(launch: Launch, settings: dict[str, str],
     """One warning, with the settings that close it, where others than this machine reach it without a key."""
     service = await launch("obedient", **settings)
     assert await service.end() == 0
-    lines = [line for line in service.log if line["message"] == "open to everyone who reaches it"]
+    lines = [line for line in service.log if line["message"] == "open to any client that can reach it"]
     assert [line["level"] for line in lines] == ["warning"] * warned
     assert all("RILL_API_KEYS" in line["set"] for line in lines)
 
@@ -277,10 +277,10 @@ async def test_every_log_line_is_json_without_the_prompt(launch: Launch) -> None
         ({"MODEL": "hf:what"}, "rill: RILL_MODEL is 'hf:what'"),
         ({"DRAFT_MODEL": "hf:what"}, "rill: RILL_DRAFT_MODEL is 'hf:what'"),
         ({"STORE_PATH": "/nonexistent/s"}, "rill: RILL_STORE_PATH: /nonexistent/s: No such file or directory"),
-        ({"REDIS_URL": "redis://:secret@h:port"}, "rill: RILL_REDIS_URL: it is no address like redis://host:6379/0"),
-        ({"REDIS_URL": "redis://h:6379/0?socket_timeout=a"}, "rill: RILL_REDIS_URL: it is no address like "),
-        ({"REDIS_URL": "redis://h:6379/x"}, "rill: RILL_REDIS_URL: it is no address like "),
-        ({"REDIS_URL": "foo"}, "rill: RILL_REDIS_URL: it is no address like "),
+        ({"REDIS_URL": "redis://:secret@h:port"}, "rill: RILL_REDIS_URL: it is not a URL like redis://host:6379/0"),
+        ({"REDIS_URL": "redis://h:6379/0?socket_timeout=a"}, "rill: RILL_REDIS_URL: it is not a URL like "),
+        ({"REDIS_URL": "redis://h:6379/x"}, "rill: RILL_REDIS_URL: it is not a URL like "),
+        ({"REDIS_URL": "foo"}, "rill: RILL_REDIS_URL: it is not a URL like "),
         ({"STORE_PATH": "s", "REDIS_URL": "redis://r"}, "rill: RILL_STORE_PATH and RILL_REDIS_URL: "),
     ],
 )
@@ -322,7 +322,7 @@ async def test_a_second_service_on_one_file(launch: Launch, tmp_path: Path) -> N
     )
     _, errors = await process.communicate()
     assert process.returncode == 2
-    assert errors.decode() == f"rill: RILL_STORE_PATH: {file}: another process has it\n"
+    assert errors.decode() == f"rill: RILL_STORE_PATH: {file}: another process has it open\n"
     await service.end(signal.SIGKILL)
     await (await launch("obedient", STORE_PATH=file)).ready()
 

@@ -44,7 +44,7 @@ class Access:
         given = _digest(key.strip())
         matches = [hmac.compare_digest(given, known) for known in self._keys]  # all of them: no early exit
         if scheme.lower() != "bearer" or not any(matches):
-            raise Unauthorized("A valid API key is needed: Authorization: Bearer <key>.")
+            raise Unauthorized("A valid API key is required: Authorization: Bearer <key>.")
         return given.hex()[:16]
 
     def check_reader(self, request: web.Request, maker: str) -> None:
@@ -54,12 +54,12 @@ class Access:
         """
         is_asked = self._streams_need_key or hdrs.AUTHORIZATION in request.headers
         if is_asked and self.tenant(request) != maker:
-            raise Forbidden("This stream was started with another key.")
+            raise Forbidden("This stream was created with another API key.")
 
     def check_model(self, name: str | None) -> None:
         """Raises ModelNotFound when the names are limited and this is none of them."""
         if name is not None and self.model_names and name not in self.model_names:
-            raise ModelNotFound("There is no model of this name here; see /v1/models.", param="model")
+            raise ModelNotFound("There is no model with this name; see /v1/models.", param="model")
 
     def allowed_origin(self, request: web.Request) -> str | None:
         """The request's origin, if it is an allowed one."""
@@ -70,9 +70,9 @@ class Access:
         """Raises Forbidden for a prefetch and for a cross-site request: neither may start work."""
         purpose = request.headers.get("Sec-Purpose", request.headers.get("Purpose", ""))
         if "prefetch" in purpose.lower():
-            raise Forbidden("This address is not prefetched: reading it starts work.")
+            raise Forbidden("This URL can't be prefetched: a request for it starts a generation.")
         if _is_cross_site(request) and self.allowed_origin(request) is None:
-            raise Forbidden("Pages of this site may not call this service (RILL_ALLOWED_ORIGINS).")
+            raise Forbidden("Pages of this origin may not call this service (RILL_ALLOWED_ORIGINS).")
 
     async def on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """A signal: CORS headers, for allowed origins only."""

@@ -32,7 +32,7 @@ def banner(own_url: str, publish: str, example: str) -> str:
     """The text printed at start: an address that users can open."""
     url = public_url(publish) if publish else own_url
     if url is None:
-        return f"Rill is where the proxy in front is published ({publish}): docker compose port nginx 8080\n"
+        return f"Rill is at the published port of the proxy in front ({publish}): docker compose port nginx 8080\n"
     return f"Rill is at {url}/ — its page; or, from a shell:\n\n    curl -N '{url}{example}'\n"
 
 

@@ -39,7 +39,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     Raises UnsupportedEncoding for a compressed one (a zip bomb), BodyTooLarge, BodyTooSlow, Invalid.
     """
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() not in ("identity", ""):
-        raise UnsupportedEncoding("A compressed body is not accepted; send it plain.")
+        raise UnsupportedEncoding("A compressed body is not accepted; send it uncompressed.")
     too_large = BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
     if request.content_length is not None and request.content_length > max_bytes:
         raise too_large

@@ -40,7 +40,7 @@ def _biases(value: object) -> object:
     if isinstance(value, str):
         value = orjson.loads(value)
     if isinstance(value, dict | list) and len(value) > MAX_BIASES:  # before each is validated
-        raise ValueError(f"there may be {MAX_BIASES} at most, not {len(value)}")
+        raise ValueError(f"it may have at most {MAX_BIASES} items, not {len(value)}")
     pairs = [[_id(key), bias] for key, bias in value.items()] if isinstance(value, dict) else value
     if not isinstance(pairs, list):
         return value
@@ -51,7 +51,7 @@ def _biases(value: object) -> object:
 
 def _id(key: str) -> int:
     if not re.fullmatch("[0-9]{1,10}", key):
-        raise ValueError("only token ids can be biased")
+        raise ValueError("each key must be a token id")
     return int(key)
 
 
@@ -62,13 +62,13 @@ def _whole(value: object) -> object:
 
 def _limit(value: int) -> int:
     if value == 0:
-        raise ValueError("it must be 1 or more; -1, or nothing, is no limit")
+        raise ValueError("it must be 1 or more; -1 or no value means no limit")
     return value
 
 
 def _breaker(value: str) -> str:
     if len(value.encode()) > MAX_BREAKER_BYTES:
-        raise ValueError(f"a breaker has at most {MAX_BREAKER_BYTES} bytes")
+        raise ValueError(f"a sequence breaker may have at most {MAX_BREAKER_BYTES} bytes")
     return value
 
 

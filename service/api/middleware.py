@@ -60,11 +60,11 @@ def error_response(error: errors.RillError) -> web.Response:
 def from_http(error: web.HTTPException) -> errors.RillError:
     """aiohttp's errors mapped to ours; their texts are dropped, since they may quote the path."""
     kinds: dict[int, tuple[type[errors.RillError], str]] = {
-        404: (errors.NotFound, "There is nothing at this address."),
-        405: (errors.MethodNotAllowed, "This address does not take this method."),
+        404: (errors.NotFound, "There is no resource at this URL."),
+        405: (errors.MethodNotAllowed, "This URL does not support this method."),
         413: (errors.BodyTooLarge, "The body is too large."),
     }
-    kind, message = kinds.get(error.status, (errors.Invalid, "The request can't be understood."))
+    kind, message = kinds.get(error.status, (errors.Invalid, "The request is not valid."))
     return kind(message)
 
 
@@ -129,7 +129,7 @@ async def _answer(request: web.Request, handler: Handler, exchange: Exchange) ->
 
 async def _apologise(exchange: Exchange) -> web.StreamResponse:
     """For an internal error: a 500, or, once the headers are sent, an event in the stream's dialect."""
-    error = errors.RillError("Something went wrong on our side.")
+    error = errors.RillError("Internal server error.")
     response = exchange.response
     if response is None or not response.prepared:
         return error_response(error)

@@ -20,15 +20,15 @@ def _prompt(value: object) -> str | list[int]:
     """A text or token ids; `["text"]` and `[[1, 2]]` hold one prompt, more than one is refused."""
     if isinstance(value, list) and value and isinstance(value[0], str | list):
         if len(value) > 1:
-            raise ValueError("only one prompt a request is supported")
+            raise ValueError("only one prompt per request is supported")
         (value,) = value
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list) and value and set(map(type, value)) == {int}:
         if not (min(value) >= 0 and max(value) < 2**31):
-            raise ValueError("a token id is a number from 0 on")
+            raise ValueError("a token id must be an integer of 0 or more")
         return value
-    raise ValueError("it must be a text or a list of token ids, and not empty")
+    raise ValueError("it must be a string or a list of token ids, and not empty")
 
 
 class StreamOptions(BaseModel):

@@ -73,7 +73,7 @@ class OpenAIRoutes:
         ready = self._ready()
         name = request.match_info["name"]
         if name not in (self._access.model_names or (ready.model,)):
-            raise ModelNotFound("There is no model of this name here; see /v1/models.", param="model")
+            raise ModelNotFound("There is no model with this name; see /v1/models.", param="model")
         return web.json_response(model_object(name, ready, self._created))
 
     async def _complete(

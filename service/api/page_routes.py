@@ -49,7 +49,7 @@ class PageRoutes:
     def _serve(self, request: web.Request, name: str) -> web.Response:
         file = self._files.get(name)
         if file is None:
-            raise NotFound("There is nothing at this address.")
+            raise NotFound("There is no resource at this URL.")
         # no-cache: cached, but revalidated each time, so a new release shows at once
         headers = {**SECURITY, "Content-Type": file.type, "Cache-Control": "no-cache", "ETag": f'"{file.etag}"'}
         if any(tag.value == file.etag for tag in request.if_none_match or ()):

@@ -38,9 +38,9 @@ class Message(BaseModel):
         """No part of it is silently left out of the prompt."""
         if isinstance(value, dict):
             if value.get("role") in ("tool", "function"):
-                raise ValueError("messages of tools are not supported")
+                raise ValueError("tool messages are not supported")
             if lost := lost_of(value):
-                raise ValueError(f"'{lost}' of a message is not supported")
+                raise ValueError(f"'{lost}' in a message is not supported")
         return value
 
     def pair(self) -> tuple[str, str]:
@@ -186,7 +186,7 @@ def parse_query(raw: str) -> dict[str, str | list[str]]:
     except UnicodeDecodeError:
         raise Invalid("The query is not valid UTF-8.") from None
     except ValueError:
-        raise Invalid(f"The query has more than {MAX_QUERY_FIELDS} fields.") from None
+        raise Invalid(f"The query has more than {MAX_QUERY_FIELDS} parameters.") from None
     found: dict[str, str | list[str]] = {}
     for name, value in pairs:
         if name in LISTS:
@@ -194,7 +194,7 @@ def parse_query(raw: str) -> dict[str, str | list[str]]:
             assert isinstance(several, list)
             several.append(value)
         elif name in found:
-            raise Invalid("A query field is given twice.", param=name if name.isidentifier() else None)
+            raise Invalid("A query parameter is given twice.", param=name if name.isidentifier() else None)
         elif value:
             found[name] = value
     return found

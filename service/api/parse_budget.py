@@ -48,7 +48,7 @@ class ParseBudget:
             return
         its = self._tenants.setdefault(tenant, _Tenant())
         if its.n_waiting + n_bytes > MOST_WAITING:
-            raise QueueFull("Too many large requests of this key wait to be read.", retry_after_s=1.0)
+            raise QueueFull("Too many large requests with this API key are waiting to be parsed.", retry_after_s=1.0)
         its.n_waiting += n_bytes
         try:
             async with its.lock:

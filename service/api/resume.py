@@ -90,7 +90,7 @@ class Resuming:
         self.attached("lost")
         exchange = request[EXCHANGE]
         exchange.attached, exchange.outcome = True, StreamLost.outcome
-        error = StreamLost("This stream is not known here any more; start a new one.")
+        error = StreamLost("This stream no longer exists; start a new one.")
         return web.Response(body=lost(error), headers=HEADERS)
 
 

@@ -89,11 +89,11 @@ class _Connection(web.RequestHandler):
         if isinstance(exc, ConnectionError):
             raise exc  # the client left in the middle of a write; its exchange has been logged
         if request.writer.output_size > 0:
-            raise ConnectionError("the response has begun")
+            raise ConnectionError("the response has already started")
         if status < 500:
-            error: RillError = Invalid("The request is not valid HTTP, or its address or headers are too long.")
+            error: RillError = Invalid("The request is not valid HTTP, or its URL or headers are too long.")
         else:
-            error = RillError("Something went wrong on our side.")
+            error = RillError("Internal server error.")
         return _refused(error, status, type(exc).__name__)
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
@@ -104,7 +104,7 @@ class _Connection(web.RequestHandler):
 def _refused(error: RillError, status: int, kind: str) -> web.Response:
     """Answers a request that reached no route; the connection ends."""
     id = secrets.token_hex(16)
-    log.info("broken request", extra={"request": id, "status": status, "error": kind})
+    log.info("malformed request", extra={"request": id, "status": status, "error": kind})
     response = error_response(error)
     response.set_status(status)
     response.headers["X-Request-ID"] = id
@@ -116,10 +116,10 @@ def _misfit(request: web.BaseRequest) -> RillError | None:
     """The error where aiohttp would answer in plain text, or in an unsupported HTTP version."""
     if request.version not in (HttpVersion10, HttpVersion11):
         request._cache["version"] = HttpVersion11  # the response's version; else it would be the request's
-        return Invalid("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+        return Invalid("Only HTTP/1.0 and HTTP/1.1 are supported.")
     expected = request.headers.get(hdrs.EXPECT, "").lower()
     if request.version == HttpVersion11 and expected not in ("", "100-continue"):
-        return ExpectationFailed("Only 100-continue can be expected of this service.")
+        return ExpectationFailed("The only supported expectation is 100-continue.")
     return None
 
 

@@ -90,8 +90,8 @@ class StreamRoutes:
         if "text/event-stream" in accept:
             return self._resuming.lost(request)
         if await self._directory.is_gone(id):
-            raise StreamLost("This stream ended, and the time in which it could be read is over.")
-        raise StreamNotFound("There is no such stream here.")
+            raise StreamLost("This stream has ended, and its events have expired.")
+        raise StreamNotFound("There is no such stream.")
 
     def _receipt(self, request: web.Request, stream: Stream) -> web.Response:
         note(request, stream, attached=True)
@@ -102,7 +102,7 @@ class StreamRoutes:
         tenant = self._access.tenant(request)
         stream = await self._directory.locate(request.match_info["id"])
         if stream is None or stream.tenant != tenant:
-            raise StreamNotFound("There is no such stream here, or it has expired.")
+            raise StreamNotFound("There is no such stream, or it has expired.")
         note(request, stream, attached=True)
         await self._directory.end(stream)
         return web.Response(status=204)

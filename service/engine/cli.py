@@ -86,7 +86,7 @@ def _print(args: argparse.Namespace, options: Options) -> int:
             print(text, end="", flush=True)
         for finish in step.finished:
             speed = (finish.n_generated - 1) / finish.decode_s if finish.decode_s else 0.0
-            figures = f"{finish.n_prompt} tokens read, {finish.n_generated} made, {speed:.0f} a second"
+            figures = f"{finish.n_prompt} prompt tokens, {finish.n_generated} generated, {speed:.0f} tokens/s"
             print(f"\nengine: {finish.reason}; {figures}", file=sys.stderr)
     engine.close()
     return 0
@@ -94,8 +94,10 @@ def _print(args: argparse.Namespace, options: Options) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m service.engine", description=__doc__)
-    p.add_argument("prompt", nargs="?", default="Tell me a story about a fox", help="answered on stdout")
-    p.add_argument("--door", type=int, help="serve the front on this socket descriptor instead")
+    p.add_argument(
+        "prompt", nargs="?", default="Tell me a story about a fox", help="the prompt; the answer goes to stdout"
+    )
+    p.add_argument("--door", type=int, help="serve the front on this socket file descriptor instead")
     p.add_argument("--model", type=Path, default=STARTER, help="a GGUF file (default: the embedded starter)")
     p.add_argument("--raw", action="store_true", help="complete the prompt as it stands, without a chat template")
     p.add_argument("--chat-template", default="", help="a template's name or a file (default: the model's own)")
@@ -103,19 +105,23 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--max-tokens", type=int)
     p.add_argument("--temperature", type=float, default=0.8)
     p.add_argument("--seed", type=int, default=random.randrange(N_SEEDS))
-    p.add_argument("--n-ctx", type=int, help="KV budget in tokens, all sequences together")
+    p.add_argument("--n-ctx", type=int, help="KV cache size in cells (tokens), shared by all sequences")
     p.add_argument("--n-seq", type=_sequences, default=32)
     p.add_argument("--n-batch", type=int, default=512)
-    p.add_argument("--n-threads", type=int, help="default: the physical cores that may be used")
+    p.add_argument("--n-threads", type=int, help="default: the physical cores available to the process")
     p.add_argument("--kv-type", choices=(AUTO, *KV_TYPES), default=AUTO)
     p.add_argument("--flash-attention", choices=FLASH_ATTENTION, default="auto")
     p.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: as many as fit, where there is a GPU")
     p.add_argument("--split-mode", choices=SPLIT_MODES, default="layer")
     p.add_argument("--main-gpu", type=int, default=0)
-    p.add_argument("--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="who shares prompts' beginnings")
-    p.add_argument("--speculation", choices=SPECULATION, default="auto", help="decode guesses beside each next token")
-    p.add_argument("--draft-model", type=Path, help="a GGUF file of the same vocabulary, whose guesses are decoded too")
-    p.add_argument("--step-ms", type=float, default=STEP_S * 1000, help="a step with a prompt's slice takes so long")
+    p.add_argument(
+        "--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="which requests share the prefix cache"
+    )
+    p.add_argument("--speculation", choices=SPECULATION, default="auto", help="speculative decoding where it is faster")
+    p.add_argument("--draft-model", type=Path, help="a GGUF draft model with the same vocabulary")
+    p.add_argument(
+        "--step-ms", type=float, default=STEP_S * 1000, help="target duration of a step with a prefill chunk"
+    )
     p.add_argument("--buffer-types", default=buffer_types.AUTO, help="where the CPU keeps weights: docs/settings.md")
     return p
 

@@ -8,7 +8,7 @@ from service.protocol.frames import Ready
 
 def describe(ready: Ready) -> str:
     """Model, KV budget, threads, CPU code, weight buffers, offloaded layers, whether it is exact."""
-    drafts = f", drafts by {ready.draft_model}" if ready.draft_model else ""
+    drafts = f", draft model {ready.draft_model}" if ready.draft_model else ""
     gb = 2**30
     cards = ", ".join(
         f"{d.description} ({d.n_bytes_free / gb:.1f} of {d.n_bytes_total / gb:.1f} GiB free)" for d in ready.gpus
@@ -18,7 +18,7 @@ def describe(ready: Ready) -> str:
     return (
         f"engine: {ready.model} ({ready.description}, {ready.model_bytes / 2**20:.1f} MiB) "
         f"loaded in {ready.load_s:.2f} s; "
-        f"KV budget {ready.n_ctx} tokens ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
+        f"KV cache of {ready.n_ctx} cells ({ready.kv_type}, {ready.kv_bytes / 2**20:.1f} MiB) "
         f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
         f"batch {ready.n_batch}, {ready.n_threads} threads, CPU code {ready.cpu}, "
         f"weights in {ready.weights} ({ready.buffer_types}), "

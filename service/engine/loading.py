@@ -79,7 +79,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     flash_attention = journal.flash_attention or options.flash_attention
     exact = context.in_order and flash_attention == "on" and is_exact(context, model.n_vocab)
     if options.kv_type in EXACT and not placement.gpus and not exact:
-        _say("texts depend on what else is computed: docs/exactness.md says with which weights and settings")
+        _say("not exact: texts depend on what else is in the batch; docs/exactness.md lists what is exact")
     drafts = _drafts(options, model, context, placement, on_progress)
     most_kept_cells = measure_kept(context)
     n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
@@ -121,9 +121,9 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
 def _blamed(error: str, *, on_gpu: bool) -> str:
     """Which settings ask for the impossible, by llama.cpp's error text; "" where a retry may succeed."""
     if re.search("requires flash_attn|requires Flash Attention|does not divide n_embd", error):
-        return "RILL_KV_TYPE and RILL_FLASH_ATTENTION do not go together with this model"
+        return "RILL_KV_TYPE and RILL_FLASH_ATTENTION can't be combined for this model"
     if on_gpu and re.search("cudaMalloc failed|failed to allocate|unable to allocate", error):
-        return "RILL_N_CTX, RILL_N_BATCH or RILL_N_GPU_LAYERS is too much"
+        return "RILL_N_CTX, RILL_N_BATCH or RILL_N_GPU_LAYERS is too large"
     return ""
 
 
@@ -161,7 +161,7 @@ def _drafts(
     """The source of draft tokens; None where the settings or the model's memory rule them out. Raises LlamaError."""
     if options.speculation == "off" or context.memory is not Memory.CUTTABLE:
         if options.draft_model:
-            _say("the draft model is not used: guesses are off, or this model's memory can't be cut")
+            _say("the draft model is not used: speculative decoding is off, or this model's memory can't be truncated")
         return None
     # On a CPU as CPU time: other processes' load would make one number of rows look expensive, and another cheap.
     clock = time.monotonic if placement.gpus else time.process_time

@@ -15,74 +15,76 @@ class EngineSeries:
     def __init__(self, r: CollectorRegistry, version: str) -> None:
         self._version = version
         self._n_ctx = 0
-        self._up = Gauge("llm_engine_up", "1 while the engine is loaded and answers, else 0.", registry=r)
+        self._up = Gauge("llm_engine_up", "1 while the engine is loaded and responds, else 0.", registry=r)
         self._model = Gauge(
             "llm_model_info",
-            "1; the model that is loaded, in labels. exact: true where the same request gives the same text.",
+            "Always 1; the loaded model, in labels. exact: true if the same request always gives the same text.",
             ["model", "description", "kv_type", "flash_attention", "exact"],
             registry=r,
         )
-        self._layers = Gauge("llm_engine_layers", "Layers of the model that can be offloaded to a GPU.", registry=r)
-        self._offloaded = Gauge("llm_engine_layers_offloaded", "Layers that were offloaded.", registry=r)
+        self._layers = Gauge("llm_engine_layers", "Number of model layers that can be offloaded to a GPU.", registry=r)
+        self._offloaded = Gauge("llm_engine_layers_offloaded", "Number of model layers offloaded to GPUs.", registry=r)
         self._gpu_bytes = Gauge(
             "llm_engine_gpu_memory_bytes",
-            "Memory of each GPU that takes part in the work after the last load: all of it, and what was free then.",
+            "Memory of each GPU in use, measured after the last model load: total and free.",
             ["device", "description", "kind"],
             registry=r,
         )
         self._no_gpu = Gauge(
             "llm_engine_gpu_missing",
-            "1 while the engine works without a GPU although its build could use one, else 0. The log says why.",
+            "1 while the engine runs without a GPU although its build supports one, else 0. The log states the reason.",
             registry=r,
         )
-        self._load = Gauge("llm_model_load_seconds", "How long the last load of the model took.", registry=r)
+        self._load = Gauge("llm_model_load_seconds", "Duration of the last model load.", registry=r)
         self._build = Gauge(
-            "llm_build_info", "1; the versions of this build, in labels.", ["version", "llama_cpp"], registry=r
+            "llm_build_info", "Always 1; the versions of this build, in labels.", ["version", "llama_cpp"], registry=r
         )
-        self._kv_used = Gauge("llm_kv_cache_used_cells", "KV cells of running streams after the last step.", registry=r)
-        self._kv_cells = Gauge("llm_kv_cache_cells", "KV cells there are (n_ctx).", registry=r)
+        self._kv_used = Gauge(
+            "llm_kv_cache_used_cells", "KV cache cells held by running streams after the last step.", registry=r
+        )
+        self._kv_cells = Gauge("llm_kv_cache_cells", "Total number of KV cache cells (n_ctx).", registry=r)
         self._kv_ratio = Gauge(
             "llm_kv_cache_usage_ratio",
-            "Share of the KV cells that running streams hold after the last step, 0 to 1.",
+            "Fraction of the KV cache cells held by running streams after the last step, 0 to 1.",
             registry=r,
         )
         self._kv_kept = Gauge(
             "llm_kv_cache_kept_cells",
-            "KV cells of ended streams, kept for prompts that begin alike; they go when room is needed.",
+            "KV cache cells of ended streams kept in the prefix cache; they are evicted when cells are needed.",
             registry=r,
         )
-        self._kept = Gauge(
-            "llm_kept_prefixes", "Ended streams whose KV cells are kept for prompts that begin alike.", registry=r
-        )
+        self._kept = Gauge("llm_kept_prefixes", "Number of ended streams kept in the prefix cache.", registry=r)
         self._batch = Histogram(
             "llm_batch_tokens",
-            "Tokens in one decode call, prompt and output together.",
+            "Tokens per decode call, prompt and output tokens together.",
             buckets=BATCH_TOKENS,
             registry=r,
         )
         self.restarts = Counter(
             "llm_engine_restarts",
-            "Times that the engine's process died, was killed for a hang, or could not be started.",
+            "Number of times that the engine process died, was killed because it hung, or could not be started.",
             registry=r,
         )
         self._made = Counter(
             "llm_step_tokens",
-            "Tokens that the engine's decode calls took in, by kind, as its steps report them.",
+            "Tokens processed by the engine's decode calls, by kind, as its steps report them.",
             ["kind"],
             registry=r,
         )
         drafts = Counter(
             "llm_draft_tokens",
-            "Guesses decoded beside sequences' next tokens, and whether they came. The rejected ones count those, too, "
-            "that only fill up a batch whose decode is faster so.",
+            "Draft tokens proposed in speculative decoding, by outcome: accepted or rejected. Rejected ones include "
+            "those that only pad a batch to a size that decodes faster.",
             ["outcome"],
             registry=r,
         )
         self._accepted, self._rejected = drafts.labels("accepted"), drafts.labels("rejected")
-        self._preempted = Counter("llm_preemptions", "Sequences put back to waiting for want of KV cells.", registry=r)
+        self._preempted = Counter(
+            "llm_preemptions", "Sequences preempted because no KV cache cells were free.", registry=r
+        )
         self.continued = Counter(
             "llm_streams_continued",
-            "Times that a stream was handed to the next engine after its own died.",
+            "Number of times that a stream was resubmitted to a new engine process after the previous one died.",
             registry=r,
         )
 

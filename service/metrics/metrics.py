@@ -55,19 +55,21 @@ class Metrics:
         self._log = LogSeries(r)
         self.gap = self._requests.gap  # once a token: no wrapper in between
         self.not_durable = self._log.not_durable
-        self.running = Gauge("llm_running", "Streams that the engine has begun with, not yet closed.", registry=r)
-        self.waiting = Gauge("llm_waiting", "Streams admitted that the engine has not begun with.", registry=r)
+        self.running = Gauge(
+            "llm_running", "Streams that the engine has started and that are not yet closed.", registry=r
+        )
+        self.waiting = Gauge("llm_waiting", "Admitted streams that the engine has not started yet.", registry=r)
         self.lag = Histogram(
             "llm_event_loop_lag_seconds",
-            "How late the front's event loop woke from a sleep of a quarter of a second.",
+            "Delay of the front's event loop: how late it woke up from a sleep of 0.25 s.",
             buckets=LAG_S,
             registry=r,
         )
-        self.readers = Gauge("llm_readers", "HTTP responses attached to streams now.", registry=r)
+        self.readers = Gauge("llm_readers", "HTTP responses currently attached to streams.", registry=r)
         self.streams = Gauge("llm_streams", "Streams admitted and not yet closed, running or waiting.", registry=r)
         self.attaches = Counter(
             "llm_stream_attaches",
-            "Requests for a stream that existed or had existed: attached, read (204: nothing left) or lost.",
+            "Requests for an existing or former stream: attached, read (204: no events left) or lost.",
             ["outcome"],
             registry=r,
         )

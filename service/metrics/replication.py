@@ -13,17 +13,21 @@ class LogSeries:
     def __init__(self, r: CollectorRegistry) -> None:
         self.acknowledged = Histogram(
             "llm_log_write_seconds",
-            "From the first event of a write to the shared log until the log has it. Readers wait for that, up to "
-            "RILL_LOG_WAIT_MS.",
+            "Time from the first event of a write to the shared event log until it is acknowledged. Readers wait for "
+            "that, up to RILL_LOG_WAIT_MS.",
             buckets=GAP_S,
             registry=r,
         )
         self.not_durable = Gauge(
             "llm_streams_not_durable",
-            "Live streams whose readers are ahead of the shared log, which is too slow or gone.",
+            "Live streams with readers ahead of the shared event log, because it is too slow or unavailable.",
             registry=r,
         )
-        self.adopted = Counter("llm_streams_adopted", "Streams of dead replicas that went on here.", registry=r)
+        self.adopted = Counter(
+            "llm_streams_adopted", "Streams of dead replicas that were continued by this replica.", registry=r
+        )
         self.fenced = Counter(
-            "llm_streams_fenced", "Streams that another replica had taken over while this one was at them.", registry=r
+            "llm_streams_fenced",
+            "Streams that another replica took over while this one was still running them.",
+            registry=r,
         )

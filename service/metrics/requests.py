@@ -42,52 +42,52 @@ class RequestSeries:
     def __init__(self, r: CollectorRegistry) -> None:
         self._ttft = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
-            "From the arrival of a request (its handler's first line) to its first delta being in the stream's log, "
-            "from where its readers are woken in the same turn of the event loop. Once per stream that made any text, "
-            "at its close.",
+            "Time from the arrival of a request (its handler's first line) until its first delta is in the stream's "
+            "event log; readers are notified in the same event loop iteration. Observed once per stream that produced "
+            "any text, at its close.",
             buckets=TTFT_S,
             registry=r,
         )
         self._per_token = Histogram(
             "gen_ai_server_time_per_output_token_seconds",
-            "Time from the first to the last output token divided by the number of tokens less one. Once per stream "
-            "of two tokens or more, at its close.",
+            "Time from the first to the last output token, divided by the number of tokens minus one. "
+            "Observed once per stream of two tokens or more, at its close.",
             buckets=PER_TOKEN_S,
             registry=r,
         )
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",
-            "From the arrival of a request to its stream's close (the last token made, a failure, or its "
-            "cancellation; not the last byte read). Once per admitted stream.",
+            "Time from the arrival of a request to its stream's close (the last token generated, a failure, or its "
+            "cancellation; not the last byte read). Observed once per admitted stream.",
             ["route"],
             buckets=DURATION_S,
             registry=r,
         )
         self._gaps = Gaps(
             "llm_inter_token_latency_seconds",
-            "Gap between two successive deltas of one stream as they enter its log, where no one step made both.",
+            "Time between two successive deltas of one stream entering its event log, unless one step produced both.",
             GAP_S,
         )
         r.register(self._gaps)
         self.gap = self._gaps.observe  # between two deltas of a stream
         self._queue = Histogram(
             "llm_queue_duration_seconds",
-            "From a prompt's acceptance by the engine to its first prefill slice. Once per stream that got so far, "
-            "at its close.",
+            "Time from a prompt's acceptance by the engine to its first prefill chunk. Observed once "
+            "per stream that got that far, at its close.",
             buckets=DURATION_S,
             registry=r,
         )
         self._prefill = Histogram(
             "llm_prefill_duration_seconds",
-            "From a prompt's first prefill slice to its first output token. Once per stream that got so far, at its "
-            "close.",
+            "Time from a prompt's first prefill chunk to its first output token. Observed once per "
+            "stream that got that far, at its close.",
             buckets=DURATION_S,
             registry=r,
         )
         self._requests = Counter(
             "llm_requests",
-            "Requests for a generation, each counted once: at its stream's close, or when it is refused. Attaching "
-            "to a stream that exists is not one.",
+            "Generation requests, each counted once: at its stream's close, or when it is refused. Attaching to an "
+            "existing stream is not counted.",
             ["route", "outcome"],
             registry=r,
         )
@@ -97,14 +97,16 @@ class RequestSeries:
             self._duration.labels(route)
         tokens = Counter(
             "llm_tokens",
-            "Tokens of closed streams: `in` the prompts' (cached ones included), `out` the generated ones. As usage "
-            "reports them.",
+            "Tokens of closed streams: `in`: prompt tokens (cached ones included), `out`: generated tokens. The same "
+            "counts as in `usage`.",
             ["direction"],
             registry=r,
         )
         self._tokens_in, self._tokens_out = tokens.labels("in"), tokens.labels("out")
         self._cached = Counter(
-            "llm_cached_tokens", "Prompt tokens of closed streams that were not computed again.", registry=r
+            "llm_cached_tokens",
+            "Prompt tokens of closed streams taken from the prefix cache instead of being computed.",
+            registry=r,
         )
 
     def refused(self, route: str, outcome: str) -> None:

@@ -37,18 +37,18 @@ _ADVICE = {
         "set, say AMX: CMAKE_ARGS='-DCMAKE_C_FLAGS=-mno-amx-tile -DCMAKE_CXX_FLAGS=-mno-amx-tile' {install}"
     ),
     signal.SIGKILL: (
-        "it was killed from outside, by hand or by the kernel for want of memory (dmesg tells of the latter: "
-        '"Out of memory"): then it needs more memory, a smaller RILL_N_CTX, or a smaller model'
+        "it was killed from outside, manually or by the kernel's out-of-memory killer (dmesg then shows "
+        '"Out of memory"): in the latter case it needs more memory, a smaller RILL_N_CTX, or a smaller model'
     ),
-    signal.SIGABRT: "llama.cpp gave up, because of what it was asked for or for want of memory{words}",
+    signal.SIGABRT: "llama.cpp aborted, because of its input or a lack of memory{words}",
     signal.SIGSEGV: "a fault in native code{words}",
     signal.SIGFPE: "an arithmetic fault in native code{words}",
     signal.SIGBUS: (
-        "a page of a mapped file could not be had: the model's file was cut or written over while it was in use (put a "
-        "new one beside it and rename it), its disk failed, or /dev/shm is full"
+        "a page of a mapped file could not be read: the model file was truncated or overwritten while in use (put a "
+        "new one next to it and rename it), its disk failed, or /dev/shm is full"
     ),
 }
-_OUTSIDE = "it was ended from outside"
+_OUTSIDE = "it was terminated from outside"
 
 
 def by_signal(number: int, *, features: str = "", stderr: Iterable[str] = ()) -> str:

@@ -103,7 +103,7 @@ def feed(stream: Stream, entry: Entry, now: float) -> bool:
     try:
         said = decode(stream.id, payload)
     except ValueError as e:
-        log.error("not an entry of this stream", extra={"stream": stream.id[:8], "reason": str(e)})
+        log.error("invalid log entry of this stream", extra={"stream": stream.id[:8], "reason": str(e)})
         return False
     events = [said.event] if isinstance(said, Event) else said.events
     known = stream.log[n : n + len(events)]

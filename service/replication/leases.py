@@ -131,7 +131,7 @@ class Leases:
             try:
                 n_taken += await self._inherit(id, epoch, overdue_s)
             except ValueError as e:
-                log.error("not a stream that we understand", extra={"stream": id[:8], "reason": str(e)})
+                log.error("invalid stream record", extra={"stream": id[:8], "reason": str(e)})
                 if overdue_s > self._orphan_s:
                     await self._store.release(id, epoch)
 
@@ -180,7 +180,7 @@ class Leases:
             self._remote.adopt(stream, ticket)
             self._observer.adopted()
         else:
-            error = EngineCrash("The replica that made it is gone, and no other can go on.", retry_after_s=5.0)
+            error = EngineCrash("The stream's replica is gone, and no other can continue it.", retry_after_s=5.0)
             self._remote.adopt(stream, ticket, error)
         if id in self._cancelled:
             self._streams.cancel(stream)

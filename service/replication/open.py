@@ -24,10 +24,10 @@ def open_store(redis_url: str, path: str, *, ttl_s: float, lease_s: float) -> tu
 
         try:
             if (at := urlsplit(redis_url)).scheme != "unix" and not re.fullmatch(r"/?\d*", at.path):
-                raise ValueError("no number of a database")  # which the client would take for 0
+                raise ValueError("the database is not a number")  # which the client would take for 0
             return RedisStore(redis_url, ttl_s=ttl_s, lease_s=lease_s), lease_s
         except Exception as e:  # the client's message may hold the password
-            raise AddressError("it is no address like redis://host:6379/0") from e
+            raise AddressError("it is not a URL like redis://host:6379/0") from e
     if path:
         from service.replication.sqlite_store import SqliteStore
 

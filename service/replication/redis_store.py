@@ -56,7 +56,7 @@ class RedisStore:
         refused = set()
         for i, result in zip(of, await self._pipeline(commands), strict=True):
             if result is None:  # NOMKSTREAM
-                raise StoreDown("a stream's beginning is not there any more")
+                raise StoreDown("the first entries of a stream no longer exist")
             if isinstance(result, ResponseError) and NOT_ABOVE in str(result):
                 refused.add(i)
             elif isinstance(result, Exception):

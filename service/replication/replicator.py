@@ -139,7 +139,7 @@ class Replication:
         try:
             loaded = await self._store.load(id)
         except StoreDown:
-            raise NotReady("The other replicas' streams can't be reached just now.", retry_after_s=2.0) from None
+            raise NotReady("The other replicas' streams can't be reached at the moment.", retry_after_s=2.0) from None
         if stream := self.streams.find(id):  # another call was faster
             return stream
         if loaded is None:
@@ -148,7 +148,7 @@ class Replication:
         try:
             return self._replay(decode_record(record), entries)
         except ValueError as e:
-            log.error("not a stream that we understand", extra={"stream": id[:8], "reason": str(e)})
+            log.error("invalid stream record", extra={"stream": id[:8], "reason": str(e)})
             return None
 
     async def _find(self, id: str) -> Stream | None:
@@ -186,7 +186,7 @@ class Replication:
         try:
             await self._store.cancel(stream.id)
         except StoreDown:
-            message = "The replica that makes this stream can't be told just now; try again."
+            message = "The replica that runs this stream can't be notified at the moment; try again."
             raise NotReady(message, retry_after_s=2.0) from None
 
     # Called by the follower.
@@ -198,7 +198,7 @@ class Replication:
         self.remote.ended(stream)
 
     def contradicted(self, stream: Stream) -> None:
-        log.warning("a log contradicts what was read here", extra={"stream": stream.id[:8]})
+        log.warning("an event log differs from what was read here", extra={"stream": stream.id[:8]})
         self.remote.forget(stream)
 
     def cancelled(self, id: str) -> None:

@@ -38,7 +38,7 @@ class Reservations:
             for _ in range(TRIES):
                 if stream := await self._find(other):
                     if first != value[1]:
-                        raise KeyReused("This key was used for another request.", param="key")
+                        raise KeyReused("This idempotency key was used for another request.", param="key")
                     return stream
                 await asyncio.sleep(PAUSE_S)
             await self._store.overwrite(name, orjson.dumps(value))

@@ -45,7 +45,7 @@ class SqliteFile:
             async with asyncio.timeout(self._timeout_s):  # work that is still queued by then is dropped
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._work, work)
         except TimeoutError:
-            raise StoreDown(f"{self._path}: it does not answer") from None
+            raise StoreDown(f"{self._path}: it does not respond") from None
 
     async def close(self) -> None:
         """Checkpoint the log into the file, and close it."""
@@ -77,7 +77,7 @@ class SqliteFile:
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL, 0o600))
         if not os.path.isfile(self._path):
-            raise StoreDown("it is no file")
+            raise StoreDown("it is not a file")
         db = sqlite3.connect(self._path, timeout=LOCK_S, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -107,7 +107,7 @@ class SqliteFile:
             raise StoreDown(f"it has version {version}, and version {self._version} is needed; move it away")
         (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
-            raise StoreDown("it is broken; move it away")
+            raise StoreDown("it is corrupt; move it away")
 
     def __repr__(self) -> str:
         return f"<SqliteFile {self._path} {'closed' if self._db is None else 'open'}>"
@@ -120,5 +120,5 @@ def _identity(path: str) -> tuple[int, int]:
 
 def _words(error: Exception) -> str:
     if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-        return "another process has it"
+        return "another process has it open"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -49,7 +49,7 @@ def append(db: sqlite3.Connection, write: Write, expires_at: float) -> LogPositi
         db.execute("INSERT OR REPLACE INTO streams VALUES (?, NULL, ?, ?)", (write.id, write.key, write.record))
         claim_stream(db, write.id, write.epoch)
     elif end == NOWHERE:
-        raise StoreDown("a stream's beginning is not there any more")
+        raise StoreDown("the first entries of a stream no longer exist")
     new = [(LogPosition(write.epoch, number), payload) for number, payload in enumerate(write.payloads, write.first)]
     rows = [(write.id, *place, payload) for place, payload in new if place > end]
     db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)

@@ -210,7 +210,7 @@ class Writer:
             self.copies.pop(id, None)
         self._work.set()
         if is_news:
-            log.warning("the store does not answer", extra={"reason": str(error), "streams": len(self.copies)})
+            log.warning("the store does not respond", extra={"reason": str(error), "streams": len(self.copies)})
 
     def __repr__(self) -> str:
         due = sum(copy.n_entries - copy.n_logged for copy in self.copies.values())

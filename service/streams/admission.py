@@ -96,7 +96,9 @@ class Admission:
             message = f"The queue is full ({self.n_running} running, {self.n_waiting} waiting); try again later."
             raise QueueFull(message, retry_after_s=wait_s)
         if not is_owed and self._is_greedy(tenant):
-            message = f"Your {self._held[tenant]} requests hold this key's share of the queue; try again later."
+            message = (
+                f"Your {self._held[tenant]} requests with this API key fill its share of the queue; try again later."
+            )
             raise QueueFull(message, retry_after_s=wait_s)
         self.n_tickets += 1
         self._held[tenant] += 1

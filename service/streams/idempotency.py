@@ -28,7 +28,7 @@ class Keys:
         if made is None:
             return ""
         if made[1] != digest(asked):
-            raise KeyReused("This key was used for another request.", param="key")
+            raise KeyReused("This idempotency key was used for another request.", param="key")
         return made[0]
 
     def of(self, id: str) -> tuple[str, str] | None:

@@ -87,7 +87,9 @@ class Live:
         now = self._clock()
         for stream in [s for s in self._table.in_role(Role.MADE) if s.times.started_at is None]:
             if now - stream.times.waits_since >= queue_timeout_s:
-                message = f"The request waited {queue_timeout_s:g} s and did not get its turn; try again later."
+                message = (
+                    f"The request waited {queue_timeout_s:g} s in the queue without being started; try again later."
+                )
                 wait_s = min(self._admission.wait_s(self._admission.n_waiting), MAX_RETRY_AFTER_S)
                 self.fail(stream, QueueTimeout(message, retry_after_s=max(1.0, wait_s)))
 
@@ -121,9 +123,9 @@ class Live:
         time; if it stays down none can."""
         self._admission.shut(shut)
         for id in self._recovery.down(kind):
-            self._crashed(id, "The engine stopped each time that it was at work on this request alone.")
+            self._crashed(id, "The engine died each time it ran this request alone.")
         for stream in self._table.in_role(Role.MADE) if stays_down else []:
-            self._crashed(stream.id, "The engine stopped too often; it stays down for a while.")
+            self._crashed(stream.id, "The engine died too often; it stays down for a while.")
 
     def _crashed(self, id: str, message: str) -> None:
         if stream := self._table.made(id):

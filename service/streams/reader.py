@@ -133,7 +133,11 @@ class Reader:
         if stream.log.has(self._place - 1, id):
             return None
         self._is_over = True
-        return sse.gap(stream.dialect.failure(LogGap("What you have read could not be continued; start again."))), None
+        return sse.gap(
+            stream.dialect.failure(
+                LogGap("The stream could not be continued after the events already read; start again.")
+            )
+        ), None
 
     def take(self, now: float) -> tuple[bytes, float | None]:
         """(events that are due, seconds until more are): b"" and None when the log holds no more."""

@@ -41,7 +41,7 @@ class EngineConnection(asyncio.Protocol):
         try:
             frames = self._decoder.feed(data)
         except ProtocolError as e:
-            self.ended.set_result(f"it sent what is no frame: {e}")
+            self.ended.set_result(f"it sent an invalid frame: {e}")
             return
         for frame in frames:
             if isinstance(frame, Beat):

@@ -45,7 +45,7 @@ def judge(
     kind = Kind.OWN
     if fatal is not None:
         kind = Kind.OWN if fatal.ours else Kind.CRASH
-        reason = f"an error of its own: {fatal.message}" if fatal.ours else fatal.message
+        reason = f"an internal error: {fatal.message}" if fatal.ours else fatal.message
     elif silenced is not None:
         kind, reason = silenced.kind, silenced.reason
     elif status < 0:

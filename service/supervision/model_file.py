@@ -54,7 +54,7 @@ def digest(path: Path, cache: Path | None = None) -> str:
     with suppress(OSError):
         if len(found := kept.read_text()) == hashlib.sha256().digest_size * 2:
             return found
-    log.info("reading the model once, to tell it from others", extra={"bytes": status.st_size})
+    log.info("computing the model file's SHA-256, which identifies it", extra={"bytes": status.st_size})
     found = _sha256(path)
     with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def _hf_parts(model: str, setting: str = "RILL_MODEL") -> tuple[str, str]:
     """(repository, file) of `hf:owner/repo:file`."""
     repo, _, file = model.removeprefix("hf:").partition(":")
     if repo.count("/") != 1 or not all(repo.split("/")) or not file:
-        raise ModelError(f"{setting} is {model!r}; what is meant by hf: has the form hf:owner/repo:file.gguf")
+        raise ModelError(f"{setting} is {model!r}; an hf: model has the form hf:owner/repo:file.gguf")
     return repo, file
 
 

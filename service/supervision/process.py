@@ -85,7 +85,7 @@ class Process:
             self.lines.append(line.decode(errors="replace").rstrip()[:MAX_LINE_CHARS])
             if self._allowance.take(loop.time()):
                 left_out = {"left_out": n_left_out} if n_left_out else {}
-                log.info("engine says", extra={"line": self.lines[-1], **left_out})
+                log.info("engine output", extra={"line": self.lines[-1], **left_out})
                 n_left_out = 0
             else:
                 n_left_out += 1

@@ -132,7 +132,7 @@ class Supervisor:
             death, lines = await self._one_life()
             self._fall(death)
             if self._is_hopeless:
-                log.error("engine can't be had", extra={"reason": death.reason})
+                log.error("engine can't be started", extra={"reason": death.reason})
                 return self._hopeless(self.reason)
             pause = self._pause_s(self._crashes, self._clock())
             words = {"last_words": lines[-5:]} if lines else {}

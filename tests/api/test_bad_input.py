@@ -295,11 +295,11 @@ async def test_errors_are_in_plain_words(serve: Serve) -> None:
     service = await serve()
     roles = "'system', 'developer', 'user' or 'assistant'"
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"max_tokens": 0}, "max_tokens: it must be 1 or more; -1, or nothing, is no limit."),
+        ({"max_tokens": 0}, "max_tokens: it must be 1 or more; -1 or no value means no limit."),
         ({"temperature": "secret"}, "temperature: it must be a number."),
-        ({"logit_bias": [["secret", 1]]}, "logit_bias.0.0: it must be a whole number."),
+        ({"logit_bias": [["secret", 1]]}, "logit_bias.0.0: it must be an integer."),
         ({"stop": [""]}, "stop.0: it must not be empty."),
-        ({"stop": ["a"] * 17}, "stop: there may be 16 at most."),
+        ({"stop": ["a"] * 17}, "stop: it may have at most 16 items."),
         ({"messages": "secret"}, "messages: it must be a list."),
         ({"messages": ["secret"]}, "messages.0: it must be an object."),
         (
@@ -307,8 +307,8 @@ async def test_errors_are_in_plain_words(serve: Serve) -> None:
             f"messages.0.role: it must be {roles}.",
         ),
         ({"messages": [{"role": "user"}]}, "messages.0.content: it is missing."),
-        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content: it must be a text."),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0: messages of tools are not supported."),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content: it must be a string."),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0: tool messages are not supported."),
         ({"stream_options": 5}, "stream_options: it must be an object."),
     ]
     for fields, message in wrong:

@@ -37,10 +37,10 @@ def test_deaths_that_we_did_not_cause_are_kept_with_their_last_words(tmp_path: P
         "not JSON",
         json.dumps({"message": "ready"}),
         json.dumps({"message": "engine ended", "reason": "it died of SIGKILL (exit status -9): by hand"}),
-        json.dumps({"message": "engine ended", "reason": "an error of its own: X", "last_words": ["a", "b"]}),
+        json.dumps({"message": "engine ended", "reason": "an internal error: X", "last_words": ["a", "b"]}),
     ]
     (tmp_path / "log").write_text("\n".join(lines))
-    assert list(other_deaths(tmp_path / "log", OURS[signal.SIGKILL])) == ["an error of its own: X | a | b"]
+    assert list(other_deaths(tmp_path / "log", OURS[signal.SIGKILL])) == ["an internal error: X | a | b"]
 
 
 def test_a_row_has_a_cell_for_each_column() -> None:

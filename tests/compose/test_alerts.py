@@ -119,7 +119,7 @@ def test_without_a_receiver_alerts_are_seen(stack: Stack, alertmanager: Callable
 @pytest.mark.e2e
 def test_an_address_that_is_none_is_refused(stack: Stack) -> None:
     """Nobody would be told, in silence."""
-    with pytest.raises(AssertionError, match="ALERT_WEBHOOK_URL is no address"):
+    with pytest.raises(AssertionError, match="ALERT_WEBHOOK_URL is not a URL"):
         stack.compose("run", "--rm", "--no-deps", "-T", "-e", "ALERT_WEBHOOK_URL=hooks.example/x", "alertmanager")
 
 

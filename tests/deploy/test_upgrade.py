@@ -50,7 +50,7 @@ def test_a_new_one_that_does_not_become_healthy(docker: FakeDocker, fate: list[s
     docker.has("one", "two")
     done = docker.run("upgrade")
     assert done.returncode == 1
-    assert "rill_new1 is not healthy" in done.stderr and "RILL_N_SEQ: no" in done.stderr
+    assert "rill_new1 did not become healthy" in done.stderr and "RILL_N_SEQ: no" in done.stderr
     assert docker.ids == ["one", "two"]
     assert not [said for said in docker.state["said"] if said.startswith("stop")]
 

@@ -714,7 +714,7 @@ def test_a_grammar_that_no_token_fits(model: Model, make_context: MakeContext) -
     other = Request("b", "the fox", WARM, max_tokens=20, ignore_eos=True)
     driver.submit(Request("a", "the fox", stuck), other)
     answers = driver.run()
-    assert refused == [Rejected("a", "invalid_request", "grammar: no token fits here", "grammar")]
+    assert refused == [Rejected("a", "invalid_request", "grammar: no token matches here", "grammar")]
     assert (answers["a"].finish, answers["b"].reason) == (None, "length")
     assert driver.engine.scheduler.n_cells_used == 0
     assert essence(answers, "b") == essence(run(model, exact(make_context, model), other), "b")

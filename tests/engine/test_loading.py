@@ -85,7 +85,7 @@ def test_what_exactness_needs_beside_the_type(
     """Flash attention, an id for the dead cells, and quantized weights; where one is missing the log says it, too."""
     path = write("load-inexact", weights=but.pop("weights", "q8_0"))
     assert not loaded(path, kv_type="bf16", n_ctx=1024, **but).exact
-    assert "texts depend on what else is computed" in capsys.readouterr().err
+    assert "texts depend on what else is in the batch" in capsys.readouterr().err
 
 
 def test_defaults(bpe_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_errors_carry_llama_cpps_own_words(tmp_path: Path, capfd: pytest.Capture
 
 def test_a_context_that_cannot_be_had(bpe_path: Path) -> None:
     """llama.cpp's reason for refusing a combination stands in the error, beside the settings: no other try helps."""
-    with pytest.raises(ConfigurationError, match=r"q8_0 KV cache could not be had: .*lash.*RILL_KV_TYPE"):
+    with pytest.raises(ConfigurationError, match=r"q8_0 KV cache could not be allocated: .*lash.*RILL_KV_TYPE"):
         loaded(bpe_path, kv_type="q8_0", flash_attention="off")
 
 
@@ -174,11 +174,11 @@ def test_a_draft_model(bpe_path: Path, write: Callable[..., Path], capsys: pytes
     other, mamba = write("load-draft", name="little", seed=3), write("load-draft-mamba", arch="mamba")
     options = Options(model=bpe_path, n_ctx=256, n_threads=1, draft_model=other)
     found = load.load(options, lambda _: None)
-    assert found.ready.draft_model == "little" and ", drafts by little;" in describe(found.ready)
+    assert found.ready.draft_model == "little" and ", draft model little;" in describe(found.ready)
     assert found.ready.kv_bytes == load.load(replace(options, draft_model=None), lambda _: None).ready.kv_bytes
     assert found.drafts is not None
     found.drafts.close()
-    for path, reason in ((mamba, "can't be cut"), (bpe_path.parent / "none.gguf", "no model file")):
+    for path, reason in ((mamba, "can't be truncated"), (bpe_path.parent / "none.gguf", "no model file")):
         with pytest.raises(LlamaError, match=f"the draft model: .*{reason}"):
             load.load(replace(options, draft_model=path), lambda _: None)
     for unused in (replace(options, speculation="off"), replace(options, model=mamba)):
@@ -216,7 +216,7 @@ def test_journal(capsys: pytest.CaptureFixture[str]) -> None:
 def test_describe(bpe_path: Path) -> None:
     """The line for the operator names model, budget, threads and offload."""
     line = describe(loaded(bpe_path, n_ctx=1024, n_seq=2, kv_type="f16"))
-    for part in ("tiny", "KV budget 1024 tokens (f16, 0.5 MiB)", "2 sequences", "1 threads", "flash attention"):
+    for part in ("tiny", "KV cache of 1024 cells (f16, 0.5 MiB)", "2 sequences", "1 threads", "flash attention"):
         assert part in line
     assert line.endswith("; not exact: the same request, sent again, may give another text")
     exact = describe(loaded(bpe_path, n_ctx=1024, n_seq=2, kv_type="bf16", n_gpu_layers=0))

@@ -41,8 +41,8 @@ def test_an_answer(endless: Path) -> None:
     prompt = "<|im_start|>user\nHello world<|im_end|>\n<|im_start|>assistant\n"
     n_prompt = len(model.tokenize(prompt, add_special=True, parse_special=True))
     log = done.stderr.decode()
-    assert "engine: tiny (" in log and "KV budget 512 tokens" in log
-    assert f"engine: length; {n_prompt} tokens read, 30 made" in log
+    assert "engine: tiny (" in log and "KV cache of 512 cells" in log
+    assert f"engine: length; {n_prompt} prompt tokens, 30 generated" in log
     assert done.stdout.decode()
     again = run("Hello world", "--model", str(endless), "--max-tokens", "30", "--temperature", "0", "--n-ctx", "512")
     assert again.stdout == done.stdout
@@ -69,7 +69,7 @@ def test_raw_and_system(endless: Path) -> None:
     ]:
         done = run("fox", "--model", str(endless), "--max-tokens", "1", "--n-ctx", "512", *arguments)
         n = len(model.tokenize(prompt, add_special=True, parse_special=True))
-        assert f"; {n} tokens read, 1 made" in done.stderr.decode()
+        assert f"; {n} prompt tokens, 1 generated" in done.stderr.decode()
 
 
 def test_it_streams(endless: Path) -> None:
@@ -83,7 +83,7 @@ def test_it_streams(endless: Path) -> None:
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
         first = os.read(process.stdout.fileno(), 1)
         os.set_blocking(process.stderr.fileno(), False)
-        assert b"tokens read" not in (process.stderr.read() or b"")  # its last words are still to come
+        assert b"prompt tokens" not in (process.stderr.read() or b"")  # its last words are still to come
         rest = process.stdout.read()
         assert 4096 + 1 < len(first + rest) < 8192
         assert process.wait(PATIENCE_S) == 0

@@ -17,10 +17,10 @@ FEATURES = "CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | AMX_INT8 = 1 | LLAMAFILE = 
     [
         (signal.SIGILL, ["processor", "CMAKE_ARGS=-DGGML_NATIVE=OFF deploy/install-engine", "-mno-amx-tile"]),
         (signal.SIGKILL, ["killed from outside", "memory", "RILL_N_CTX"]),
-        (signal.SIGABRT, ["llama.cpp gave up"]),
+        (signal.SIGABRT, ["llama.cpp aborted"]),
         (signal.SIGSEGV, ["native code"]),
         (signal.SIGFPE, ["arithmetic"]),
-        (signal.SIGBUS, ["model's file was cut", "/dev/shm"]),
+        (signal.SIGBUS, ["model file was truncated", "/dev/shm"]),
         (signal.SIGTERM, ["from outside"]),
     ],
 )
@@ -34,7 +34,7 @@ def test_signals(number: signal.Signals, words: list[str]) -> None:
 
 def test_a_signal_without_a_name() -> None:
     """Real-time signals have none."""
-    assert by_signal(40).startswith("it died of signal 40 (exit status -40): it was ended from outside")
+    assert by_signal(40).startswith("it died of signal 40 (exit status -40): it was terminated from outside")
 
 
 def test_an_illegal_instruction_tells_what_was_built() -> None:

@@ -432,7 +432,7 @@ async def test_only_its_owner_may_read_it(path: Path) -> None:
 async def test_one_process_has_the_file(path: Path) -> None:
     """Another one is told, and the first goes on."""
     one = opened(path)
-    with pytest.raises(StoreDown, match="another process has it"):
+    with pytest.raises(StoreDown, match="another process has it open"):
         opened(path)
     assert await one.write([write(1, b"x", record=b"r")]) == [LogPosition(1, 1)]
     await one.close()
@@ -462,11 +462,11 @@ def with_a_broken_page(path: Path) -> None:
 
 
 UNUSABLE: list[tuple[Callable[[Path], object], str]] = [
-    (lambda path: path.mkdir(), "it is no file"),
+    (lambda path: path.mkdir(), "it is not a file"),
     (lambda path: path.write_bytes(b"no database" * 1000), "file is not a database"),
     (of_another_program, "it is another program's database"),
     (of_another_version, "it has version 7, and version 1 is needed; move it away"),
-    (with_a_broken_page, "it is broken; move it away"),
+    (with_a_broken_page, "it is corrupt; move it away"),
 ]
 
 
@@ -501,7 +501,7 @@ async def test_a_write_is_whole_or_not_at_all(path: Path) -> None:
     """One that fails in its middle leaves nothing of its beginning."""
     store = opened(path)
     await store.write([write(1, b"x", record=b"r")])
-    with pytest.raises(StoreDown, match="beginning is not there"):
+    with pytest.raises(StoreDown, match="first entries of a stream no longer exist"):
         await store.write([write(2, b"y"), write(5, b"y", id="b" * 32)])
     assert await store.ends([ID, "b" * 32]) == [LogPosition(1, 1), NOWHERE]
     await store.close()

@@ -61,9 +61,9 @@ async def test_a_beat_tells_of_the_step(pair: Pair) -> None:
     ("raw", "reason"),
     [
         (encode(Fatal("no memory")), "no memory"),
-        (b"\x00\x00\x00\x02{}", "it sent what is no frame"),
-        (b"\xff\xff\xff\xff", "it sent what is no frame"),
-        (b'\x00\x00\x00\x0f{"type":"what"}', "it sent what is no frame"),
+        (b"\x00\x00\x00\x02{}", "it sent an invalid frame"),
+        (b"\xff\xff\xff\xff", "it sent an invalid frame"),
+        (b'\x00\x00\x00\x0f{"type":"what"}', "it sent an invalid frame"),
     ],
 )
 async def test_the_end_has_a_reason_and_is_final(pair: Pair, raw: bytes, reason: str) -> None:

@@ -41,7 +41,7 @@ def test_the_reason_is_the_one_that_knows_most() -> None:
     """The engine's own last word, the signal's meaning, or what the front noticed."""
     assert judge(was_ready=False, reason="x", fatal=Fatal("no such model")) == Death(Kind.LOADING, "no such model")
     ours = judge(was_ready=True, reason="x", fatal=Fatal("ZeroDivisionError at a.py:1 f", ours=True))
-    assert ours.reason == "an error of its own: ZeroDivisionError at a.py:1 f"
+    assert ours.reason == "an internal error: ZeroDivisionError at a.py:1 f"
     assert judge(was_ready=True, reason="it was closed", silenced=SILENT) == SILENT
     assert judge(was_ready=True, reason="it died", status=3).reason == "it died (exit status 3)"
     stderr = ["/build/ggml.c:7: GGML_ASSERT(a > 0) failed"]

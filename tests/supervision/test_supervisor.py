@@ -207,7 +207,7 @@ async def lost_in_time(sink: Sink, clock: Clock) -> None:
     [
         ("hang", {"timeout_s": 0.4}, "no heartbeat for 0.4 s"),
         ("stuck", {"step_timeout_s": 0.3, "timeout_s": 1e6}, "one step took more than 0.3 s"),
-        ("garbage", {"timeout_s": 1e6}, "it sent what is no frame"),
+        ("garbage", {"timeout_s": 1e6}, "it sent an invalid frame"),
     ],
 )
 async def test_one_that_does_not_answer_is_killed(
@@ -289,9 +289,9 @@ async def test_a_load_that_gets_on_may_take_its_time(start: Start) -> None:
     ("behaviour", "kind", "reason"),
     [
         ("crash", Kind.OUTSIDE, "it died of SIGKILL (exit status -9): it was killed from outside"),
-        ("aborts", Kind.CRASH, "llama.cpp gave up, because of what it was asked for or for want of memory: ggml.c:7: "),
-        ("errs", Kind.OWN, "an error of its own: ZeroDivisionError: division by zero at speculation.py:61 observe"),
-        ("garbage", Kind.OWN, "it sent what is no frame"),
+        ("aborts", Kind.CRASH, "llama.cpp aborted, because of its input or a lack of memory: ggml.c:7: "),
+        ("errs", Kind.OWN, "an internal error: ZeroDivisionError: division by zero at speculation.py:61 observe"),
+        ("garbage", Kind.OWN, "it sent an invalid frame"),
         ("hang", Kind.HANG, "no heartbeat for 1 s"),
     ],
 )

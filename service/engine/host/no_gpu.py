@@ -36,8 +36,8 @@ def cause(
     if not is_loaded and (words := refusal(str(plugin))):
         return f"{PLUGIN} can't be loaded: {words}"
     if visible is not None and visible.strip() in ("", "-1"):
-        return f"CUDA_VISIBLE_DEVICES={visible.strip()} hides every card"
+        return f"CUDA_VISIBLE_DEVICES={visible.strip()} hides every GPU"
     words = next((m[1] for e in errors if (m := re.search(r"failed to initialize CUDA: (.+)", e))), "")
     if "driver version is insufficient" in words:
         return f"the NVIDIA driver is too old for this build ({words}): update it"
-    return f"CUDA finds no card ({words or 'it says nothing'}): nvidia-smi shows what the driver sees"
+    return f"CUDA finds no GPU ({words or 'no error message'}): nvidia-smi shows what the driver sees"

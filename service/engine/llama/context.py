@@ -65,7 +65,7 @@ class Context:
         params.no_perf = True
         self._context = lib.llama_init_from_model(model._model, params)
         if not self._context:
-            raise LlamaError(f"a context of {n_ctx} tokens with a {kv_type} KV cache could not be had")
+            raise LlamaError(f"a context of {n_ctx} tokens with a {kv_type} KV cache could not be allocated")
         self.pool, self._owns_pool = pool or ThreadPool(n_threads), pool is None
         self.pool.attach(self._context)
         self._memory = lib.llama_get_memory(self._context)

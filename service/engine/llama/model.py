@@ -90,7 +90,7 @@ class Model:
         if not self._model:
             raise LlamaError(f"{path.name} could not be loaded")
         if lib.llama_model_has_encoder(self._model) or not lib.llama_model_has_decoder(self._model):
-            raise LlamaError(f"{path.name} is no decoder-only text model")
+            raise LlamaError(f"{path.name} is not a decoder-only text model")
         self.vocab = lib.llama_model_get_vocab(self._model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         if self.n_vocab == 0:

@@ -48,7 +48,7 @@ class Candidates:
         """The token that the chain selected, and its logit: -inf when only excluded tokens were left."""
         array = self._array
         if not 0 <= array.selected < array.size:
-            raise LlamaError("the samplers left no token to choose")
+            raise LlamaError("the samplers excluded every token")
         one = array.data[array.selected]
         return one.id, one.logit
 
@@ -96,7 +96,7 @@ class Chain:
         name, arguments = link
         made = MAKERS[name](self._model, *arguments, *([seed] if name in RANDOM else []))
         if not made:  # NULL is a falsy pointer object, not None
-            raise LlamaError(f"the sampler {name} could not be made")
+            raise LlamaError(f"the sampler {name} could not be created")
         lib.llama_sampler_chain_add(self._chain, made)
 
 

@@ -17,7 +17,7 @@ from service.engine.host.resources import ConfigurationError
 from service.engine.llama import model as llama
 from service.engine.prompts.jinja import Jinja, Messages, TemplateError
 
-NONE = "The model has no chat template; RILL_CHAT_TEMPLATE gives it one, and /v1/completions needs none."
+NONE = "The model has no chat template; set RILL_CHAT_TEMPLATE, or use /v1/completions, which needs none."
 LONGEST_END = 32  # characters of an end-of-turn marker: anything longer is other text of the template
 
 
@@ -93,7 +93,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text("utf-8")
     except (OSError, ValueError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is no text in UTF-8"
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
         raise TemplateError(f"no template has this name, nor can a file of this name be read: {reason}") from e
 
 
@@ -111,7 +111,9 @@ def _recognised(source: str, error: str) -> ChatTemplate:
     if llama.apply_builtin(source, [{"role": "user", "content": "x"}], opens_answer=True) is None:
         return ChatTemplate(None, note=f"{NONE} Its own can't be used: {error}.")
     found = _builtin(source)
-    return ChatTemplate(found.render, found.stop, f"{error}; messages get the form that llama.cpp recognises in it.")
+    return ChatTemplate(
+        found.render, found.stop, f"{error}; messages are formatted with the template that llama.cpp recognises in it."
+    )
 
 
 def _builtin(template: str) -> ChatTemplate:

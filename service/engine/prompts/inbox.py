@@ -42,7 +42,7 @@ class Inbox:
         if submit.tokens is not None and len(submit.tokens) >= self.n_ctx_seq:  # before each one is checked
             return self._too_long(submit, len(submit.tokens))
         if name := misfit(submit):
-            return Rejected(submit.id, "invalid_prompt", f"The value of {name} can't be used.")
+            return Rejected(submit.id, "invalid_prompt", f"The value of {name} is not valid.")
         try:
             self._check_ids(submit.tokens or [])
         except LlamaError as e:
@@ -86,7 +86,7 @@ class Inbox:
         except LlamaError as e:
             return Rejected(submit.id, "invalid_prompt", str(e))
         if submit.delivered and sequence.finish_reason is None and not is_rebuildable(submit.sampling):
-            message = "The engine stopped, and mirostat and adaptive-p can't go on in another one; start again."
+            message = "The engine died, and mirostat and adaptive-p can't be continued by a new one; start again."
             return Rejected(submit.id, "not_resumable", message)
         sampler = self._sampler(submit)
         if isinstance(sampler, Rejected):
@@ -99,7 +99,7 @@ class Inbox:
             self._check_ids([token for token, _ in biases])
             banned = {token for token, bias in biases if bias is None}
             if len(banned | (self._model.end_tokens if submit.ignore_eos else set())) == self._model.n_vocab:
-                raise LlamaError("no token is left")
+                raise LlamaError("it leaves no token to sample")
         except LlamaError as e:
             return Rejected(submit.id, "invalid_request", f"logit_bias: {e}", "logit_bias")
         try:

@@ -50,7 +50,7 @@ class Jinja:
                 documents=None,
             )
         except jinja2.TemplateError as e:
-            raise TemplateError(f"the chat template refuses these messages: {e}") from e
+            raise TemplateError(f"the chat template rejects these messages: {e}") from e
         except Exception as e:  # a template is a program: it can compute 1 / 0
             raise TemplateError(f"the chat template fails on these messages: {e!r}") from e
 

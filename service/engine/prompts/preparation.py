@@ -23,7 +23,7 @@ from service.protocol.codec import Decoder, encode
 from service.protocol.frames import Rejected, Submit
 
 WALL_S = 60.0  # when the limit of CPU time does not end it: on an overloaded machine, or a stopped process
-TOO_LONG, FATAL = "The prompt takes too long to read.", "The prompt can't be read."
+TOO_LONG, FATAL = "The prompt takes too long to process.", "The prompt can't be processed."
 
 
 class PreparerDied(Exception):
@@ -182,7 +182,7 @@ class Preparation:
             except PreparerDied as e:
                 if e.is_late:
                     return Rejected(submit.id, "invalid_prompt", TOO_LONG)
-                sys.stderr.write(f"engine: the process that reads long prompts and grammars died ({e})\n")
+                sys.stderr.write(f"engine: the process that prepares long prompts and grammars died ({e})\n")
         return Rejected(submit.id, "invalid_prompt", FATAL)
 
     def _ready(self) -> list[Submit]:

@@ -53,4 +53,4 @@ def safely(submit: Submit, run: Callable[[], Result]) -> Result | Rejected:
     try:
         return run()
     except Exception as e:
-        return Rejected(submit.id, "invalid_prompt", f"The request can't be read: {type(e).__name__}.")
+        return Rejected(submit.id, "invalid_prompt", f"The request can't be processed: {type(e).__name__}.")

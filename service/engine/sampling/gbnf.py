@@ -21,7 +21,7 @@ def check(text: str) -> None:
     if len(text.encode()) > MAX_BYTES:
         raise GrammarError(f"it has more than {MAX_BYTES} bytes")
     if "\0" in text:
-        raise GrammarError("it holds a NUL")
+        raise GrammarError("it contains a NUL")
     rules = parse(text)
     for name in {"root": 0, **{m: 0 for rule in rules.values() for m in _mentioned(rule)}}:
         if name not in rules:
@@ -91,12 +91,12 @@ def _check_paths(rules: Rules) -> None:
     try:
         order = list(TopologicalSorter(first).static_order())
     except CycleError as e:
-        raise GrammarError(f"the rule '{e.args[1][0]}' begins with itself (left recursion)") from None
+        raise GrammarError(f"the rule '{e.args[1][0]}' is left-recursive") from None
     paths: dict[str, int] = {}
     for name in order:
         paths[name] = _n_paths(rules[name], paths)
         if paths[name] > MAX_PATHS:
-            raise GrammarError(f"the rule '{name}' begins in more than {MAX_PATHS} ways")
+            raise GrammarError(f"the rule '{name}' has more than {MAX_PATHS} ways to begin")
 
 
 def _first(alternatives: Iterable[Iterable[Item]]) -> set[str]:

@@ -65,13 +65,13 @@ class _Parser:
         rules: dict[str, list[list[Item]]] = {}
         self._skip(_SPACES)
         while self._at < len(self._text):
-            name = self._take(_NAME, "the name of a rule")[0]
+            name = self._take(_NAME, "a rule name")[0]
             self._skip(_SPACE)
             self._want("::=")
             self._skip(_SPACES)
             rules[name] = self._alternatives(0)
             if self._at < len(self._text) and self._text[self._at] not in "\r\n":
-                raise self._error("this can't stand in a rule")
+                raise self._error("this is not allowed in a rule")
             self._skip(_SPACES)
             if len(rules) > MAX_RULES:
                 raise GrammarError(f"it has more than {MAX_RULES} rules")
@@ -109,10 +109,10 @@ class _Parser:
     def _item(self, sign: str, depth: int) -> Item | None:
         """The item that begins here; None: an empty literal, which is nothing."""
         if sign == '"':
-            literal = self._take(_LITERAL, "a literal and its end")[1]
+            literal = self._take(_LITERAL, "a literal or its end")[1]
             item = Item(len(_ONE.findall(literal)))
         elif sign == "[":
-            item = Item(len(_ONE.findall(self._take(_CLASS, "a class of characters and its end")[1])))
+            item = Item(len(_ONE.findall(self._take(_CLASS, "a character class or its end")[1])))
         elif sign == "(":
             self._at += 1
             self._skip(_SPACES)
@@ -131,7 +131,7 @@ class _Parser:
         if least > MAX_TIMES or (most or 0) > MAX_TIMES:
             raise self._error(f"more than {MAX_TIMES} repetitions")
         if most is not None and most < least:
-            raise self._error("the most is less than the least")
+            raise self._error("the maximum is less than the minimum")
         optional = 1 if most is None else most - least
         self._count(item.n * max(least - 1, 0) + (item.n + 3) * optional)
         item.n = item.n * least + 1
@@ -142,13 +142,13 @@ class _Parser:
         if (sign := self._text[self._at]) in _MARKS:
             self._at += 1
             return _MARKS[sign]
-        least, comma, most = self._take(_TIMES, "how many times").groups()
+        least, comma, most = self._take(_TIMES, "the number of repetitions").groups()
         return int(least), int(most) if most else None if comma else int(least)
 
     def _count(self, n: int) -> None:
         self._n_elements += n
         if self._n_elements > MAX_ELEMENTS:
-            raise self._error(f"its repetitions write out more than {MAX_ELEMENTS} elements")
+            raise self._error(f"its repetitions expand to more than {MAX_ELEMENTS} elements")
 
     def _is_at(self, sign: str) -> bool:
         return self._text.startswith(sign, self._at)

@@ -154,7 +154,7 @@ class Sampler:
         grammar.follow(token[0])
         self._grammar_left_s = min(self._grammar_left_s + GRAMMAR_S - (thread_time() - began), MAX_GRAMMAR_S)
         if self._grammar_left_s < 0:
-            raise GrammarError("it takes too long to follow: it can be read in too many ways")
+            raise GrammarError("it takes too long to match: it is too ambiguous")
         return token[0]
 
     def _end(self, grammar: GrammarSampler) -> int:
@@ -162,7 +162,7 @@ class Sampler:
         for token in self._model.end_tokens:
             if grammar.fits(token):
                 return token
-        raise GrammarError("no token fits here")
+        raise GrammarError("no token matches here")
 
 
 class Argmax:

@@ -131,12 +131,12 @@ def check(model: Model, draft: Model, context: Context) -> None:
     """Raises LlamaError when one can't be the draft model of the other."""
     n = min(model.n_vocab, draft.n_vocab)
     if max(model.n_vocab, draft.n_vocab) - n > MOST_MISSING:
-        raise LlamaError(f"it has {draft.n_vocab} tokens, the model it is to guess for {model.n_vocab}")
+        raise LlamaError(f"its vocabulary has {draft.n_vocab} tokens, the target model's has {model.n_vocab}")
     differs = next((t for t in range(n) if model.text_of(t) != draft.text_of(t)), -1)
     if differs >= 0:
         raise LlamaError(
-            f"it has another vocabulary: token {differs} is {draft.text_of(differs)!r} in it, and "
-            f"{model.text_of(differs)!r} in the model it is to guess for"
+            f"its vocabulary differs: token {differs} is {draft.text_of(differs)!r} in it, and "
+            f"{model.text_of(differs)!r} in the target model"
         )
     if context.memory is Memory.STATE:
-        raise LlamaError("its memory can't be cut, as it must be after each wrong guess")
+        raise LlamaError("its memory can't be truncated, as is necessary after each rejected draft token")

@@ -21,11 +21,11 @@ NONE = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is det
         (["CPU"], True, ["libcuda.so.1"], [], None, "no NVIDIA driver here .*--gpus all"),
         (["CPU", "CUDA"], False, ["libcuda.so.1"], [], None, "no NVIDIA driver here"),
         (["CPU"], True, ["libggml-cuda.so"], [], None, "libggml-cuda.so can't be loaded: libggml-cuda.so: no"),
-        (["CPU", "CUDA"], False, [], [NONE], "", "CUDA_VISIBLE_DEVICES= hides every card"),
-        (["CPU", "CUDA"], False, [], [NONE], "-1", "CUDA_VISIBLE_DEVICES=-1 hides every card"),
-        (["CPU", "CUDA"], False, [], [NONE], "0", "finds no card .no CUDA-capable device is detected"),
+        (["CPU", "CUDA"], False, [], [NONE], "", "CUDA_VISIBLE_DEVICES= hides every GPU"),
+        (["CPU", "CUDA"], False, [], [NONE], "-1", "CUDA_VISIBLE_DEVICES=-1 hides every GPU"),
+        (["CPU", "CUDA"], False, [], [NONE], "0", "finds no GPU .no CUDA-capable device is detected"),
         (["CPU", "CUDA"], False, [], ["something else", OLD], None, "driver is too old for this build"),
-        (["CPU", "CUDA"], False, [], [], None, "finds no card .it says nothing"),
+        (["CPU", "CUDA"], False, [], [], None, "finds no GPU .no error message"),
     ],
 )
 def test_cause(

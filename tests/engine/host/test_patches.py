@@ -30,7 +30,7 @@ def test_a_foreign_build_lacks_them_all(tmp_path: Path) -> None:
     """Without the installer's list none is taken to be there, and each is told with what follows from that."""
     told = lacks(applied(tmp_path))
     assert len(told) == len(LACK)
-    assert "0007-grammar-bounded-work: a request's grammar can hold up every stream" in told
+    assert "0007-grammar-bounded-work: a request's grammar can delay every stream" in told
 
 
 def test_one_that_is_missing_is_named(tmp_path: Path) -> None:

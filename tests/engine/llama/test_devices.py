@@ -88,7 +88,7 @@ def test_as_many_layers_and_cells_as_llama_cpp_takes(card: Path, model: Path) ->
     line = said(done.stderr)
     assert done.returncode == 0, done.stderr
     assert "3 of 3 layers on Fake Card (68.4 of 78.1 GiB free)" in line
-    assert "KV budget 32768 tokens" in line  # one whole context: more than 4 streams' 4,096 cells
+    assert "KV cache of 32768 cells" in line  # one whole context: more than 4 streams' 4,096 cells
 
 
 NOTHING_THERE = """
@@ -118,7 +118,7 @@ def test_a_part_of_the_layers(card: Path, model: Path, n: str) -> None:
     assert done.returncode == 0, done.stderr
     assert (f"{n} of 3 layers on Fake Card" if n != "0" else "no GPU") in said(done.stderr)
     assert "flash attention on" in said(done.stderr)
-    assert "KV budget 16384 tokens" in said(done.stderr)
+    assert "KV cache of 16384 cells" in said(done.stderr)
 
 
 @pytest.mark.parametrize(

@@ -74,4 +74,4 @@ def test_whatever_else_goes_wrong_is_the_requests_own(bpe: Model) -> None:
     prompts = Prompts(With(bpe, "{{ messages[0].content }}"))
     read = Reading(prompts, partial(check_grammar, bpe))
     refused = read(replace(SUBMIT, messages=[{"role": "user"}]))
-    assert refused == Rejected("id", "invalid_prompt", "The request can't be read: KeyError.")
+    assert refused == Rejected("id", "invalid_prompt", "The request can't be processed: KeyError.")

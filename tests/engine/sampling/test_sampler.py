@@ -290,7 +290,7 @@ def test_where_no_token_fits(bpe: Model, make_context: MakeContext) -> None:
     nothing = with_grammar('root ::= "a" [^\\x00-\\UFFFFFFFF]')
     (a,) = bpe.tokenize("a", add_special=False, parse_special=False)
     for impossible in (nothing, with_grammar('root ::= "a"+', logit_bias=((a, None),))):
-        with pytest.raises(GrammarError, match="no token fits"):
+        with pytest.raises(GrammarError, match="no token matches"):
             answer(context, bpe, impossible)
         context.forget(0)
     endless = make(bpe, with_grammar('root ::= "a"'), ignore_eos=True)
@@ -306,7 +306,7 @@ def test_a_zero_spelled_too_long(write: Callable[..., Path], make_context: MakeC
     ids = {model.piece(token): token for token in range(model.n_vocab)}
     first, second = ids[b"\xe0"], ids[b"\x80\x80"]
     bias = ((first, 50.0), (second, 100.0))
-    with pytest.raises(GrammarError, match="no token fits"):
+    with pytest.raises(GrammarError, match="no token matches"):
         answer(make_context(model), model, with_grammar("root ::= [ -\\U0010FFFF]+", logit_bias=bias))
 
 

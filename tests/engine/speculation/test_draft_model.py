@@ -160,7 +160,7 @@ def test_which_models_can_guess(bpe: Model, write: Callable[..., Path], make_con
     for name, options, reason in (
         ("fewer", {"words": ["word"]}, "token 2.. is"),
         ("more", {"words": [*tiny.WORDS, *(f"w{i}" for i in range(200))]}, "it has ... tokens"),
-        ("mamba", {"arch": "mamba"}, "can't be cut"),
+        ("mamba", {"arch": "mamba"}, "can't be truncated"),
     ):
         draft = Model(write(f"draft-{name}", **options), n_gpu_layers=0)
         context = Context(draft, n_ctx=256, n_seq=1, n_batch=32, n_threads=1)
