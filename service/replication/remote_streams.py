@@ -92,5 +92,5 @@ class RemoteStreams:
 
     def is_read(self, id: str) -> None:
         """It has a reader elsewhere."""
-        if (stream := self._table.made(id)) is not None and id in self._table.unattended():
+        if (stream := self._table.made(id)) is not None and not stream.log.readers:
             self._streams.wait_for_reader(stream)
