@@ -159,7 +159,7 @@ def test_which_models_can_guess(bpe: Model, write: Callable[..., Path], make_con
     check(bpe, bpe, make_context(bpe))
     for name, options, reason in (
         ("fewer", {"words": ["word"]}, "token 2.. is"),
-        ("more", {"words": [*tiny.WORDS, *(f"w{i}" for i in range(200))]}, "it has ... tokens"),
+        ("more", {"words": [*tiny.WORDS, *(f"w{i}" for i in range(200))]}, "its vocabulary has ... tokens"),
         ("mamba", {"arch": "mamba"}, "can't be truncated"),
     ):
         draft = Model(write(f"draft-{name}", **options), n_gpu_layers=0)
