@@ -61,8 +61,8 @@ def test_grammars(grammar: str) -> None:
         ('root ::= "a"{\n2}', "the number of repetitions"),  # llama.cpp takes it within brackets only
         ('root ::= "a', "a literal"),
         ('root ::= "\\q"', "a literal"),
-        ("root ::= [a-z", "a class"),
-        ("root ::= []", "a class"),
+        ("root ::= [a-z", "a character class"),
+        ("root ::= []", "a character class"),
         ('root ::= ("a"', "[)] is missing"),
         ("root ::= *", "nothing to repeat"),
         ('root ::= ""*', "nothing to repeat"),
