@@ -132,8 +132,7 @@ class Engine:
         if self._sampling.n_unfinished and not batch.rows:
             self._sampling.wait_for_one()
             self._take_drawn(step)
-        positions, step.queued = moved(self._positions, self.scheduler.waiting)
-        self._positions = positions
+        self._positions, step.queued = moved(self._positions, self.scheduler.waiting)
         step.n_running, step.n_waiting = len(self.scheduler.running), len(self._positions)
         step.kv_used = self.scheduler.n_cells_used
         step.kv_kept, step.n_kept = self.scheduler.cells.n_live - step.kv_used, len(self.scheduler.kept)

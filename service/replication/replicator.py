@@ -17,23 +17,13 @@ from service.dialects import codec as dialects
 from service.errors import NotReady
 from service.replication.follower import Follower, feed
 from service.replication.handover import hand_over
-from service.replication.leases import Leases
-from service.replication.leases import LeasesObserver as LeasesObserver
+from service.replication.leases import Leases, LeasesObserver
 from service.replication.logged_stream import LoggedStream
-from service.replication.records import (
-    NOWHERE,
-    Entry,
-    LogPosition,
-    Record,
-    decode_record,
-    encode_record,
-    settled,
-)
+from service.replication.records import NOWHERE, Entry, LogPosition, Record, decode_record, encode_record, settled
 from service.replication.remote_streams import RemoteStreams
 from service.replication.reservations import Reservations, end, key_name
 from service.replication.store import Store, StoreDown
-from service.replication.writer import Writer
-from service.replication.writer import WriterObserver as WriterObserver
+from service.replication.writer import Writer, WriterObserver
 from service.streams.registry import Streams
 from service.streams.stream import Stream
 from service.streams.table import Role

@@ -75,7 +75,7 @@ def test_a_slow_store_is_not_waited_for() -> None:
 
 
 def test_what_no_reader_had_is_taken_back() -> None:
-    """With its tokens, and the checksum of the next event goes on from what is left."""
+    """With its tokens, and the next event's checksum continues from what is left."""
     one, _ = log()
     one.say_text(Native(), "a", 2)
     one.is_durable = True

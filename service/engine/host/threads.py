@@ -81,13 +81,18 @@ class Threads:
         return ticks / TICKS_PER_S
 
     def _waited(self) -> float:
-        """/proc/self/task/*/schedstat: nanoseconds run, nanoseconds waited to run, timeslices (sched-stats.rst)."""
+        """Seconds, of all our threads."""
         tasks = self._root / "proc/self/task"
         try:
-            stats = [_read(task / "schedstat").split() for task in tasks.iterdir()]
+            return sum(schedstat(task / "schedstat")[1] for task in tasks.iterdir())
         except OSError:
             return 0.0
-        return sum(_count(fields[1]) for fields in stats if len(fields) == 3) / 1e9
+
+
+def schedstat(path: Path) -> tuple[float, float]:
+    """Seconds that a thread has run, and has waited to run (sched-stats.rst); zeros where that can't be read."""
+    fields = _read(path).split()
+    return (_count(fields[0]) / 1e9, _count(fields[1]) / 1e9) if len(fields) == 3 else (0.0, 0.0)
 
 
 def _count(field: str) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from service.engine.host.threads import schedstat
 from service.engine.prompts.read_budget import PromptBudget
 from service.protocol.codec import Decoder, encode
 from service.protocol.frames import Rejected, Submit
@@ -84,7 +85,8 @@ class Preparer:
     def cpu_s(self) -> float:
         """CPU seconds of this process and those before it."""
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return ended.ru_utime + ended.ru_stime + (_computed_s(self._process.pid) if self._process else 0.0)
+        ran_s = schedstat(Path(f"/proc/{self._process.pid}/schedstat"))[0] if self._process else 0.0
+        return ended.ru_utime + ended.ru_stime + ran_s
 
     def close(self) -> int:
         """End it; returns its exit status, negative by signal: SIGKILL if it did not end by itself."""
@@ -99,14 +101,6 @@ class Preparer:
     def _ended(self, status: int) -> int:
         self._process = self._socket = None
         return status
-
-
-def _computed_s(pid: int) -> float:
-    """/proc/PID/schedstat: nanoseconds run, nanoseconds waited to run, timeslices (sched-stats.rst)."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-    except OSError:
-        return 0.0
 
 
 def command(model: Path, n_ctx: int, chat_template: str) -> list[str]:

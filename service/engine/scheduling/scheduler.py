@@ -135,11 +135,12 @@ class Scheduler:
         n_cells = sequence.n_past + row.n_tokens
         sequence.n_past = min(sequence.n_past + row.n + n_right, len(sequence.tokens))
         self.cells.grow(sequence.seq_id, row.n_tokens)
-        n_read = min(row.n, sequence.n_unread)
-        sequence.n_unread -= n_read
-        self.served.read(sequence.tenant, n_read)
+        if n_read := min(row.n, sequence.n_unread):
+            sequence.n_unread -= n_read
+            self.served.read(sequence.tenant, n_read)
         if row.samples:
-            self._capacity.break_promise(sequence)  # the rest of it was shared
+            if sequence.n_unread:
+                self._capacity.break_promise(sequence)  # the rest of it was shared
             self.served.charge(sequence.tenant, 1 + n_right)
         if sequence.n_past == n_cells:
             return []
@@ -172,12 +173,13 @@ class Scheduler:
             prefilling.append(admitted)
             n_wanted += 0 if admitted.prefix_source else admitted.n_pending
         streaming = {s.tenant for s in due}
+        self._read.clear()
         for s in self._turns.order(prefilling):
-            if self._credits.may_read(s.tenant) or streaming <= {s.tenant}:
-                room -= self._slice(batch, s, room)
-        self._read = Counter[str]()
-        for r in batch.rows[len(due) :]:
-            self._read[r.sequence.tenant] += 0 if streaming <= {r.sequence.tenant} else r.n
+            delays_others = not streaming <= {s.tenant}
+            if not delays_others or self._credits.may_read(s.tenant):
+                n = self._slice(batch, s, room)
+                room -= n
+                self._read[s.tenant] += n if delays_others else 0
         if len(batch.rows) > len(due):
             self._turns.pass_on()
         if len(batch.rows) == len(due) or is_apart(batch.n_tokens, self._n_tile):

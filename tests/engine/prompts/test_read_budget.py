@@ -17,7 +17,7 @@ class Reader:
         self.budget = PromptBudget(lambda: self.computed, lambda: self.now)
 
     def read(self, tenant: str, took_s: float, *, beside: float = 1.0) -> float:
-        """When it was begun, as soon as it might be; it took so many times as long as it computed."""
+        """When it was begun, as soon as it might be; it took `beside` times as long as it computed."""
         self.now += self.budget.wait_s(tenant)
         began = self.now
         with self.budget.reading(tenant):
