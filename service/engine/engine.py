@@ -163,7 +163,7 @@ class Engine:
         began = self._clock()
         self._context.tidy(copies)
         now = self._clock()
-        self.scheduler.tidied(now - began, now)
+        self.scheduler.compaction.took(now - began, now)
 
     def _compute(self, rows: list[Row], began: float, step: Step) -> None:
         """One llama_decode and the sampling after it. Raises NoRoom; nothing has changed then."""

@@ -37,12 +37,15 @@ class PrefillChunker:
         """Tokens to prefill, of n_reading prompts, while n_decoding streams run; a decode gets whole fours of rows.
 
         share: prefill time as a multiple of the running streams' time, where several tenants have these and the
-        prompts; None: a single tenant has them, and its own streams wait for its own prompts.
+        prompts; None: a single tenant has them, and its own streams wait for its own prompts. Without running streams a
+        single tenant's step may be longer; several tenants' prompts wait for one another's.
         """
-        times = min(max(FIRST_TOKEN * n_reading / n_decoding, 1.0), MOST_TIMES) if n_decoding else MOST_TIMES
+        times = MOST_TIMES if share is None else 1.0
+        if n_decoding:
+            times = min(max(FIRST_TOKEN * n_reading / n_decoding, 1.0), MOST_TIMES)
         n = round(times * self.target_s / _bounded(self.row_s)) - n_decoding if self.row_s else 2 * LEAST
         n = max(n, n_decoding)  # with many streams prefill may take about as long as their decode
-        if share is not None and self.row_s and self.decode_s:
+        if share is not None and n_decoding and self.row_s and self.decode_s:
             n = min(n, round(share * self.decode_s / _bounded(self.row_s)))
         if self.n_tile and n >= self.n_tile / MOST_TIMES:
             n = max(1, round(n / self.n_tile)) * self.n_tile

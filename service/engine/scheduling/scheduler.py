@@ -21,15 +21,12 @@ from service.engine.scheduling import shares
 from service.engine.scheduling.admission import Admission
 from service.engine.scheduling.batch import Batch, Row
 from service.engine.scheduling.capacity import Capacity
+from service.engine.scheduling.compaction import Compaction
 from service.engine.scheduling.credits import Credits
 from service.engine.scheduling.fairness import FairShareCounter
 from service.engine.scheduling.tiles import is_apart
 from service.engine.scheduling.turns import Turns
 from service.engine.sequences.sequence import Sequence
-
-# Times what a compaction took, before the next one for speed alone: a prompt that comes, leaves holes and ends, thirty
-# times a second, would otherwise have all streams wait for 8,000 cells each time (10 to 40 ms, starter).
-TIDY_REST = 99.0
 
 # Draft tokens for each of these sequences, which are all that a step decodes; the int limits their total.
 Draft = Callable[[list[Sequence], int], list[tuple[int, ...]]]
@@ -70,12 +67,11 @@ class Scheduler:
         self._capacity = Capacity(cells, self.sharing, self.served)
         self._turns = Turns(self.served)
         self._admission = Admission(self._capacity, self._turns, n_seq)
-        self._credits = Credits()
+        self._credits, self.compaction = Credits(), Compaction(cells, for_speed=tidies)
         self._read: Counter[str] = Counter()  # prefill tokens in the last batch, with other tenants' streams
         self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
         self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
-        self._tidies, self._seconds = tidies, seconds
-        self._tidies_at = 0.0  # no compaction for speed alone before this, of schedule's clock
+        self._seconds = seconds
         self._turn = 0
 
     def __repr__(self) -> str:
@@ -187,8 +183,11 @@ class Scheduler:
         if not batch.rows:  # those ahead may use the idle time
             batch.rows = [Row(s, 1, samples=True) for s in self._in_turn([s for s in decoding if s.seq_id >= 0])]
         n_longest = max((r.sequence.n_pending for r in batch.rows if r.sequence.is_prefilling), default=0)
-        may_tidy = self._tidies and now >= self._tidies_at
-        if self.cells.must_tidy(batch.n_tokens) or (may_tidy and self.cells.should_tidy(n_longest)):
+        if self.compaction.is_due(batch.n_tokens, n_longest, now):
+            if self.compaction.is_frequent(now):
+                # Prompts that are read once would have 12,000 kept cells copied twice a second: with half of them the
+                # next compaction is due later, and copies less.
+                batch.actions += self._evict_half()
             batch.copies = self.cells.tidy()
         return batch
 
@@ -197,18 +196,18 @@ class Scheduler:
         read_s = max(0.0, step_s - decode_s) / max(1, self._read.total())
         self._credits.took(step_s, {tenant: n * read_s for tenant, n in self._read.items()}, self._capacity.tenants)
 
-    def tidied(self, took_s: float, now: float) -> None:
-        """A batch's compaction took took_s, and has just ended."""
-        self._tidies_at = now + TIDY_REST * took_s
-
     def give_way(self) -> tuple[list[Action], Sequence | None]:
         """The cache had less room than counted: evict half of the kept prefixes, or preempt the youngest running
         sequence, which is returned. No actions: there is nothing to evict or preempt."""
-        if n := len(self.kept):
-            return [action for _ in range((n + 1) // 2) for action in self.sharing.evict()], None
+        if self.kept:
+            return self._evict_half(), None
         batch = Batch()
         youngest = self._capacity.preempt_youngest(batch)
         return batch.actions, youngest
+
+    def _evict_half(self) -> list[Action]:
+        """Evict the half of the kept prefixes that was used less recently."""
+        return [action for _ in range((len(self.kept) + 1) // 2) for action in self.sharing.evict()]
 
     def _in_turn(self, decoding: list[Sequence]) -> list[Sequence]:
         """As many of them as a batch may have, rotating among each tenant's."""
@@ -219,10 +218,10 @@ class Scheduler:
 
     def _share(self, due: list[Sequence], prefilling: list[Sequence]) -> float | None:
         """Prefill time as a multiple of the running streams': each prefilling tenant gets as much as each decoding one.
-        None: all are one tenant's."""
+        None: all are one tenant's. Without running streams the multiple has no meaning."""
         decoding = {s.tenant for s in due}
         reading = {s.tenant for s in (*prefilling, *self._capacity.waiting, *self._capacity.returned)}
-        return len(reading) / len(decoding) if decoding and len(decoding | reading) > 1 else None
+        return len(reading) / max(1, len(decoding)) if len(decoding | reading) > 1 else None
 
     def _add_drafts(self, batch: Batch, n: int) -> None:
         """Add draft tokens to the first n rows, in cells that no sequence needs: nothing is evicted or preempted for

@@ -122,3 +122,9 @@ def test_repr() -> None:
     """The window shows what a slice is beside four streams, and why."""
     slices = PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004)
     assert repr(slices) == "<PrefillChunker 44 tokens, 4.00 ms each, for 200 ms>"
+
+
+def test_a_newcomer_waits_for_a_short_step() -> None:
+    """Without running streams a step may be long for a single tenant's prompts, and not where several have some."""
+    slices = PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004)
+    assert [slices.size(0, 2, share) for share in (None, 2.0)] == [148, 48]

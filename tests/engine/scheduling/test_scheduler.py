@@ -17,7 +17,8 @@ from service.engine.kv.memory import Memory
 from service.engine.kv.prefixes import Prefixes
 from service.engine.scheduling.batch import Batch, Row
 from service.engine.scheduling.capacity import HEADROOM, LEAST_REST_S
-from service.engine.scheduling.scheduler import TIDY_REST, Scheduler
+from service.engine.scheduling.compaction import REST
+from service.engine.scheduling.scheduler import Scheduler
 from service.engine.scheduling.tiles import is_apart
 from service.engine.sequences.sequence import AHEAD_S, AHEAD_TOKENS, Sequence
 from service.engine.sequences.text import Text
@@ -639,8 +640,26 @@ def test_cells_are_not_copied_together_all_the_time() -> None:
         return batch.copies is not None
 
     assert comes_and_goes(1.0)
-    sch.tidied(0.1, 1.1)
-    assert [comes_and_goes(now) for now in (1.2, 1.1 + 0.1 * TIDY_REST)] == [False, True]
+    sch.compaction.took(0.1, 1.1)
+    assert [comes_and_goes(now) for now in (1.2, 1.1 + 0.1 * REST)] == [False, True]
+
+
+def test_a_compaction_soon_after_another_evicts_first() -> None:
+    """Half of the kept prefixes, the least recently used ones, so that less is copied and the next one is due later; a
+    compaction after a rest evicts nothing."""
+    for now, n_kept in ((1.2, 1), (1.1 + 0.1 * REST, 3)):
+        cells, prefixes = Cells(1600, in_order=True), Prefixes(Memory.CUTTABLE)
+        sch = Scheduler(n_seq=8, n_batch=2000, cells=cells, prefixes=prefixes, n_slice=lambda *_: 2000)
+        for i in range(7):
+            sch.add(sequence(str(i), 200, tokens=[i] * 200))
+        carry_out(sch)
+        for ended in sch.running[1:6]:
+            sch.remove(ended)
+        assert sch.sharing.evict() and sch.sharing.evict(), "dead cells, without which there is nothing to compact"
+        sch.add(sequence("last", 250, tokens=[9] * 250))
+        sch.compaction.took(0.1, 1.1)
+        batch = carry_out(sch, now)
+        assert (batch.copies is not None, len(sch.kept)) == (True, n_kept)
 
 
 def test_room_for_drafts() -> None:
