@@ -17,7 +17,6 @@ from tests.engine.child import Child
 from tests.engine.conftest import MakeContext
 from tests.engine.test_serve import follow, submit
 
-HAS_VNNI = "avx512_vnni" in Path("/proc/cpuinfo").read_text()
 # llama.cpp's llama_ftype; all have an output of Q6_K
 FILE_TYPES = {"Q4_0": 2, "IQ4_XS": 30, "Q4_K_M": 15, "Q5_K_M": 17}
 
@@ -41,8 +40,6 @@ def test_it_is_tried_out(bpe: Model, write: Callable[..., Path], make_context: M
 @pytest.mark.parametrize("name", FILE_TYPES)
 def test_in_company_as_alone(name: str, tmp_path: Path) -> None:
     """Twelve streams at once give the tokens that each gives alone, whatever type of weights the model's file has."""
-    if name == "Q4_K_M" and not HAS_VNNI:
-        pytest.skip("docs/exactness.md: not without AVX-512 VNNI")
     model = quantized(tmp_path / "model.gguf", FILE_TYPES[name])
     texts = [f"The {animal} and the {i}" for i, animal in enumerate(["fox", "owl", "cat", "hen"] * 3)]
     submits = [
