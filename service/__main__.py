@@ -57,11 +57,11 @@ def run(engine: Callable[[Settings, Rill], EngineProcess]) -> int:
     """Run the service on this engine. Raises one-line SettingsError or ModelError, also for errors found later."""
     values = settings.read()
     model.check(values.model)
-    if values.draft_model:
-        model.check(values.draft_model, "RILL_DRAFT_MODEL")
     log.set_up(values.log_level)
     if unknown := settings.unknown():
         logging.getLogger("service").warning("unknown settings", extra={"names": unknown})
+    for sentence in settings.removed():
+        logging.getLogger("service").warning(sentence)
     allow_many_connections()
     collect_seldom()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -142,8 +142,7 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
         if values.redis_url.get_secret_value() or values.store_path:  # replicas, or a later run, resume its streams
             digest = values.model_sha256.lower() or await run_aside(lambda: model.digest(path))
             engine.digest = model.addressed(digest, values.chat_template)
-        draft = values.draft_model and str(await run_aside(lambda: model.obtain(values.draft_model, "", progress)))
-        return command(str(path), options | {"draft_model": draft or None})
+        return command(str(path), options)
 
     engine = Supervisor(
         prepare=prepare,

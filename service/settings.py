@@ -16,6 +16,7 @@ from service.words import plain
 
 KvType = Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Names = Annotated[tuple[str, ...], NoDecode]
+REMOVED = {"RILL_DRAFT_MODEL": "draft tokens are proposed from the text so far only"}  # once settings, and why not now
 DEFAULT_PORTS = {"http": 80, "https": 443}
 LEAST_BATCH = 32  # tokens: a prefill slice is no smaller
 
@@ -109,12 +110,6 @@ class Settings(BaseSettings):
         default="auto",
         description=(
             "Speculative decoding where it is faster, with draft tokens proposed from the text so far; off: never."
-        ),
-    )
-    draft_model: str = Field(
-        default="",
-        description=(
-            "A small draft model with the same vocabulary, named like RILL_MODEL, that also proposes draft tokens."
         ),
     )
     step_ms: float = Field(
@@ -237,6 +232,11 @@ def read() -> Settings:
 
 
 def unknown() -> list[str]:
-    """RILL_ variables that are not settings: a misspelt one must not be ignored silently."""
-    known = {f"RILL_{name.upper()}" for name in Settings.model_fields}
+    """RILL_ variables that never were settings: a misspelt one must not be ignored silently."""
+    known = {f"RILL_{name.upper()}" for name in Settings.model_fields} | set(REMOVED)
     return sorted(name for name in os.environ if name.startswith("RILL_") and name not in known)
+
+
+def removed() -> list[str]:
+    """A sentence about each variable that is set and once was a setting."""
+    return [f"{name} is no longer a setting: {why}" for name, why in REMOVED.items() if os.environ.get(name)]

@@ -166,6 +166,15 @@ async def test_an_open_door_is_told_of(launch: Launch, settings: dict[str, str],
     assert all("RILL_API_KEYS" in line["set"] for line in lines)
 
 
+async def test_what_is_no_setting_is_told_of(launch: Launch) -> None:
+    """A warning for a misspelt one, and one for a setting of earlier versions; neither is in the way."""
+    service = await launch("obedient", PROT="9000", DRAFT_MODEL="small.gguf")
+    assert await service.end() == 0
+    unknown, removed = (line for line in service.log if line["level"] == "warning")
+    assert (unknown["message"], unknown["names"]) == ("unknown settings", ["RILL_PROT"])
+    assert removed["message"].startswith("RILL_DRAFT_MODEL is no longer a setting: ")
+
+
 async def test_an_engine_that_cannot_be_had_ends_the_service(launch: Launch) -> None:
     """Settings that only the engine can judge end it as wrong ones do: status 2, and the reason in a line."""
     service = await launch("final")
@@ -275,7 +284,6 @@ async def test_every_log_line_is_json_without_the_prompt(launch: Launch) -> None
         ({"N_SEQ": "0"}, "rill: RILL_N_SEQ: "),
         ({"MODEL": "/nonexistent.gguf"}, "rill: the model /nonexistent.gguf can't be read: "),
         ({"MODEL": "hf:what"}, "rill: RILL_MODEL is 'hf:what'"),
-        ({"DRAFT_MODEL": "hf:what"}, "rill: RILL_DRAFT_MODEL is 'hf:what'"),
         ({"STORE_PATH": "/nonexistent/s"}, "rill: RILL_STORE_PATH: /nonexistent/s: No such file or directory"),
         ({"REDIS_URL": "redis://:secret@h:port"}, "rill: RILL_REDIS_URL: it is not a URL like redis://host:6379/0"),
         ({"REDIS_URL": "redis://h:6379/0?socket_timeout=a"}, "rill: RILL_REDIS_URL: it is not a URL like "),

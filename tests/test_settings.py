@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.settings import Settings, SettingsError, read, unknown
+from service.settings import Settings, SettingsError, read, removed, unknown
 
 
 def test_every_setting_is_described() -> None:
@@ -90,6 +90,16 @@ def test_a_misspelt_setting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RILL_PROT", "9000")
     monkeypatch.setenv("RILL_PORT", "9000")
     assert unknown() == ["RILL_PROT"]
+
+
+def test_a_setting_that_was_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, and with the reason; an empty one is none at all."""
+    assert removed() == []
+    monkeypatch.setenv("RILL_DRAFT_MODEL", "")
+    assert removed() == unknown() == []
+    monkeypatch.setenv("RILL_DRAFT_MODEL", "small.gguf")
+    (sentence,) = removed()
+    assert sentence.startswith("RILL_DRAFT_MODEL is no longer a setting: ") and unknown() == []
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,6 @@ def run(argv: list[str]) -> int:
         main_gpu=args.main_gpu,
         prefix_scope=args.prefix_scope,
         speculation=args.speculation,
-        draft_model=args.draft_model,
         step_s=args.step_ms / 1000,
         buffer_types=args.buffer_types,
         chat_template=args.chat_template,
@@ -118,7 +117,6 @@ def _parser() -> argparse.ArgumentParser:
         "--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="which requests share the prefix cache"
     )
     p.add_argument("--speculation", choices=SPECULATION, default="auto", help="speculative decoding where it is faster")
-    p.add_argument("--draft-model", type=Path, help="a GGUF draft model with the same vocabulary")
     p.add_argument(
         "--step-ms", type=float, default=STEP_S * 1000, help="target duration of a step with a prefill chunk"
     )

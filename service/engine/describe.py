@@ -8,7 +8,6 @@ from service.protocol.frames import Ready
 
 def describe(ready: Ready) -> str:
     """Model, KV budget, threads, CPU code, weight buffers, offloaded layers, whether it is exact."""
-    drafts = f", draft model {ready.draft_model}" if ready.draft_model else ""
     gb = 2**30
     cards = ", ".join(
         f"{d.description} ({d.n_bytes_free / gb:.1f} of {d.n_bytes_total / gb:.1f} GiB free)" for d in ready.gpus
@@ -22,5 +21,5 @@ def describe(ready: Ready) -> str:
         f"for {ready.n_seq} sequences of at most {ready.n_ctx_seq}; "
         f"batch {ready.n_batch}, {ready.n_threads} threads, CPU code {ready.cpu}, "
         f"weights in {ready.weights} ({ready.buffer_types}), "
-        f"flash attention {ready.flash_attention}, {offload}{drafts}; {promise(ready.exact)}"
+        f"flash attention {ready.flash_attention}, {offload}; {promise(ready.exact)}"
     )

@@ -24,8 +24,6 @@ from service.engine.llama.context import Context
 from service.engine.llama.journal import Journal
 from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.options import MAX_SEQUENCES, N_TILE
-from service.engine.loading_draft import load_draft
-from service.engine.loading_model import read_model
 from service.engine.options import Options
 from service.engine.prompts import chat_template
 from service.engine.prompts.inbox import Inbox
@@ -67,7 +65,14 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     read = weights.read(options.model)
     options = replace(options, buffer_types=_settle_buffer_types(options, read, placement))
     try:
-        model = read_model(options.model, options, placement, on_progress)
+        model = Model(
+            options.model,
+            n_gpu_layers=placement.n_gpu_layers,
+            split_mode=options.split_mode,
+            main_gpu=options.main_gpu,
+            on_cpu=not placement.gpus,
+            on_progress=on_progress,
+        )
         options = replace(options, kv_type=choose_kv_type(options.kv_type, _given(model, options, read, placement)))
         context = _context(model, options, placement, need)
     except LlamaError as e:
@@ -80,7 +85,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     exact = context.in_order and flash_attention == "on" and is_exact(context, model.n_vocab)
     if options.kv_type in EXACT and not placement.gpus and not exact:
         _say("not exact: texts depend on what else is in the batch; docs/exactness.md lists what is exact")
-    drafts = _drafts(options, model, context, placement, on_progress)
+    drafts = _drafts(options, model, context, placement)
     most_kept_cells = measure_kept(context)
     n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
     is_shared = options.prefix_scope == "all"
@@ -113,7 +118,6 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         has_chat_template=inbox.template.render is not None,
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
-        draft_model=drafts.model.model.name if drafts and drafts.model else "",
     )
     return Loaded(model, context, inbox, ready, slices, most_kept_cells, drafts)
 
@@ -131,7 +135,6 @@ def _place(options: Options, journal: Journal) -> tuple[Placement, Need]:
     """Where the layers go. Raises ConfigurationError."""
     return survey.place(
         options.model,
-        options.draft_model,
         asked=options.n_gpu_layers,
         split_mode=options.split_mode,
         main_gpu=options.main_gpu,
@@ -155,21 +158,13 @@ def _settle_buffer_types(options: Options, read: Weights | None, placement: Plac
     return buffer_types.settle(options.buffer_types, read.types, buffer_timing.products(), _say)
 
 
-def _drafts(
-    options: Options, model: Model, context: Context, placement: Placement, on_progress: Callable[[float], None]
-) -> Drafts | None:
-    """The source of draft tokens; None where the settings or the model's memory rule them out. Raises LlamaError."""
+def _drafts(options: Options, model: Model, context: Context, placement: Placement) -> Drafts | None:
+    """The source of draft tokens; None where the settings or the model's memory rule them out."""
     if options.speculation == "off" or context.memory is not Memory.CUTTABLE:
-        if options.draft_model:
-            _say("the draft model is not used: speculative decoding is off, or this model's memory can't be truncated")
         return None
     # On a CPU as CPU time: other processes' load would make one number of rows look expensive, and another cheap.
     clock = time.monotonic if placement.gpus else time.process_time
-    costs = measure_rows(context, clock)
-    draft = None
-    if options.draft_model:
-        draft = load_draft(options, options.draft_model, model, context, placement, clock, on_progress)
-    return Drafts(model.end_tokens, costs, model=draft, clock=clock)
+    return Drafts(model.end_tokens, measure_rows(context, clock), clock=clock)
 
 
 def _given(model: Model, options: Options, read: Weights | None, placement: Placement) -> Given:

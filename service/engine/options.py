@@ -29,7 +29,6 @@ class Options:
     main_gpu: int = 0
     prefix_scope: str = "tenant"
     speculation: str = "auto"
-    draft_model: Path | None = None
     step_s: float = STEP_S
     buffer_types: str = buffer_types.AUTO
     chat_template: str = ""

@@ -112,7 +112,6 @@ class Ready:
     has_chat_template: bool
     load_s: float
     llama_cpp: str  # version of the binding that vendors the engine's sources
-    draft_model: str = ""  # its general.name, "" without one
     gpus: list[GPU] = field(default_factory=list)
     no_gpu: str = ""  # why none is used although the build could use one, "" otherwise
     exact: bool = False  # a request's text is that of the same request run alone: in any batch, after any restart

@@ -21,10 +21,10 @@ class ModelError(Exception):
     """The model is not available; the message is a one-line reason."""
 
 
-def check(model: str, setting: str = "RILL_MODEL") -> None:
-    """Check a setting's model as far as possible without a download. Raises ModelError."""
+def check(model: str) -> None:
+    """Check RILL_MODEL as far as possible without a download. Raises ModelError."""
     if model.startswith("hf:"):
-        _hf_parts(model, setting)
+        _hf_parts(model)
     else:
         _check_file(Path(model) if model else STARTER)
 
@@ -85,11 +85,11 @@ def _check_file(path: Path) -> None:
         raise ModelError(f"{path} is not a GGUF file")
 
 
-def _hf_parts(model: str, setting: str = "RILL_MODEL") -> tuple[str, str]:
+def _hf_parts(model: str) -> tuple[str, str]:
     """(repository, file) of `hf:owner/repo:file`."""
     repo, _, file = model.removeprefix("hf:").partition(":")
     if repo.count("/") != 1 or not all(repo.split("/")) or not file:
-        raise ModelError(f"{setting} is {model!r}; an hf: model has the form hf:owner/repo:file.gguf")
+        raise ModelError(f"RILL_MODEL is {model!r}; an hf: model has the form hf:owner/repo:file.gguf")
     return repo, file
 
 

@@ -228,7 +228,7 @@ class Supervisor:
                     self._works = True
                 self._sink.deliver(frame)
         elif isinstance(frame, Loading):
-            if frame.progress != self.progress:  # it may restart, for a draft model
+            if frame.progress != self.progress:  # which begins anew after a download's
                 self._advanced_at = self._clock()
             self.progress = frame.progress
         elif isinstance(frame, Build):

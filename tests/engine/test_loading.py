@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,24 +165,6 @@ def test_drafts_where_they_are_wanted_and_can_be_cut(bpe_path: Path, write: Call
         assert (found.drafts is not None) == expected
         found.context.close()
         found.model.close()
-
-
-def test_a_draft_model(bpe_path: Path, write: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """It is loaded beside the model and told of; one that does not fit is an error with the reason, and one that nobody
-    would ask is told so and left out."""
-    other, mamba = write("load-draft", name="little", seed=3), write("load-draft-mamba", arch="mamba")
-    options = Options(model=bpe_path, n_ctx=256, n_threads=1, draft_model=other)
-    found = load.load(options, lambda _: None)
-    assert found.ready.draft_model == "little" and ", draft model little;" in describe(found.ready)
-    assert found.ready.kv_bytes == load.load(replace(options, draft_model=None), lambda _: None).ready.kv_bytes
-    assert found.drafts is not None
-    found.drafts.close()
-    for path, reason in ((mamba, "can't be truncated"), (bpe_path.parent / "none.gguf", "no model file")):
-        with pytest.raises(LlamaError, match=f"the draft model: .*{reason}"):
-            load.load(replace(options, draft_model=path), lambda _: None)
-    for unused in (replace(options, speculation="off"), replace(options, model=mamba)):
-        assert load.load(unused, lambda _: None).ready.draft_model == ""
-        assert "the draft model is not used" in capsys.readouterr().err
 
 
 def test_journal(capsys: pytest.CaptureFixture[str]) -> None:

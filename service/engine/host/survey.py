@@ -19,7 +19,6 @@ from service.protocol.frames import GPU
 
 def place(
     model: Path,
-    draft: Path | None,
     *,
     asked: int,
     split_mode: str,
@@ -39,18 +38,15 @@ def place(
     total = sum(d.n_bytes_total for d in gpus)
     vram.settled(lambda: sum(d.n_bytes_free for d in again(gpus)), total, time.sleep)
     gpus = again(gpus)
-    size, needed = None, Need(0, 0, 0)
-    for path in (model, draft) if gpus else ():
-        if path and (read := weights.read(path)):
-            one = vram.need(
-                read.meta,
-                kv_bytes_per_token=kv_bytes_per_token(read.meta.get, kv_type),
-                n_batch=n_batch,
-                n_outputs=n_outputs,
-                flash_attention=flash_attention,
-            )
-            needed = one if path is model else vram.beside(needed, one, read.n_bytes)
-            size = read if path is model else size
+    size, needed = weights.read(model) if gpus else None, Need(0, 0, 0)
+    if size is not None:
+        needed = vram.need(
+            size.meta,
+            kv_bytes_per_token=kv_bytes_per_token(size.meta.get, kv_type),
+            n_batch=n_batch,
+            n_outputs=n_outputs,
+            flash_attention=flash_attention,
+        )
     why_none = _why_none(errors) if asked and not gpus else ""
     return place_layers(gpus, size, needed, asked=asked, n_ctx=n_ctx, why_none=why_none), needed
 

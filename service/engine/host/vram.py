@@ -52,11 +52,6 @@ def need(
     return Need(kv_bytes_per_token, n_batch * row, activations + 4 * n_outputs * N_VOCAB)
 
 
-def beside(model: Need, draft: Need, n_bytes: int) -> Need:
-    """The sum with a draft model, which is loaded after the cache: its weights have n_bytes."""
-    return Need(model.cell + draft.cell, model.mask + draft.mask, model.fixed + draft.fixed + n_bytes)
-
-
 def room(devices: Iterable[Device]) -> int:
     """What may be used of the free memory of these devices."""
     return sum(max(0, d.n_bytes_free - max(MARGIN_BYTES, int(MARGIN_SHARE * d.n_bytes_total))) for d in devices)

@@ -39,13 +39,12 @@ class Context:
         flash_attention: str = "auto",
         in_order: bool = False,
         n_tile: int | None = N_TILE,
-        pool: ThreadPool | None = None,
     ) -> None:
         """Raises LlamaError when the memory can't be had or the model refuses the combination.
 
         n_seq: sequences in one batch at most; n_kept: how many more there may be in the cache.
         n_drafts: rows of a batch that may have logits in addition to n_seq.
-        n_tile: see batch.Batch.calls; None on a GPU. pool: another context's, to compute with the same threads.
+        n_tile: see batch.Batch.calls; None on a GPU.
         in_order: keep each sequence's cells in the order of its tokens (kv/cells.py); for n_seq < MAX_SEQUENCES only,
         because the dead cells belong to a sequence id of their own.
         """
@@ -66,8 +65,8 @@ class Context:
         self._context = lib.llama_init_from_model(model._model, params)
         if not self._context:
             raise LlamaError(f"a context of {n_ctx} tokens with a {kv_type} KV cache could not be allocated")
-        self.pool, self._owns_pool = pool or ThreadPool(n_threads), pool is None
-        self.pool.attach(self._context)
+        self._pool = ThreadPool(n_threads)
+        self._pool.attach(self._context)
         self._memory = lib.llama_get_memory(self._context)
         self._n_vocab = model.n_vocab
         self._warm_up_token = max(model.bos, 0)
@@ -228,8 +227,7 @@ class Context:
     def close(self) -> None:
         """Free the context, and end its threads."""
         lib.llama_free(self._context)
-        if self._owns_pool:
-            self.pool.close()
+        self._pool.close()
 
 
 def _bytes(array: Any) -> Any:

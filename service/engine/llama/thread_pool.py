@@ -33,7 +33,7 @@ class _Params(ctypes.Structure):
 
 
 class ThreadPool:
-    """Up to n_threads threads, including the calling one; contexts used by one thread may share it."""
+    """Up to n_threads threads, including the calling one."""
 
     def __init__(self, n_threads: int) -> None:
         """Raises LlamaError where the CPU backend provides no thread pool."""

@@ -1,4 +1,4 @@
-"""Draft tokens: from the text so far or from a draft model, and how many of them are worth a decode.
+"""Draft tokens: proposed from the text so far, as many as are worth a decode.
 
-May import: scheduling, llama, kv, sequences.
+May import: scheduling, sequences.
 """

@@ -1,7 +1,6 @@
 """Which draft tokens each decoding sequence gets in a step, for all that decode together.
 
-prompt_lookup.py and draft_model.py propose, planning.py says how many drafts pay; this holds each sequence's state
-until it ends.
+prompt_lookup.py proposes, planning.py says how many drafts pay; this holds each sequence's state until it ends.
 """
 
 from __future__ import annotations
@@ -11,12 +10,8 @@ from collections.abc import Callable, Collection
 
 from service.engine.sequences.sequence import Sequence
 from service.engine.speculation.costs import DecodeCost
-from service.engine.speculation.draft_model import DraftModel
-from service.engine.speculation.guesses import FIRST_CHANCE, MODELS, DraftStats
-from service.engine.speculation.planning import MAX_DRAFTS, MIN_SECONDS, depth, plan
-
-SHARE = 1 / 8  # weight of an ended sequence in the draft model's initial acceptance rate
-FORGETTING = 1 / 64  # of one that never used it: a model not worth trying is tried again some time
+from service.engine.speculation.guesses import DraftStats
+from service.engine.speculation.planning import MAX_DRAFTS, MIN_SECONDS, plan
 
 
 class Drafts:
@@ -27,14 +22,12 @@ class Drafts:
         ends: Collection[int],
         costs: DecodeCost,
         *,
-        model: DraftModel | None = None,
         min_seconds: float = MIN_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """ends: tokens that end a text. model: the draft model, if any. min_seconds: of a decode, below which nothing
-        is drafted. clock: that the costs are measured with."""
+        """ends: tokens that end a text. min_seconds: of a decode, below which nothing is drafted. clock: that the costs
+        are measured with."""
         self._ends, self._costs, self._min_seconds, self.clock = ends, costs, min_seconds, clock
-        self.model, self._models_chance = model, FIRST_CHANCE[MODELS]
         self._guesses: dict[str, DraftStats] = {}
 
     def draft(self, sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:
@@ -45,8 +38,6 @@ class Drafts:
             return [()] * n
         left = [max(s.max_tokens - s.n_generated - 1, 0) for s in sequences]
         looks = [self._of(s).look(s.tokens, min(MAX_DRAFTS, most)) for s, most in zip(sequences, left, strict=True)]
-        if self.model is not None:
-            looks = self._ask(self.model, sequences, looks, left, n_most)
         chances, n_guessed = [chance for _, chance in looks], [len(guessed) for guessed, _ in looks]
         counts = plan(self._costs, chances, n_guessed, n_most, self._min_seconds)
         return [
@@ -64,39 +55,10 @@ class Drafts:
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence has ended."""
-        if self.model is not None:
-            self.model.forget(sequence.id)
-        if guesses := self._guesses.pop(sequence.id, None):
-            goal, share = (guesses.models_chance, SHARE) if guesses.has_asked else (FIRST_CHANCE[MODELS], FORGETTING)
-            self._models_chance += (goal - self._models_chance) * share
-
-    def close(self) -> None:
-        """Free the draft model."""
-        if self.model is not None:
-            self.model.close()
-
-    def _ask(
-        self,
-        model: DraftModel,
-        sequences: list[Sequence],
-        looks: list[tuple[list[int], float]],
-        left: list[int],
-        n_most: int,
-    ) -> list[tuple[list[int], float]]:
-        """The drafts by lookup, or the draft model's for sequences where these are worth more."""
-        asking = [i for i, s in enumerate(sequences) if left[i] > 0 and self._of(s).models_chance > looks[i][1]]
-        chances = [self._of(sequences[i]).models_chance for i in asking]
-        found = [(len(guessed), chance) for guessed, chance in looks]
-        n = depth(self._costs, model.costs, chances, found, n_most)
-        if n == 0:
-            return looks
-        for i, guessed in zip(asking, model.guess([sequences[i] for i in asking], n), strict=True):
-            if guessed:
-                looks[i] = self._of(sequences[i]).take(guessed[: left[i]])
-        return looks
+        self._guesses.pop(sequence.id, None)
 
     def _of(self, sequence: Sequence) -> DraftStats:
         found = self._guesses.get(sequence.id)
         if found is None:
-            found = self._guesses[sequence.id] = DraftStats(self._ends, self._models_chance)
+            found = self._guesses[sequence.id] = DraftStats(self._ends)
         return found

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from service.engine.scheduling.tiles import AT_ONCE
-from service.engine.speculation.costs import (
-    DecodeCost,
-)
+from service.engine.speculation.costs import DecodeCost
 
 MAX_DRAFTS = 15  # of one sequence in one decode; with its last token 16 rows
 MIN_GAIN = 1.03  # of all streams' speeds; less may be noise
@@ -40,7 +37,7 @@ def plan(
     if not n or costs.of(n) < min_seconds:
         return [0] * n
     steps = sorted(_steps(chances, n_guessed), reverse=True)[:n_more]
-    n_drafts, _ = _best(costs, steps, n, n_more)
+    n_drafts = _best(costs, steps, n, n_more)
     counts = [0] * n
     for _, i in steps[:n_drafts]:
         counts[i] += 1
@@ -48,60 +45,24 @@ def plan(
     return counts
 
 
-def depth(
-    costs: DecodeCost,
-    draft_costs: DecodeCost,
-    chances: Sequence[float],
-    found: Sequence[tuple[int, float]],
-    n_more: int,
-) -> int:
-    """How many tokens a draft model is asked for, for each of the sequences with these chances; 0: it would not pay.
-
-    costs, draft_costs: of the model's decode, and of the draft model's, one of which gives each sequence one token.
-    found: how many drafts each of all sequences has without it, and their acceptance rate. These are free, so its own
-    drafts must make all streams faster than those do. n_more: rows at most for all drafts together.
-    """
-    n, n_rows = len(chances), len(found)
-    if not n:
-        return 0
-    steps = sorted(_steps([chance for _, chance in found], [count for count, _ in found]), reverse=True)[:n_more]
-    _, best = _best(costs, steps, n_rows, n_more)
-    n_best = 0
-    gain, gains = 0.0, [_gains(chance) for chance in chances]
-    for k in range(1, min(MAX_DRAFTS, n_more // n) + 1):
-        gain += math.fsum(next(own)[1] for own in gains)
-        seconds = costs.of(n_rows + n * k) + k * draft_costs.of(n)
-        gained = gain - n_rows * math.log(seconds / costs.of(n_rows))
-        if gained > best + 1e-9:
-            best, n_best = gained, k
-    return n_best
-
-
-def _best(costs: DecodeCost, steps: Sequence[tuple[float, int]], n: int, n_more: int) -> tuple[int, float]:
-    """How many of these steps pay for their rows, with filler rows beyond them, on top of n rows; and the logarithm of
-    the gain in the product of all streams' speeds: where none pays, that of MIN_GAIN."""
+def _best(costs: DecodeCost, steps: Sequence[tuple[float, int]], n: int, n_more: int) -> int:
+    """How many of these steps pay for their rows, with filler rows beyond them, on top of n rows."""
     gain, best, n_drafts = 0.0, n * math.log(MIN_GAIN), 0
     for k in range(1, min(len(steps) + AT_ONCE - 1, n_more) + 1):
         gain += steps[k - 1][0] if k <= len(steps) else 0.0
         gained = gain - n * math.log(costs.of(n + k) / costs.of(n))
         if gained > best + 1e-9:
             best, n_drafts = gained, k
-    return n_drafts, best
+    return n_drafts
 
 
 def _steps(chances: Sequence[float], n_guessed: Sequence[int]) -> Iterator[tuple[float, int]]:
     """What each further draft of each sequence adds to the logarithm of its speed: less and less."""
     for i, (chance, n) in enumerate(zip(chances, n_guessed, strict=True)):
-        for before, gain in islice(_gains(chance), n):
+        expected = before = 1.0  # tokens without this draft; the chance that it and all before it are accepted
+        for _ in range(n):
+            before *= chance
             if before < MIN_CHANCE:
                 break
-            yield gain, i
-
-
-def _gains(chance: float) -> Iterator[tuple[float, float]]:
-    """For each further draft of one sequence: the chance that it and all before it are accepted, and what it adds."""
-    expected = before = 1.0
-    while True:
-        before *= chance
-        yield before, math.log1p(before / expected)
-        expected += before
+            yield math.log1p(before / expected), i
+            expected += before

@@ -9,7 +9,6 @@ from service.engine.host.vram import (
     PATIENCE_S,
     QUIET_S,
     Need,
-    beside,
     default_cells,
     layers_that_fit,
     need,
@@ -70,11 +69,6 @@ def test_need() -> None:
     assert flash == Need(cell=7, mask=40, fixed=4 * 10 * (3000 + 800) + 2 * (1 << 20))
     assert need(META, kv_bytes_per_token=7, n_batch=10, n_outputs=2, flash_attention=False).mask == 10 * (8 + 20)
     assert need({}, kv_bytes_per_token=0, n_batch=10, n_outputs=0, flash_attention=True) == Need(0, 40, 0)
-
-
-def test_a_draft_model_needs_its_room_too() -> None:
-    """Its cells and buffers beside the model's, and its weights, which are loaded after the cache."""
-    assert beside(Need(4, 2, 1), Need(1, 2, 10), 100) == Need(5, 4, 111)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from service.engine.sequences.sequence import Sequence
 from service.engine.sequences.text import Text
 from service.engine.speculation.costs import DecodeCost
@@ -87,77 +85,3 @@ def test_costs_are_learnt_while_it_runs() -> None:
             d.observe(rows, 0.02 * rows)
             d.observe(1, 0.02)
     assert d.draft([s], 60) == [()]
-
-
-class Model:
-    """A draft model that says the same again and again, in so many seconds a token, and remembers what it was asked."""
-
-    def __init__(self, token: int, seconds: float) -> None:
-        self.token, self.costs = token, costs_of(*[seconds] * 8)
-        self.asked: list[tuple[list[str], int]] = []
-        self.forgotten: list[str] = []
-        self.is_closed = False
-
-    def guess(self, sequences: list[Sequence], n: int) -> list[list[int]]:
-        self.asked.append(([s.id for s in sequences], n))
-        return [[self.token] * n for _ in sequences]
-
-    def forget(self, id: str) -> None:
-        self.forgotten.append(id)
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-def with_model(model: Model) -> Drafts:
-    return Drafts([9], costs_of(*[0.02] * 32), model=cast(Any, model))
-
-
-def test_a_draft_model_guesses_where_nothing_was_found() -> None:
-    """Its guesses are for those whose own text has none that are likelier."""
-    model = Model(7, 0.001)
-    a, b = sequence("a", [1, 2]), sequence("b", [3, 4], max_tokens=3)
-    of_a, of_b = with_model(model).draft([a, b], 60)
-    assert set(of_a) == {7} and len(of_a) > 3 and of_b == (7, 7)
-    ((ids, n),) = model.asked
-    assert ids == ["a", "b"] and n >= len(of_a)
-    sure = sequence("c", [1, 2, 3, 4] * 8)
-    d = with_model(model)
-    for i in range(20):  # what was found comes true, whoever's guesses were decoded meanwhile
-        d.draft([sure], 60)
-        sure.tokens.append(1 + i % 4)
-    assert model.asked
-    model.asked.clear()
-    assert d.draft([sure, sequence("d", [5, 6], max_tokens=1)], 60)[0] and model.asked == []
-
-
-def test_a_draft_model_that_is_wrong_is_asked_no_more() -> None:
-    """By this stream soon; later ones try it once now and then."""
-    model = Model(7, 0.004)
-    d = with_model(model)
-
-    def stream(id: str) -> int:
-        model.asked.clear()
-        s = sequence(id, [1, 2], max_tokens=1000)
-        for token in range(10, 40):
-            d.draft([s], 60)
-            s.tokens.append(token)
-        d.forget(s)
-        return len(model.asked)
-
-    first = stream("first")
-    assert 0 < first < 15
-    n_asked = [stream(str(i)) for i in range(100)]
-    assert {*n_asked[50:]} == {0, 1} and sum(n_asked) < 150
-    assert model.forgotten[0] == "first"
-
-
-def test_a_slow_draft_model_is_not_asked() -> None:
-    """However right it may be."""
-    model = Model(7, 0.02)
-    d = with_model(model)
-    assert d.draft([sequence("a", [1, 2])], 60) == [()]
-    assert model.asked == []
-    d.close()
-    drafts().close()
-    assert model.is_closed

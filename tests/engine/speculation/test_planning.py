@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.speculation.costs import DecodeCost
-from service.engine.speculation.guesses import FIRST_CHANCE, MODELS, DraftStats
-from service.engine.speculation.planning import MAX_DRAFTS, MIN_GAIN, depth, plan
+from service.engine.speculation.guesses import FIRST_CHANCE, DraftStats
+from service.engine.speculation.planning import MAX_DRAFTS, MIN_GAIN, plan
 
 
 def costs_of(*seconds: float) -> DecodeCost:
@@ -34,72 +34,6 @@ def score(costs: DecodeCost, chances: list[float], counts: list[int]) -> float:
     n, rows = len(chances), len(chances) + sum(counts)
     speeds = [sum(c**j for j in range(k + 1)) for c, k in zip(chances, counts, strict=True)]
     return math.fsum(map(math.log, speeds)) - n * math.log(costs.of(rows))
-
-
-# --- how much a draft model is asked for
-
-
-NONE = (0, 0.0)  # found in a text
-
-
-def test_a_draft_model_that_takes_as_long_is_not_asked() -> None:
-    """Not even where it is always right; nor is one that is cheap and wrong, or where there is no room."""
-    assert depth(FLAT, FLAT, [1.0], [NONE], 60) == 0
-    assert depth(FLAT, costs_of(0.001), [0.0, 0.0], [NONE] * 2, 60) == 0
-    assert depth(FLAT, costs_of(0.001), [0.9, 0.9], [NONE] * 2, 1) == 0
-    assert depth(FLAT, costs_of(0.001), [], [NONE] * 2, 60) == 0
-
-
-def test_the_surer_the_more() -> None:
-    """What it is asked for grows with its chance and with what is free, and ends with what may be decoded."""
-    cheap = costs_of(*[0.002] * 8)
-    assert [depth(FLAT, cheap, [chance], [NONE], 60) for chance in (0.3, 0.6, 0.9, 1.0)] == [1, 3, 10, MAX_DRAFTS]
-    assert depth(FLAT, cheap, [1.0] * 3, [NONE] * 3, 10) == 3
-    assert depth(LINEAR, cheap, [0.9], [NONE], 60) == 0
-
-
-def test_what_was_found_for_nothing_comes_first() -> None:
-    """The draft model is asked where it is worth more than what the text itself offers."""
-    cheap = costs_of(0.002)
-    assert depth(FLAT, cheap, [0.9], [(15, 0.9)], 60) == 0
-    assert depth(FLAT, cheap, [0.9], [(15, 0.5)], 60) > 3
-    assert depth(FLAT, cheap, [0.9], [(1, 0.9)], 60) > 3
-
-
-def test_who_is_not_asked_for_counts_too() -> None:
-    """Three more streams, which gain nothing, are not slowed down for one."""
-    assert depth(FOURS, costs_of(0.001), [0.6], [NONE], 60) == 3
-    assert depth(FOURS, costs_of(0.001), [0.6], [NONE] * 4, 60) == 0
-
-
-@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=3), st.sampled_from([LINEAR, FLAT, FOURS]))
-def test_no_other_depth_is_better(chances: list[float], costs: DecodeCost) -> None:
-    """By more than what may be noise."""
-    n, draft_costs = len(chances), costs_of(0.002, 0.003, 0.003)
-
-    def speed(k: int) -> float:
-        gain = math.fsum(math.log(sum(c**j for j in range(k + 1))) for c in chances)
-        return gain - n * math.log(costs.of(n + n * k) + k * draft_costs.of(n))
-
-    chosen = depth(costs, draft_costs, chances, [NONE] * n, 12)
-    filled = min(costs.of(n + k) for k in range(4)) / costs.of(n)  # what more rows alone may bring
-    assert speed(chosen) >= max(speed(k) for k in range(12 // n + 1)) - n * (math.log(MIN_GAIN) - math.log(filled))
-
-
-def test_a_draft_models_chance_is_learnt() -> None:
-    """From its own guesses; those that were looked up have their own."""
-    guesses = DraftStats(models_chance=0.4)
-    assert guesses.models_chance == 0.4
-    tokens = [1, 2, 3]
-    guesses.look(tokens)
-    assert guesses.take([4, 5, 6]) == ([4, 5, 6], 0.4)
-    guesses.look([*tokens, 4, 5])
-    assert 0.5 < guesses.models_chance < 0.6
-    before = guesses.models_chance
-    guesses.take([7])
-    guesses.look([*tokens, 4, 5, 9])
-    assert guesses.models_chance < before
-    assert FIRST_CHANCE[MODELS] == DraftStats().models_chance
 
 
 # --- the plan
@@ -213,21 +147,17 @@ anything = st.one_of(
 observed = st.lists(st.tuples(st.integers(1, 64), anything), max_size=60)
 
 
-@given(observed, observed, st.lists(st.floats(0.0, 1.0), max_size=40), st.integers(0, 60))
-def test_no_measurement_stops_it(
-    seen: list[tuple[int, float]], drafts_seen: list[tuple[int, float]], chances: list[float], n_more: int
-) -> None:
+@given(observed, st.lists(st.floats(0.0, 1.0), max_size=40), st.integers(0, 60))
+def test_no_measurement_stops_it(seen: list[tuple[int, float]], chances: list[float], n_more: int) -> None:
     """Zero, infinite, negative and no numbers at all, nothing observed: costs are finite and more than nothing, and
     plans are made."""
-    costs, draft_costs = DecodeCost(), DecodeCost()
-    for of, all_seen in ((costs, seen), (draft_costs, drafts_seen)):
-        for n_rows, seconds in all_seen:
-            of.observe(n_rows, seconds)
+    costs = DecodeCost()
+    for n_rows, seconds in seen:
+        costs.observe(n_rows, seconds)
     assert all(0 < costs.of(n) < math.inf for n in (*range(1, 70), 1000, 10**9))
     n = len(chances)
     counts = plan(costs, chances, [8] * n, n_more, min_seconds=0.0)
     assert len(counts) == n and 0 <= sum(counts) <= n_more
-    assert 0 <= depth(costs, draft_costs, chances, [(3, c) for c in chances], n_more) <= MAX_DRAFTS
 
 
 @given(st.sampled_from([1, 2, 4, 8]), st.floats(1e-12, 1e6), st.integers(1, 8))
