@@ -10,11 +10,12 @@ from service.engine.kv.actions import Action, Cut, Share
 from service.engine.kv.cells import CellCopy, Cells
 from service.engine.kv.memory import Memory
 from service.engine.kv.prefixes import Prefixes
+from service.engine.kv.sharing import Sharing
 from service.engine.llama.context import Context, NoRoom
 from service.engine.llama.model import LlamaError, Model
 from service.engine.sampling.parallel import Drawn
 from service.engine.sampling.sampler import Argmax, Sampler
-from service.engine.scheduling.batch import Row
+from service.engine.scheduling.batch import Limits, Row
 from service.engine.scheduling.prefill_chunks import STEP_S, PrefillChunker
 from service.engine.scheduling.scheduler import Scheduler
 from service.engine.sequences.sequence import Sequence
@@ -56,19 +57,20 @@ class Engine:
         context.clear()
         self._slices = slices or PrefillChunker(target_s=STEP_S, n_batch=context.n_batch, n_tile=context.n_tile)
         self._drafts = drafts if context.memory is Memory.CUTTABLE else None
-        self.scheduler = Scheduler(
+        prefixes = Prefixes(context.memory, context.has_window) if shares and context.can_share else None
+        limits = Limits(
             n_seq=context.n_seq,
             n_batch=context.n_batch,
-            n_ids=context.n_ids,
-            cells=Cells(context.n_ctx, in_order=context.in_order),
-            prefixes=Prefixes(context.memory, context.has_window) if shares and context.can_share else None,
-            n_slice=self._slices.size,
-            most_kept_cells=most_kept_cells,
-            draft=self._drafts.draft if self._drafts else None,
             most_rows=min(context.n_outputs_max, (context.n_tile or context.n_batch) - 1),
             n_tile=context.n_tile,
+        )
+        self.scheduler = Scheduler(
+            limits,
+            Sharing(Cells(context.n_ctx, in_order=context.in_order), prefixes, context.n_ids),
+            n_chunk=self._slices.size,
+            most_kept_cells=most_kept_cells,
+            drafts=self._drafts,
             tidies=context.n_tile is not None and context.memory is Memory.CUTTABLE,
-            seconds=self._drafts.seconds if self._drafts else None,
         )
         self._sampling = TokenSampling(model.n_vocab, n_threads)
         self._sequences: dict[str, Sequence] = {}

@@ -20,7 +20,7 @@ class Sharing:
 
     def __init__(self, cells: Cells, prefixes: Prefixes | None, n_ids: int) -> None:
         """prefixes: None shares nothing."""
-        self._cells, self._prefixes = cells, prefixes
+        self.cells, self._prefixes = cells, prefixes
         self.free_ids = list(range(n_ids - 1, -1, -1))
 
     def __repr__(self) -> str:
@@ -83,7 +83,7 @@ class Sharing:
     def free(self, seq_id: int) -> Forget:
         """Free an id that is no longer in use, and its cells."""
         self.free_ids.append(seq_id)
-        return Forget(seq_id, self._cells.drop(seq_id))
+        return Forget(seq_id, self.cells.drop(seq_id))
 
     def _leave_copies(self, running: list[Sequence], actions: list[Action]) -> None:
         for sequence in running:
@@ -101,7 +101,7 @@ class Sharing:
         return [self.free(k.seq_id) for k in self._prefixes.keep(kept)]
 
     def _share(self, source: Source, seq_id: int, n: int) -> Share:
-        self._cells.share(source.seq_id, seq_id, n)
+        self.cells.share(source.seq_id, seq_id, n)
         if self._prefixes:
             self._prefixes.fresh.add(seq_id)
         return Share(source.seq_id, seq_id, n)

@@ -10,6 +10,16 @@ from service.engine.scheduling.tiles import AT_BEST, is_apart
 from service.engine.sequences.sequence import Sequence
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one batch."""
+
+    n_seq: int  # sequences that decode in it
+    n_batch: int  # tokens
+    most_rows: int = 0  # of a decode with draft tokens
+    n_tile: int | None = None  # see Batch.calls
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """`n` pending tokens of a sequence, from its n_past on; `samples`: a token is sampled after the last of them.

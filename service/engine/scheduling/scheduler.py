@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from service.engine.kv.actions import Action, Cut
-from service.engine.kv.cells import Cells
-from service.engine.kv.prefixes import Kept, Prefixes
+from service.engine.kv.prefixes import Kept
 from service.engine.kv.sharing import Sharing
 from service.engine.scheduling import shares
 from service.engine.scheduling.admission import Admission
-from service.engine.scheduling.batch import Batch, Row
+from service.engine.scheduling.batch import Batch, Limits, Row
 from service.engine.scheduling.capacity import Capacity
 from service.engine.scheduling.compaction import Compaction
 from service.engine.scheduling.credits import Credits
@@ -28,8 +28,15 @@ from service.engine.scheduling.tiles import is_apart
 from service.engine.scheduling.turns import Turns
 from service.engine.sequences.sequence import Sequence
 
-# Draft tokens for each of these sequences, which are all that a step decodes; the int limits their total.
-Draft = Callable[[list[Sequence], int], list[tuple[int, ...]]]
+
+class DraftSource(Protocol):
+    """What proposes draft tokens, and knows how long a decode takes."""
+
+    def draft(self, sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:
+        """For each of these sequences, which are all that a step decodes, n_most at most together."""
+
+    def seconds(self, n_rows: int) -> float:
+        """Of a decode of n_rows."""
 
 
 class Scheduler:
@@ -37,46 +44,35 @@ class Scheduler:
 
     def __init__(
         self,
+        limits: Limits,
+        sharing: Sharing,
         *,
-        n_seq: int,
-        n_batch: int,
-        cells: Cells,
-        n_ids: int | None = None,
-        prefixes: Prefixes | None = None,
-        n_slice: Callable[[int, int, float | None], int] = lambda n_decoding, n_reading, share: 128,
+        n_chunk: Callable[[int, int, float | None], int],
         most_kept_cells: int | None = None,
-        draft: Draft | None = None,
-        most_rows: int = 0,
-        n_tile: int | None = None,
+        drafts: DraftSource | None = None,
         tidies: bool = False,
-        seconds: shares.Seconds | None = None,
     ) -> None:
-        """n_ids: sequence ids, of running sequences and kept prefixes; n_seq, if not given.
-        prefixes: None shares nothing.
-        most_kept_cells: of kept prefixes alone; None: all that no sequence needs.
-        n_slice: prompt tokens that one step prefills, by the number of decoding sequences and of prompts; see
+        """n_chunk: prompt tokens that one step prefills, by the number of decoding sequences and of prompts; see
         PrefillChunker.size, also for the share.
-        draft: None: no speculative decoding.
-        most_rows: of a decode with drafts.
-        n_tile: see Batch.calls.
+        most_kept_cells: of kept prefixes alone; None: all that no sequence needs.
+        drafts: None: no speculative decoding, and one tenant's streams may slow down another's.
         tidies: whether compaction for speed alone is allowed.
-        seconds: of a decode of n rows; None: unknown, and one tenant's streams may slow down another's.
         """
-        self.n_seq, self.n_batch, self.cells = n_seq, n_batch, cells
-        self.sharing, self.served = Sharing(cells, prefixes, n_ids or n_seq), FairShareCounter()
-        self._capacity = Capacity(cells, self.sharing, self.served)
+        self.limits, self.sharing, self.cells = limits, sharing, sharing.cells
+        self.served = FairShareCounter()
+        self._capacity = Capacity(self.cells, sharing, self.served)
         self._turns = Turns(self.served)
-        self._admission = Admission(self._capacity, self._turns, n_seq)
-        self._credits, self.compaction = Credits(), Compaction(cells, for_speed=tidies)
+        self._admission = Admission(self._capacity, self._turns, limits.n_seq)
+        self._credits, self.compaction = Credits(), Compaction(self.cells, for_speed=tidies)
         self._read: Counter[str] = Counter()  # prefill tokens in the last batch, with other tenants' streams
-        self._n_slice, self._most_kept_cells = n_slice, most_kept_cells
-        self._draft, self._most_rows, self._n_tile = draft, min(most_rows, n_batch), n_tile
-        self._seconds = seconds
+        self._n_chunk, self._most_kept_cells, self._drafts = n_chunk, most_kept_cells, drafts
         self._turn = 0
 
     def __repr__(self) -> str:
         cells = f"{self.n_cells_used}/{self.cells.n_cells} cells"
-        return f"<Scheduler {len(self.running)}/{self.n_seq} running, {self._capacity.n_waiting} waiting, {cells}>"
+        return (
+            f"<Scheduler {len(self.running)}/{self.limits.n_seq} running, {self._capacity.n_waiting} waiting, {cells}>"
+        )
 
     @property
     def running(self) -> list[Sequence]:
@@ -161,8 +157,9 @@ class Scheduler:
         due = self._in_turn([s for s in decoding if s not in ahead])
         batch.rows = [Row(s, 1, samples=True) for s in due]
         prefilling = [s for s in self.running if s.is_prefilling]
-        n_reading = len(prefilling) + min(self._capacity.n_waiting, max(0, self.n_seq - len(self.running) + len(ahead)))
-        room = min(self._n_slice(len(due), n_reading, self._share(due, prefilling)), self.n_batch - len(due))
+        n_free = max(0, self.limits.n_seq - len(self.running) + len(ahead))
+        n_reading = len(prefilling) + min(self._capacity.n_waiting, n_free)
+        room = min(self._n_chunk(len(due), n_reading, self._share(due, prefilling)), self.limits.n_batch - len(due))
         n_wanted = sum(s.n_pending for s in prefilling if s.prefix_source is None)
         while admit and (admitted := self._admission.admit(batch, ahead, now, room - n_wanted)) is not None:
             batch.admitted.append(admitted)
@@ -173,12 +170,12 @@ class Scheduler:
         for s in self._turns.order(prefilling):
             delays_others = not streaming <= {s.tenant}
             if not delays_others or self._credits.may_read(s.tenant):
-                n = self._slice(batch, s, room)
+                n = self._add_chunk(batch, s, room)
                 room -= n
                 self._read[s.tenant] += n if delays_others else 0
         if len(batch.rows) > len(due):
             self._turns.pass_on()
-        if len(batch.rows) == len(due) or is_apart(batch.n_tokens, self._n_tile):
+        if len(batch.rows) == len(due) or is_apart(batch.n_tokens, self.limits.n_tile):
             self._add_drafts(batch, len(due))
         if not batch.rows:  # those ahead may use the idle time
             batch.rows = [Row(s, 1, samples=True) for s in self._in_turn([s for s in decoding if s.seq_id >= 0])]
@@ -211,7 +208,8 @@ class Scheduler:
 
     def _in_turn(self, decoding: list[Sequence]) -> list[Sequence]:
         """As many of them as a batch may have, rotating among each tenant's."""
-        decoding = shares.choose(decoding, min(self.n_seq, self.n_batch), self._seconds)
+        seconds = self._drafts.seconds if self._drafts else None
+        decoding = shares.choose(decoding, min(self.limits.n_seq, self.limits.n_batch), seconds)
         for s in decoding:
             s.turn = self._turn
         return decoding
@@ -227,13 +225,13 @@ class Scheduler:
         """Add draft tokens to the first n rows, in cells that no sequence needs: nothing is evicted or preempted for
         them."""
         n_free = self.cells.n_spare - (self._capacity.n_promised() - self.cells.n_live)
-        n_most = min(self._most_rows - n, self.n_batch - batch.n_tokens, n_free)
-        if self._draft is not None and n and n_most > 0:
-            drafts = self._draft([row.sequence for row in batch.rows[:n]], n_most)
+        n_most = min(self.limits.most_rows - n, self.limits.n_batch - batch.n_tokens, n_free)
+        if self._drafts and n and n_most > 0:
+            drafts = self._drafts.draft([row.sequence for row in batch.rows[:n]], n_most)
             rows = zip(batch.rows[:n], drafts, strict=True)
             batch.rows[:n] = [replace(row, drafts=d) if d else row for row, d in rows]
 
-    def _slice(self, batch: Batch, sequence: Sequence, room: int) -> int:
+    def _add_chunk(self, batch: Batch, sequence: Sequence, room: int) -> int:
         """Add a chunk of a prompt, of `room` tokens at most; returns its size."""
         if sequence.prefix_source is not None:
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from service.engine.kv.actions import Action, Cut, Forget, Share
 from service.engine.kv.cells import Cells
 from service.engine.kv.memory import Memory
 from service.engine.kv.prefixes import Prefixes
-from service.engine.scheduling.batch import Batch, Row
+from service.engine.kv.sharing import Sharing
+from service.engine.scheduling.batch import Batch, Limits, Row
 from service.engine.scheduling.capacity import HEADROOM, LEAST_REST_S
 from service.engine.scheduling.compaction import REST
 from service.engine.scheduling.scheduler import Scheduler
@@ -53,17 +55,15 @@ def scheduler(
     n_seq: int,
     n_batch: int,
     n_cells: int,
-    n_slice: int = 1000,
+    n_chunk: int = 1000,
     n_ids: int | None = None,
     memory: Memory | None = None,
 ) -> Scheduler:
+    prefixes = Prefixes(memory, lambda seq_id, n: False) if memory else None
     return Scheduler(
-        n_seq=n_seq,
-        n_batch=n_batch,
-        n_ids=n_ids,
-        cells=Cells(n_cells),
-        prefixes=Prefixes(memory, lambda seq_id, n: False) if memory else None,
-        n_slice=lambda n_decoding, *_: n_slice if n_decoding else n_batch,
+        Limits(n_seq=n_seq, n_batch=n_batch),
+        Sharing(Cells(n_cells), prefixes, n_ids or n_seq),
+        n_chunk=lambda n_decoding, *_: n_chunk if n_decoding else n_batch,
     )
 
 
@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         n_more=st.integers(0, 4),
         n_batch=st.integers(1, 24),
         n_cells=st.integers(4, 80),
-        n_slice=st.integers(1, 12),
+        n_chunk=st.integers(1, 12),
         memory=st.sampled_from([None, *Memory]),
         most_rows=st.integers(1, 30),
         n_tile=st.sampled_from([None, 1, 4, 12]),
@@ -158,7 +158,7 @@ class Machine(RuleBasedStateMachine):
         n_more: int,
         n_batch: int,
         n_cells: int,
-        n_slice: int,
+        n_chunk: int,
         memory: Memory | None,
         most_rows: int,
         n_tile: int | None,
@@ -166,18 +166,14 @@ class Machine(RuleBasedStateMachine):
         seed: int,
     ) -> None:
         self.cache = Cache(memory or Memory.CUTTABLE, n_cells)
-        self.n_slice, self.n_ids, self.n_cells, self.n_batch = n_slice, n_seq + n_more, n_cells, n_batch
+        self.n_chunk, self.n_ids, self.n_cells, self.n_batch = n_chunk, n_seq + n_more, n_cells, n_batch
+        self.can_cut, self.power = memory in (None, Memory.CUTTABLE), power or 0.0
+        prefixes = None if memory is None else Prefixes(memory, self.cache.has_window)
         self.scheduler = Scheduler(
-            n_seq=n_seq,
-            n_batch=n_batch,
-            n_ids=self.n_ids,
-            cells=Cells(n_cells),
-            prefixes=None if memory is None else Prefixes(memory, self.cache.has_window),
-            n_slice=lambda n_decoding, *_: n_slice if n_decoding else n_batch,
-            draft=self.draft if memory in (None, Memory.CUTTABLE) else None,
-            most_rows=most_rows,
-            n_tile=n_tile,
-            seconds=None if power is None else lambda n: float(n**power),
+            Limits(n_seq=n_seq, n_batch=n_batch, most_rows=most_rows, n_tile=n_tile),
+            Sharing(Cells(n_cells), prefixes, self.n_ids),
+            n_chunk=lambda n_decoding, *_: n_chunk if n_decoding else n_batch,
+            drafts=None if power is None else self,
         )
         self.is_shared = power is not None  # a step's time, by tenants
         self.most_rows, self.n_tile, self.random = most_rows, n_tile, random.Random(seed)
@@ -188,8 +184,10 @@ class Machine(RuleBasedStateMachine):
         self.stems = [[words.randrange(9) for _ in range(79)] for _ in range(3)]
 
     def draft(self, sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:
-        """Right ones, then wrong ones, as many as there may be."""
+        """Right ones, then wrong ones, as many as there may be; none where the memory can't be cut."""
         assert n_most > 0
+        if not self.can_cut:
+            return [()] * len(sequences)
         drafts = []
         for s in sequences:
             n = self.random.randint(0, max(0, min(n_most, s.max_tokens - s.n_generated - 1)))
@@ -197,6 +195,9 @@ class Machine(RuleBasedStateMachine):
             drafts.append((200 + int(s.id),) * n_right + (-1,) * (n - n_right))
             n_most -= n
         return drafts
+
+    def seconds(self, n_rows: int) -> float:
+        return float(n_rows**self.power)
 
     @rule(
         stem=st.integers(0, 2),
@@ -267,7 +268,7 @@ class Machine(RuleBasedStateMachine):
             is_next = s is queue[0]
             is_shorter = any(s.n_pending <= len(r.tokens) - r.n_past for r in self.scheduler.running if r is not s)
             has_passed = sum(len(r.tokens) for r in self.scheduler.running if r.passes) + queue[0].n_pending
-            has_less = self.n_running(s.tenant) <= max(1, self.scheduler.n_seq // 2) or self.holds_less(s.tenant)
+            has_less = self.n_running(s.tenant) <= max(1, self.scheduler.limits.n_seq // 2) or self.holds_less(s.tenant)
             assert is_next or is_shorter or has_less or (s.passes and has_passed <= self.n_cells)
             queue.remove(s)
 
@@ -291,7 +292,7 @@ class Machine(RuleBasedStateMachine):
         sch = self.scheduler
         assert sorted([*sch.running, *sch.waiting, *sch.resting], key=lambda s: int(s.id)) == self.live
         assert all(s.seq_id == -1 for s in (*sch.waiting, *sch.resting))
-        assert batch.n_tokens <= sch.n_batch
+        assert batch.n_tokens <= sch.limits.n_batch
         assert len({id(r.sequence) for r in batch.rows}) == len(batch.rows)
         for r in batch.rows:
             assert r.sequence in sch.running and r.sequence.prefix_source is None
@@ -304,14 +305,14 @@ class Machine(RuleBasedStateMachine):
             assert sum(r.n_tokens for r in batch.rows if not r.sequence.is_prefilling) <= self.most_rows
             assert not batch.preempted or sch.cells.n_live + batch.n_tokens <= sch.cells.n_cells
         decoding = [r.sequence for r in batch.rows if not r.sequence.is_prefilling]
-        assert len(decoding) <= sch.n_seq
+        assert len(decoding) <= sch.limits.n_seq
         for s in sch.running:
             if not s.is_prefilling and s not in decoding:
-                is_full = len(decoding) == min(sch.n_seq, sch.n_batch)
+                is_full = len(decoding) == min(sch.limits.n_seq, sch.limits.n_batch)
                 gives_way = self.is_shared and {s.tenant} < {d.tenant for d in decoding}
                 assert s.ahead_s(self.now) >= 0 or is_full or gives_way, "who is due has its turn"
         read = sum(r.n for r in batch.rows if r.sequence.is_prefilling)
-        assert not decoding or read <= self.n_slice, "a prompt never holds up running streams"
+        assert not decoding or read <= self.n_chunk, "a prompt never holds up running streams"
         assert bool(batch.rows) == bool(self.live), "while anything lives, every step computes something"
 
     def teardown(self) -> None:
@@ -325,7 +326,7 @@ class Machine(RuleBasedStateMachine):
             self.step(0, 0.1)
         assert not self.live
         assert repr(self.scheduler) == (
-            f"<Scheduler 0/{self.scheduler.n_seq} running, 0 waiting, 0/{self.n_cells} cells>"
+            f"<Scheduler 0/{self.scheduler.limits.n_seq} running, 0 waiting, 0/{self.n_cells} cells>"
         )
 
 
@@ -334,8 +335,8 @@ TestMachine.settings = settings(max_examples=370, stateful_step_count=50)  # som
 
 
 def test_decodes_come_first_and_bound_the_slice() -> None:
-    """While others decode, one step reads n_slice tokens of a prompt at most."""
-    sch = scheduler(n_seq=3, n_batch=100, n_cells=1000, n_slice=8)
+    """While others decode, one step reads n_chunk tokens of a prompt at most."""
+    sch = scheduler(n_seq=3, n_batch=100, n_cells=1000, n_chunk=8)
     sch.add(sequence("a", 20))
     assert rows(carry_out(sch)) == [("a", 20, True)]  # alone: all at once
     sch.add(sequence("b", 20))
@@ -349,11 +350,11 @@ def test_the_time_of_several_tenants_is_shared_out() -> None:
     """As many times that of the running streams as tenants read for each that decodes; one tenant's own is its own."""
     shares: list[float | None] = []
 
-    def n_slice(n_decoding: int, n_reading: int, share: float | None) -> int:
+    def n_chunk(n_decoding: int, n_reading: int, share: float | None) -> int:
         shares.append(share)
         return 100
 
-    sch = Scheduler(n_seq=8, n_batch=100, cells=Cells(5000), prefixes=None, n_slice=n_slice)
+    sch = Scheduler(Limits(n_seq=8, n_batch=100), Sharing(Cells(5000), None, 8), n_chunk=n_chunk)
     for tenant, expected in (("a", None), ("a", None), ("b", 1.0), ("c", 0.5), ("c", 1 / 3)):
         sch.add(sequence(f"s{len(shares)}", 20, tenant=tenant))
         carry_out(sch)
@@ -362,7 +363,7 @@ def test_the_time_of_several_tenants_is_shared_out() -> None:
 
 def test_a_tenant_that_holds_all_places_keeps_nobody_else_from_its_share() -> None:
     """Who has less than its share comes in beside those that run, and each step decodes as many as before, by turns."""
-    sch = scheduler(n_seq=4, n_batch=100, n_cells=1000, n_slice=100, n_ids=8)
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=1000, n_chunk=100, n_ids=8)
     for i in range(6):
         sch.add(sequence(f"a{i}", 2, 100, tenant="a"))
     carry_out(sch)
@@ -378,7 +379,7 @@ def test_a_tenant_that_holds_all_places_keeps_nobody_else_from_its_share() -> No
 
 def test_without_ids_for_more_nobody_comes_in_beside_all_who_run() -> None:
     """Each needs its own in the cache."""
-    sch = scheduler(n_seq=2, n_batch=100, n_cells=1000, n_slice=100)
+    sch = scheduler(n_seq=2, n_batch=100, n_cells=1000, n_chunk=100)
     for id in ("a0", "a1", "b0"):
         sch.add(sequence(id, 2, 100, tenant=id[0]))
         carry_out(sch)
@@ -387,7 +388,7 @@ def test_without_ids_for_more_nobody_comes_in_beside_all_who_run() -> None:
 
 def test_who_holds_the_most_cells_is_preempted() -> None:
     """Not another tenant's, that came later and holds little; and never the oldest of all."""
-    sch = scheduler(n_seq=8, n_batch=100, n_cells=100, n_slice=100)
+    sch = scheduler(n_seq=8, n_batch=100, n_cells=100, n_chunk=100)
     for id, n in (("a0", 20), ("a1", 20), ("b0", 2)):
         sch.add(sequence(id, n, 60, tenant=id[0]))
     while not (preempted := carry_out(sch).preempted):
@@ -400,7 +401,7 @@ def test_who_holds_the_most_cells_is_preempted() -> None:
 
 def test_a_tenant_that_holds_all_cells_keeps_nobody_else_from_its_share() -> None:
     """Its youngest gives its cells back, and waits until there is room again; what has its own share keeps it."""
-    sch = scheduler(n_seq=8, n_batch=1000, n_cells=1000, n_slice=1000)
+    sch = scheduler(n_seq=8, n_batch=1000, n_cells=1000, n_chunk=1000)
     for i in range(3):
         sch.add(sequence(f"a{i}", 300, 400, tenant="a"))
         carry_out(sch)
@@ -418,7 +419,7 @@ def test_a_tenant_that_holds_all_cells_keeps_nobody_else_from_its_share() -> Non
 
 def test_short_ones_that_come_often_do_not_keep_a_long_one_from_its_end() -> None:
     """It gives its cells to another tenant's once; when it has them again, it makes tokens first."""
-    sch = scheduler(n_seq=8, n_batch=100, n_cells=1000, n_slice=100)
+    sch = scheduler(n_seq=8, n_batch=100, n_cells=1000, n_chunk=100)
     sch.add(sequence("b", 50, 30, tenant="b"))
     carry_out(sch)
     long = sequence("long", 800, 20, tenant="a")
@@ -433,7 +434,7 @@ def test_short_ones_that_come_often_do_not_keep_a_long_one_from_its_end() -> Non
 
 def test_short_ones_pass_a_long_one_for_which_there_is_no_room() -> None:
     """As many as leave it its room: when the long one before it has ended it is let in at once."""
-    sch = scheduler(n_seq=8, n_batch=100, n_cells=1000, n_slice=100)
+    sch = scheduler(n_seq=8, n_batch=100, n_cells=1000, n_chunk=100)
     sch.add(sequence("running", 700, tenant="a"))
     carry_out(sch)
     sch.served.charge("c", 5000)
@@ -454,7 +455,7 @@ def test_short_ones_pass_a_long_one_for_which_there_is_no_room() -> None:
 
 def test_what_one_prompt_leaves_of_a_slice_goes_to_the_next() -> None:
     """In the same step, and by turns to the one with the least left and to the oldest first."""
-    sch = scheduler(n_seq=4, n_batch=100, n_cells=1000, n_slice=8)
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=1000, n_chunk=8)
     sch.add(sequence("a", 2))
     carry_out(sch)
     sch.add(sequence("b", 21))
@@ -468,7 +469,7 @@ def test_what_one_prompt_leaves_of_a_slice_goes_to_the_next() -> None:
 
 def test_a_short_prompt_comes_in_beside_long_ones_that_wait() -> None:
     """Behind a long prompt that is read and two that wait for it, a short one does not wait for any of them."""
-    sch = scheduler(n_seq=8, n_batch=100, n_cells=5000, n_slice=8)
+    sch = scheduler(n_seq=8, n_batch=100, n_cells=5000, n_chunk=8)
     sch.add(sequence("a", 2, 1000))
     carry_out(sch)
     for i in range(3):
@@ -482,7 +483,7 @@ def test_a_short_prompt_comes_in_beside_long_ones_that_wait() -> None:
 
 def test_prompts_alone_fill_the_batch() -> None:
     """With nobody decoding, a step reads n_batch tokens."""
-    sch = scheduler(n_seq=4, n_batch=16, n_cells=1000, n_slice=2)
+    sch = scheduler(n_seq=4, n_batch=16, n_cells=1000, n_chunk=2)
     for id in "abc":
         sch.add(sequence(id, 10))
     assert rows(carry_out(sch)) == [("a", 10, True), ("b", 6, False)]
@@ -490,7 +491,7 @@ def test_prompts_alone_fill_the_batch() -> None:
 
 def test_no_more_than_n_seq_run() -> None:
     """A sequence waits for a free id, and gets the one that a finished sequence had."""
-    sch = scheduler(n_seq=2, n_batch=100, n_cells=1000, n_slice=100)
+    sch = scheduler(n_seq=2, n_batch=100, n_cells=1000, n_chunk=100)
     a, b, c = (sequence(id, 2) for id in "abc")
     for s in (a, b, c):
         sch.add(s)
@@ -503,14 +504,14 @@ def test_no_more_than_n_seq_run() -> None:
 
 def test_headroom() -> None:
     """A newcomer must leave 16 cells for each sequence that runs already; alone it may take all."""
-    sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_slice=1000)
+    sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_chunk=1000)
     sch.add(sequence("a", 100, max_tokens=0))
     assert rows(sch.schedule()) == [("a", 100, True)]
-    sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_slice=1000)
+    sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_chunk=1000)
     sch.add(sequence("a", 40))
     sch.add(sequence("b", 100 - 40 - HEADROOM))
     assert [r[0] for r in rows(sch.schedule())] == ["a", "b"]
-    sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_slice=1000)
+    sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_chunk=1000)
     sch.add(sequence("a", 40))
     sch.add(sequence("b", 100 - 40 - HEADROOM + 1))
     sch.add(sequence("c", 70))  # would leave it no room, and does not pass it
@@ -519,7 +520,7 @@ def test_headroom() -> None:
 
 def test_the_youngest_gives_way() -> None:
     """When the cells run out the youngest sequence waits, first in line, and its tokens are computed again."""
-    sch = scheduler(n_seq=3, n_batch=100, n_cells=40, n_slice=100)
+    sch = scheduler(n_seq=3, n_batch=100, n_cells=40, n_chunk=100)
     old, young, new = sequence("old", 10, 30), sequence("young", 10, 30), sequence("new", 5, 5)
     sch.add(old)
     sch.add(young)
@@ -537,7 +538,7 @@ def test_the_youngest_gives_way() -> None:
 
 def test_one_sequence_may_fill_the_budget() -> None:
     """A sequence that is alone is never preempted, however full the cache."""
-    sch = scheduler(n_seq=2, n_batch=7, n_cells=16, n_slice=3)
+    sch = scheduler(n_seq=2, n_batch=7, n_cells=16, n_chunk=3)
     s = sequence("a", 10, max_tokens=6)
     sch.add(s)
     assert [carry_out(sch).n_tokens for _ in range(7)] == [7, 3, 1, 1, 1, 1, 1]
@@ -549,12 +550,12 @@ def test_one_sequence_may_fill_the_budget() -> None:
 def test_a_sequence_that_can_never_run(n_prompt: int) -> None:
     """What could never be computed is an error of the caller's, not a sequence that waits for ever."""
     with pytest.raises(AssertionError):
-        scheduler(n_seq=1, n_batch=8, n_cells=8, n_slice=8).add(sequence("a", n_prompt))
+        scheduler(n_seq=1, n_batch=8, n_cells=8, n_chunk=8).add(sequence("a", n_prompt))
 
 
 def test_nobody_is_let_in_beside_one_who_gave_way() -> None:
     """Without `admit` the batch is made of those who run."""
-    sch = scheduler(n_seq=2, n_batch=8, n_cells=80, n_slice=8)
+    sch = scheduler(n_seq=2, n_batch=8, n_cells=80, n_chunk=8)
     sch.add(sequence("a", 2))
     carry_out(sch)
     sch.add(sequence("b", 2))
@@ -575,7 +576,7 @@ def shapes(batch: Batch, n_tile: int | None) -> list[list[tuple[str, int]]]:
 
 def test_few_rows_share_a_call() -> None:
     """Below n_tile rows, and on a GPU (None) always, decoding sequences and a prompt's slice are one llama_decode."""
-    sch = scheduler(n_seq=8, n_batch=64, n_cells=1000, n_slice=5)
+    sch = scheduler(n_seq=8, n_batch=64, n_cells=1000, n_chunk=5)
     running(sch, "a", "b")
     sch.add(sequence("c", 20))
     batch = sch.schedule()
@@ -585,13 +586,13 @@ def test_few_rows_share_a_call() -> None:
 def test_many_rows_are_computed_apart() -> None:
     """From n_tile rows on, decoding sequences go first, fewer than n_tile at a time, sixteens where it may be, and then
     prompts."""
-    sch = scheduler(n_seq=8, n_batch=64, n_cells=1000, n_slice=5)
+    sch = scheduler(n_seq=8, n_batch=64, n_cells=1000, n_chunk=5)
     running(sch, "a", "b", "c")
     sch.add(sequence("d", 20))
     batch = sch.schedule()
     assert shapes(batch, 8) == [[("a", 1), ("b", 1), ("c", 1)], [("d", 5)]]
     assert shapes(batch, 3) == [[("a", 1), ("b", 1)], [("c", 1)], [("d", 5)]]
-    sch = scheduler(n_seq=40, n_batch=64, n_cells=1000, n_slice=64)
+    sch = scheduler(n_seq=40, n_batch=64, n_cells=1000, n_chunk=64)
     for i in range(40):
         sch.add(sequence(str(i), 1))
     carry_out(sch)
@@ -600,22 +601,37 @@ def test_many_rows_are_computed_apart() -> None:
     assert [len(rows) for rows in batch.calls(48)] == [40]
 
 
-def drafting(n_cells: int = 1000, *, in_order: bool = False, n_tile: int | None = None) -> tuple[Scheduler, list[int]]:
-    """A scheduler that asks for drafts and is told none, and how many it asked for."""
-    asked: list[int] = []
+@dataclass
+class Drafts:
+    """It is asked for drafts, and has none."""
 
-    def draft(sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:
-        asked.append(n_most)
+    asked: list[int]
+
+    def draft(self, sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:
+        self.asked.append(n_most)
         return [()] * len(sequences)
 
-    cells = Cells(n_cells, in_order=in_order)
-    return Scheduler(n_seq=4, n_batch=20, cells=cells, draft=draft, most_rows=12, n_tile=n_tile), asked
+    def seconds(self, n_rows: int) -> float:
+        return 1.0
+
+
+def drafting(n_cells: int = 1000, *, in_order: bool = False, n_tile: int | None = None) -> tuple[Scheduler, list[int]]:
+    """A scheduler that asks for drafts and is told none, and how many it asked for."""
+    drafts, limits = Drafts([]), Limits(n_seq=4, n_batch=20, most_rows=12, n_tile=n_tile)
+    sharing = Sharing(Cells(n_cells, in_order=in_order), None, 4)
+    return Scheduler(limits, sharing, n_chunk=lambda *_: 128, drafts=drafts), drafts.asked
+
+
+def two_that_tidy(tidies: bool) -> Scheduler:
+    """Whether it may compact for speed alone."""
+    sharing = Sharing(Cells(2000), None, 2)
+    return Scheduler(Limits(n_seq=2, n_batch=256), sharing, n_chunk=lambda *_: 255, tidies=tidies)
 
 
 def test_cells_are_copied_together_before_a_long_prompt() -> None:
     """Where it may be, and there are holes: once, with the prompt's first slice."""
     for tidies, expected in ((True, [True, False, False]), (False, [False] * 3)):
-        sch = Scheduler(n_seq=2, n_batch=256, cells=Cells(2000), n_slice=lambda *_: 255, tidies=tidies)
+        sch = two_that_tidy(tidies)
         sch.add(sequence("a", 1, 100))
         sch.add(sequence("b", 200))
         carry_out(sch)
@@ -626,7 +642,7 @@ def test_cells_are_copied_together_before_a_long_prompt() -> None:
 
 def test_cells_are_not_copied_together_all_the_time() -> None:
     """For speed alone a twentieth of the time at most: prompts that come and go leave holes again and again."""
-    sch = Scheduler(n_seq=2, n_batch=256, cells=Cells(2000), n_slice=lambda *_: 255, tidies=True)
+    sch = two_that_tidy(True)
     sch.add(sequence("a", 1, 100))
     carry_out(sch)
 
@@ -648,8 +664,8 @@ def test_a_compaction_soon_after_another_evicts_first() -> None:
     """Half of the kept prefixes, the least recently used ones, so that less is copied and the next one is due later; a
     compaction after a rest evicts nothing."""
     for now, n_kept in ((1.2, 1), (1.1 + 0.1 * REST, 3)):
-        cells, prefixes = Cells(1600, in_order=True), Prefixes(Memory.CUTTABLE)
-        sch = Scheduler(n_seq=8, n_batch=2000, cells=cells, prefixes=prefixes, n_slice=lambda *_: 2000)
+        sharing = Sharing(Cells(1600, in_order=True), Prefixes(Memory.CUTTABLE), 8)
+        sch = Scheduler(Limits(n_seq=8, n_batch=2000), sharing, n_chunk=lambda *_: 2000)
         for i in range(7):
             sch.add(sequence(str(i), 200, tokens=[i] * 200))
         carry_out(sch)
@@ -715,13 +731,13 @@ def test_a_draft_that_came_is_charged() -> None:
 
 def test_nothing_to_do() -> None:
     """Without sequences the batch is empty."""
-    batch = scheduler(n_seq=1, n_batch=8, n_cells=8, n_slice=8).schedule()
+    batch = scheduler(n_seq=1, n_batch=8, n_cells=8, n_chunk=8).schedule()
     assert (batch.rows, batch.preempted, batch.n_tokens) == ([], [], 0)
 
 
 def test_preempting_the_only_one() -> None:
     """There is nobody to give way when one runs or none."""
-    sch = scheduler(n_seq=2, n_batch=8, n_cells=8, n_slice=8)
+    sch = scheduler(n_seq=2, n_batch=8, n_cells=8, n_chunk=8)
     assert sch.give_way() == ([], None)
     sch.add(sequence("a", 2))
     sch.schedule()
@@ -730,7 +746,7 @@ def test_preempting_the_only_one() -> None:
 
 def test_repr() -> None:
     """The window shows running, waiting and cells."""
-    sch = scheduler(n_seq=2, n_batch=8, n_cells=64, n_slice=8)
+    sch = scheduler(n_seq=2, n_batch=8, n_cells=64, n_chunk=8)
     for id in "abc":
         sch.add(sequence(id, 3))
     carry_out(sch)
@@ -817,7 +833,7 @@ def test_a_follower_and_its_leader_give_way_together() -> None:
 
 def test_what_was_shared_before_it_gave_way_does_not_count() -> None:
     """A prompt that has to be read after all, since what it shared is gone, was not cached."""
-    sch = sharer(n_batch=200, n_slice=10)
+    sch = sharer(n_batch=200, n_chunk=10)
     sch.add(like("k", 1, max_tokens=1))
     carry_out(sch)
     running(sch, "o")
@@ -973,7 +989,7 @@ def test_a_tenant_with_one_request_is_next() -> None:
 
 def test_prompts_of_the_least_served_tenant_are_read_first() -> None:
     """A short prompt does not wait until another tenant's long one has been read, nor by turns for one's own."""
-    sch = scheduler(n_seq=4, n_batch=100, n_cells=2000, n_slice=8)
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=2000, n_chunk=8)
     sch.add(sequence("a0", 5, 100, tenant="a"))
     carry_out(sch)
     sch.add(sequence("a1", 1000, tenant="a"))
@@ -988,7 +1004,7 @@ def test_prompts_of_the_least_served_tenant_are_read_first() -> None:
 
 def test_a_newcomer_does_not_wait_for_a_long_prompt_that_was_let_in_before() -> None:
     """Its tenant begins with what the other has had, and not with all that the other will have."""
-    sch = scheduler(n_seq=4, n_batch=100, n_cells=2000, n_slice=20)
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=2000, n_chunk=20)
     sch.add(sequence("a0", 1000, tenant="a"))
     carry_out(sch)
     sch.add(sequence("b0", 10, tenant="b"))
@@ -997,7 +1013,7 @@ def test_a_newcomer_does_not_wait_for_a_long_prompt_that_was_let_in_before() -> 
 
 def test_reading_has_its_share_of_the_time_beside_other_tenants() -> None:
     """Once the burst is spent: a step that reads takes 0.1 s here, and one that does not 0.01."""
-    sch = scheduler(n_seq=4, n_batch=100, n_cells=20000, n_slice=20)
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=20000, n_chunk=20)
     sch.add(sequence("b0", 5, 2500, tenant="b"))
     carry_out(sch)
     sch.add(sequence("a0", 8000, tenant="a"))
@@ -1011,7 +1027,7 @@ def test_reading_has_its_share_of_the_time_beside_other_tenants() -> None:
 
 def test_reading_is_not_held_up_where_nobody_else_streams() -> None:
     """Credit is for what others wait for: of one tenant, or beside prompts alone, each step reads."""
-    sch = scheduler(n_seq=4, n_batch=100, n_cells=9000, n_slice=20)
+    sch = scheduler(n_seq=4, n_batch=100, n_cells=9000, n_chunk=20)
     for tenant in "ab":
         sch.add(sequence(tenant, 4000, tenant=tenant))
     for _ in range(50):
