@@ -1,4 +1,4 @@
-"""Blocking work on a daemon thread, which does not delay process exit."""
+"""Runs blocking work (a download, a digest) on a daemon thread, so that it does not delay the process's exit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pydantic's validation errors of request fields and settings in plain words for users: no type, no value."""
+"""Pydantic's validation errors, of request fields and of settings, as plain sentences for users: no type, no value."""
 
 from __future__ import annotations
 

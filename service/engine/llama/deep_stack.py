@@ -1,4 +1,4 @@
-"""Room for C code that recurses once for each character of its input."""
+"""Runs a C function that recurses once for each character of its input on a thread with a stack large enough for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp's log while a model is loaded: warnings go to stderr, a few facts that are found nowhere else are kept."""
+"""Reads llama.cpp's log while a model is loaded: keeps facts that no API call tells; passes warnings on to stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Submit frame -> Sequence: template, tokenize, bounds. Requests that can't run are rejected before costing a step."""
+"""Makes a Submit frame a Sequence with its sampler, or rejects it before it costs a step: template, tokens, limits."""
 
 from __future__ import annotations
 

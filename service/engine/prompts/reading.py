@@ -1,5 +1,5 @@
-"""Reads a Submit: tokenizes its prompt, and checks that llama.cpp can follow its grammar. How long that takes depends
-on the text."""
+"""Tokenizes a Submit's prompt, and checks that llama.cpp can follow its grammar. How long that takes depends on the
+text."""
 
 from __future__ import annotations
 

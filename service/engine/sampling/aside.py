@@ -1,4 +1,4 @@
-"""Sampling that may be slow, since clients write the grammars: on threads of its own, while other streams run.
+"""Slow sampling (clients' grammars, large windows) on threads of its own, so that other streams do not wait for it.
 
 The step in which a token arrives does not change it: it is sampled from a copy of its own logits by its own sampler.
 """
