@@ -7,7 +7,6 @@ Known but unsupported fields are refused (unsupported.py).
 from __future__ import annotations
 
 import codecs
-from dataclasses import fields
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
@@ -98,7 +97,7 @@ class Params(BaseModel):
         tokens: tuple[int, ...] | None = None,
     ) -> GenerationRequest:
         """These parameters, for exactly one of the three kinds of prompt."""
-        given = {f.name: getattr(self, f.name) for f in fields(Sampling)} | {
+        given = {name: getattr(self, name) for name in Sampling.__struct_fields__} | {
             "seed": None,  # see below
             "top_k": None if self.top_k is None else max(0, self.top_k),
             "repeat_penalty": self.repeat_penalty or self.repetition_penalty,

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from service.errors import RillError
 
 
@@ -32,8 +34,7 @@ class Status:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class Summary(Struct, frozen=True, kw_only=True):
     """A finished stream's totals: the source of `usage`, `timings` and the metrics alike."""
 
     finish_reason: str

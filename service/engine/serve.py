@@ -23,6 +23,7 @@ from service.engine.prompts.inbox import Inbox, Opened
 from service.engine.prompts.preparation import Preparation, Preparer, command
 from service.engine.prompts.read_budget import PromptBudget
 from service.engine.prompts.reading import safely
+from service.engine.prompts.validation import decode
 from service.engine.sampling.sampler import Argmax, Sampler
 from service.engine.sequences.sequence import Sequence
 from service.protocol.codec import Decoder, ProtocolError, encode
@@ -41,7 +42,7 @@ class FrontConnection:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._decoder = Decoder()
+        self._decoder = Decoder(decode)
         self._lock = threading.Lock()
         self.busy_since: float | None = None
 
@@ -170,6 +171,8 @@ class Hearing:
                 for frame in self._door.receive():
                     if isinstance(frame, Submit):
                         self._submit(frame)
+                    elif isinstance(frame, Rejected):  # a Submit with an invalid value
+                        self._door.send(frame)
                     elif isinstance(frame, Cancel) and not self._forget(frame.id):
                         self._work.put(frame.id)
 

@@ -1,16 +1,19 @@
 """The frames between front and engine, in both directions. Plain values only; both sides import this file.
 
-codec.py encodes them: a 4-byte big-endian length and one JSON object with the frame's name as `type`.
+codec.py encodes them: a 4-byte big-endian length and one JSON object with the frame's name as `type`. Types and bounds
+hold for what is read from the wire; a frame made here is not checked.
 Front -> engine: Submit, Cancel. Engine -> front: Build, Loading, Ready, Accepted, Rejected, Started, Step, Beat, Fatal.
 Each generation is named by an `id` that the front chose; the engine never invents one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from service.protocol.sampling import Sampling
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+
+from service.protocol.sampling import MAX_FLOAT, CFloat, Sampling
 
 # Characters that a template adds to a message: 2,048 of one letter each are tokenized as slowly as a text of 64 KiB.
 WRITTEN_ROUND = 32
@@ -18,8 +21,11 @@ WRITTEN_ROUND = 32
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submit:
+class _Frame(Struct, frozen=True, tag=str.lower, forbid_unknown_fields=True):
+    """Its name is its tag; an unknown field is a peer of another version."""
+
+
+class Submit(_Frame, frozen=True, kw_only=True):
     """Generate. Exactly one of `messages` (chat: the model's template applies), `text` and `tokens` (raw) is given.
 
     `max_tokens` None means: up to the stream's limit, min(n_ctx, the model's). A generation that resumes after an
@@ -32,13 +38,14 @@ class Submit:
     or_raw: bool = False  # where the model has no chat template, the one message is the prompt as it stands
     text: str | None = None
     tokens: list[int] | None = None
-    max_tokens: int | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
     stop: list[str] = field(default_factory=list)
     ignore_eos: bool = False
     delivered: list[int] = field(default_factory=list)
-    asked_at: float | None = None  # seconds since the epoch: the date that chat templates tell; None: now
+    asked_at: CFloat | None = None  # seconds since the epoch: the date that chat templates tell; None: now
     tenant: str = ""  # of the API key: tenants get equal time, and by default share no prefixes
-    pace: float | None = None  # tokens a second that its client is sent: far ahead of that it leaves steps to others
+    # Tokens a second that its client is sent: far ahead of that it leaves steps to others.
+    pace: Annotated[float, Meta(gt=0, le=MAX_FLOAT)] | None = None
     is_owed: bool = False  # another replica had admitted it: it is queued before new requests
 
     @property
@@ -58,29 +65,25 @@ class Submit:
         return replace(self, messages=None, text=None, tokens=None, stop=[], delivered=[], sampling=sampling)
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(_Frame, frozen=True):
     """Free the generation's sequence before the next step. Unknown or finished ids are ignored."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(_Frame, frozen=True):
     """llama.cpp's build features, as it prints them. Sent before anything is computed, in case that kills it."""
 
     features: str
 
 
-@dataclass(frozen=True, slots=True)
-class Loading:
+class Loading(_Frame, frozen=True):
     """The model is being loaded: `progress` 0..1."""
 
     progress: float
 
 
-@dataclass(frozen=True, slots=True)
-class GPU:
+class GPU(Struct, frozen=True, forbid_unknown_fields=True):
     """One GPU in use."""
 
     name: str  # ggml's own, e.g. CUDA0
@@ -89,8 +92,7 @@ class GPU:
     n_bytes_free: int  # after the load; 0 of 0: unknown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(_Frame, frozen=True, kw_only=True):
     """The engine accepts requests from now on; what was loaded, and how."""
 
     model: str  # general.name of the GGUF, or its file's stem
@@ -120,8 +122,7 @@ class Ready:
     weights: str = ""  # MiB of them by ggml's buffer type, and so by kernel: AMX, CPU_REPACK, CPU_Mapped, CUDA0
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(_Frame, frozen=True):
     """The prompt was templated and tokenized, and is queued."""
 
     id: str
@@ -129,15 +130,13 @@ class Accepted:
     max_tokens: int  # after clamping to the stream's limit
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(_Frame, frozen=True):
     """The engine computes these from now on. Sent before the first step with them, in case that kills it."""
 
     ids: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(_Frame, frozen=True):
     """It can't be run, or continued. `code` is an errors.py code, e.g. context_length_exceeded.
 
     param: the request's field that is at fault; None: its prompt. counts: the numbers in the message.
@@ -158,8 +157,7 @@ def too_long(n_prompt: int, n_ctx: int, *, at_least: bool = False) -> tuple[str,
     return message, {"n_prompt_tokens": n_prompt, "n_ctx": n_ctx}
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True, forbid_unknown_fields=True):
     """The generation is over and its sequence is free. Durations in seconds; the front measures TTFT."""
 
     id: str
@@ -172,8 +170,7 @@ class Finish:
     decode_s: float  # first token -> last token
 
 
-@dataclass(slots=True, kw_only=True)
-class Step:
+class Step(Struct, kw_only=True, tag="step", forbid_unknown_fields=True):
     """One step of the engine's loop: everything that it changed.
 
     queued:   (id, position) of waiting generations with a new position; the next to run has position 1
@@ -199,15 +196,13 @@ class Step:
     step_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(_Frame, frozen=True):
     """The process lives; its loop has been busy with the current step for `busy_s` seconds (0: idle)."""
 
     busy_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Fatal:
+class Fatal(_Frame, frozen=True):
     """The engine can't continue and is about to exit: a model that does not load, a context that can't be had.
 
     ours: an error of our own code, which no request caused; the message never holds any of a request.

@@ -1,53 +1,52 @@
-"""How the next token is chosen: llama.cpp's sampling parameters, as a frame carries them."""
+"""How the next token is chosen: llama.cpp's sampling parameters as a frame carries them, in bounds that C can take.
+
+Without these C wraps a number, or aborts. What is read from the wire is checked; a value made here is not.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 N_SEEDS = 2**32 - 1  # of 32 bits; the last number means "random" to llama.cpp: such a stream could not resume
+MAX_LAST_N = 2**16  # tokens looked back at for each new one; C would allocate an array of any size asked for
+MAX_FLOAT = 3.4e38  # C's are 32 bits wide: a larger one becomes infinity
+
+CFloat = Annotated[float, Meta(ge=-MAX_FLOAT, le=MAX_FLOAT)]
+LastN = Annotated[int, Meta(ge=0, le=MAX_LAST_N)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the next token is chosen. The defaults are llama.cpp's own; 0 or 1 switch a sampler off as there.
 
     `seed` is always a number in 0 .. 2**32-2: the front resolves it (2**32-1 means "random" to llama.cpp).
     """
 
-    seed: int
-    temperature: float = 0.8
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    typical_p: float = 1.0
-    top_n_sigma: float = -1.0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = 64
+    seed: Annotated[int, Meta(ge=0, lt=N_SEEDS)]
+    temperature: CFloat = 0.8
+    dynatemp_range: CFloat = 0.0
+    dynatemp_exponent: CFloat = 1.0
+    top_k: Annotated[int, Meta(ge=-(2**31), lt=2**31)] = 40
+    top_p: CFloat = 0.95
+    min_p: CFloat = 0.05
+    typical_p: CFloat = 1.0
+    top_n_sigma: CFloat = -1.0
+    xtc_probability: CFloat = 0.0
+    xtc_threshold: CFloat = 0.1
+    repeat_penalty: Annotated[float, Meta(gt=0, le=MAX_FLOAT)] = 1.0
+    repeat_last_n: LastN = 64
+    presence_penalty: CFloat = 0.0
+    frequency_penalty: CFloat = 0.0
+    dry_multiplier: CFloat = 0.0
+    dry_base: CFloat = 1.75
+    dry_allowed_length: Annotated[int, Meta(ge=0, lt=2**31)] = 2
+    dry_penalty_last_n: LastN = 64
     dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    adaptive_target: float = -1.0  # negative: off
-    adaptive_decay: float = 0.9
-    logit_bias: tuple[tuple[int, float | None], ...] = ()  # (token, added to its logit); None: never sampled
+    mirostat: Annotated[int, Meta(ge=0, le=2)] = 0
+    mirostat_tau: CFloat = 5.0
+    mirostat_eta: CFloat = 0.1
+    adaptive_target: CFloat = -1.0  # negative: off
+    adaptive_decay: CFloat = 0.9
+    logit_bias: tuple[tuple[int, CFloat | None], ...] = ()  # (token, added to its logit); None: never sampled
     grammar: str = ""  # GBNF; "": any text
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Sampling:
-        """From JSON values of its fields. Raises TypeError for an unknown field."""
-        return cls(**{name: _frozen(value) for name, value in values.items()})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import orjson
+import msgspec
+from msgspec.structs import asdict, replace
 
 from service import errors
 from service.dialects.events import Phase, Summary
 from service.protocol.frames import Submit
-from service.protocol.sampling import Sampling
 
 
 class LogPosition(NamedTuple):
@@ -47,8 +47,7 @@ class End:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What another replica needs of a stream apart from its log. Times are seconds since the epoch."""
 
     submit: Submit
@@ -70,55 +69,70 @@ class Record:
         return replace(self, submit=self.submit.without_prompt())
 
 
+class _End(msgspec.Struct, frozen=True):
+    """An End as it is stored."""
+
+    events: list[str]
+    outcome: str
+    summary: Summary
+    error: dict[str, Any] | None  # see errors.as_dict
+    text: str
+
+
+class _Entry(msgspec.Struct, frozen=True, array_like=True):
+    """An entry as it is stored: `[id, event, tokens, phase]`, or `[id, end]`."""
+
+    id: str
+    said: str | _End
+    tokens: list[int] = []
+    phase: Phase | None = None  # of an event, always
+
+
+# Replicas of two versions read each other's entries and records: no field is renamed or left out. What a later version
+# adds is ignored, but for a Submit's fields: without them another text would come.
+_encode = msgspec.json.Encoder().encode
+_entries, _records = msgspec.json.Decoder(_Entry), msgspec.json.Decoder(Record)
+
+
 def encode_event(id: str, event: Event) -> bytes:
     """Its stream's id is included: `decode` checks that it is the expected one."""
-    return orjson.dumps([id, event.event.decode(), event.tokens, event.phase])
+    return _encode((id, event.event.decode(), event.tokens, event.phase))
 
 
 def encode_end(id: str, end: End) -> bytes:
-    values = {
-        "events": [event.decode() for event in end.events],
-        "outcome": end.outcome,
-        "summary": asdict(end.summary),
-        "error": None if end.error is None else errors.as_dict(end.error),
-        "text": end.text,
-    }
-    return orjson.dumps([id, values])
+    error = None if end.error is None else errors.as_dict(end.error)
+    return _encode((id, _End([event.decode() for event in end.events], end.outcome, end.summary, error, end.text)))
 
 
 def decode(id: str, payload: bytes) -> Event | End:
     """What an entry of this stream holds. Raises ValueError for another stream's entry, or an invalid one."""
-    try:
-        whose, first, *rest = orjson.loads(payload)
-        if whose != id:
-            raise ValueError("an entry of another stream")
-        if rest:
-            return Event(first.encode(), rest[0], Phase(rest[1]))
-        error = None if first["error"] is None else errors.from_dict(first["error"])
-        events = [event.encode() for event in first["events"]]
-        return End(events, first["outcome"], Summary(**first["summary"]), error, first["text"])
-    except (TypeError, KeyError, AttributeError, IndexError) as e:
-        raise ValueError(f"not an entry: {e}") from None
+    entry = _entries.decode(payload)
+    if entry.id != id:
+        raise ValueError("an entry of another stream")
+    said = entry.said
+    if isinstance(said, _End):
+        try:
+            error = None if said.error is None else errors.from_dict(said.error)
+        except KeyError as e:
+            raise ValueError(f"not an error: {e}") from None
+        return End([event.encode() for event in said.events], said.outcome, said.summary, error, said.text)
+    if entry.phase is None:
+        raise ValueError("an event without its phase")
+    return Event(said.encode(), entry.tokens, entry.phase)
 
 
 def encode_record(record: Record) -> bytes:
-    return orjson.dumps(asdict(record))
+    return _encode(asdict(record) | {"submit": asdict(record.submit)})  # without the tag that it has as a frame
 
 
 def decode_record(body: bytes) -> Record:
     """Raises ValueError for what is no record."""
-    try:
-        values = orjson.loads(body)
-        submit = values["submit"]
-        values["submit"] = Submit(**{**submit, "sampling": Sampling.of(submit["sampling"])})
-        return Record(**values)
-    except (TypeError, KeyError) as e:
-        raise ValueError(f"not a record: {e}") from None
+    return _records.decode(body)
 
 
 def reserved_by(id: str) -> bytes:
     """The prefix of the value of a key reserved for this stream: a JSON list, its id first."""
-    return orjson.dumps([id])[:-1]
+    return _encode([id])[:-1]
 
 
 def settled(entries: Iterable[Entry]) -> list[Entry]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import orjson
+import msgspec
 
 from service.errors import KeyReused, NotReady
 from service.replication.records import reserved_by
@@ -29,19 +29,20 @@ class Reservations:
 
     async def reserve(self, tenant: str, key: str, asked: object, id: str) -> Stream | None:
         """The stream that this key started; None: start it, with this id. Raises KeyReused."""
-        name, value = key_name(tenant, key), [id, digest(asked)]
+        name, its_digest = key_name(tenant, key), digest(asked)
+        value = msgspec.json.encode((id, its_digest))
         with suppress(StoreDown, NotReady):
-            found = await self._store.reserve(name, orjson.dumps(value))
+            found = await self._store.reserve(name, value)
             if found is None:
                 return None
-            other, first = orjson.loads(found)
+            other, first = msgspec.json.decode(found, type=tuple[str, str])
             for _ in range(TRIES):
                 if stream := await self._find(other):
-                    if first != value[1]:
+                    if first != its_digest:
                         raise KeyReused("This idempotency key was used for another request.", param="key")
                     return stream
                 await asyncio.sleep(PAUSE_S)
-            await self._store.overwrite(name, orjson.dumps(value))
+            await self._store.overwrite(name, value)
         return None
 
     def free(self, tenant: str, key: str, id: str) -> None:

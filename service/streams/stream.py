@@ -6,7 +6,8 @@ What a continuation needs (the Submit, the delivered token ids) is kept with its
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from service.dialects.events import Dialect, Phase, Status, Summary
 from service.errors import RillError
@@ -61,8 +62,7 @@ class Stream:
         self.accepted = False  # the engine accepted its prompt; a client may have its id
         self.closed_at: float | None = None
         self.dialect = dialect
-        self._retry = retry
-        self._gap = gap
+        self._retry, self._gap = retry, gap
         self._n_held = 0  # tokens whose text has not come yet
         self._last_words: tuple[str, int] | None = None  # text that came with its end, and its tokens
         self.n_lives = 0  # engines it was sent to

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from msgspec.structs import fields
 
 from service.api.params import StreamRequest, parse_query, validate
 from service.errors import Invalid

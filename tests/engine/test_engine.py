@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 
 from service.engine.engine import Engine
@@ -129,7 +130,7 @@ class Fixed(PrefillChunker):
 def replace_times(finish: Finish | None, other: Finish | None) -> Finish:
     """`other` with the durations and the sharing of `finish`: what differs between two runs."""
     assert finish is not None and other is not None
-    return replace(
+    return structs.replace(
         other,
         queue_s=finish.queue_s,
         prefill_s=finish.prefill_s,
@@ -156,10 +157,10 @@ def mixed() -> list[Request]:
     samplings = [
         GREEDY,
         WARM,
-        replace(WARM, seed=12, temperature=0.7, top_k=20),
-        replace(WARM, seed=13, top_p=0.8, frequency_penalty=0.5),
-        replace(GREEDY, repeat_penalty=1.5),
-        replace(WARM, seed=14, min_p=0.02, presence_penalty=1.0),
+        structs.replace(WARM, seed=12, temperature=0.7, top_k=20),
+        structs.replace(WARM, seed=13, top_p=0.8, frequency_penalty=0.5),
+        structs.replace(GREEDY, repeat_penalty=1.5),
+        structs.replace(WARM, seed=14, min_p=0.02, presence_penalty=1.0),
     ]
     requests = []
     for i in range(16):
@@ -519,7 +520,10 @@ def test_cancel_of_nobody(model: Model, make_context: MakeContext) -> None:
 
 def test_cells_freed_in_between_change_nothing(model: Model, make_context: MakeContext) -> None:
     """Short answers that come and go beside long ones, whose cells they free over and over, change none of them."""
-    long = [Request(f"long{i}", "the story", replace(WARM, seed=i), max_tokens=300, ignore_eos=True) for i in range(4)]
+    long = [
+        Request(f"long{i}", "the story", structs.replace(WARM, seed=i), max_tokens=300, ignore_eos=True)
+        for i in range(4)
+    ]
     short = [
         Request(f"short{i}", "Hello " * (1 + i % 9), WARM, max_tokens=5 + i % 11, ignore_eos=True) for i in range(60)
     ]
@@ -598,8 +602,8 @@ class Noting(Sampler):
 
 def test_end_tokens(bpe: Model, make_context: MakeContext) -> None:
     """Each of the model's end tokens ends an answer with stop, and is no part of it."""
-    hot = replace(WARM, temperature=3.0)
-    requests = [Request(str(i), "x", replace(hot, seed=i), max_tokens=900) for i in range(8)]
+    hot = structs.replace(WARM, temperature=3.0)
+    requests = [Request(str(i), "x", structs.replace(hot, seed=i), max_tokens=900) for i in range(8)]
     driver = Driver(bpe, make_context(bpe, n_ctx=8192, n_seq=8))
     samplers = [Noting(bpe, chain(r.sampling, []), seed=r.sampling.seed) for r in requests]
     for r, sampler in zip(requests, samplers, strict=True):
@@ -613,8 +617,8 @@ def test_end_tokens(bpe: Model, make_context: MakeContext) -> None:
 
 def test_ignore_eos(bpe: Model, make_context: MakeContext) -> None:
     """The same requests with ignore_eos go on to their last token."""
-    hot = replace(WARM, temperature=3.0)
-    requests = [Request(str(i), "x", replace(hot, seed=i), max_tokens=400, ignore_eos=True) for i in range(4)]
+    hot = structs.replace(WARM, temperature=3.0)
+    requests = [Request(str(i), "x", structs.replace(hot, seed=i), max_tokens=400, ignore_eos=True) for i in range(4)]
     answers = run(bpe, make_context(bpe, n_ctx=2048), *requests)
     assert {a.reason for a in answers.values()} == {"length"}
     assert not any(bpe.end_tokens & set(a.tokens) for a in answers.values())
@@ -640,7 +644,9 @@ def test_stop_strings(model: Model, make_context: MakeContext) -> None:
 def test_seeds(model: Model, make_context: MakeContext) -> None:
     """A seed repeats an answer, in company of itself too; another seed gives another."""
     context = exact(make_context, model)
-    requests = [Request(f"{seed}-{i}", "x", replace(WARM, seed=seed), ignore_eos=True) for seed in (1, 2) for i in "ab"]
+    requests = [
+        Request(f"{seed}-{i}", "x", structs.replace(WARM, seed=seed), ignore_eos=True) for seed in (1, 2) for i in "ab"
+    ]
     answers = run(model, context, *requests)
     assert answers["1-a"].tokens == answers["1-b"].tokens
     assert answers["2-a"].tokens == answers["2-b"].tokens
@@ -664,7 +670,7 @@ def test_greedy_is_the_argmax(model: Model, make_context: MakeContext) -> None:
 
 def test_penalties_see_prompt_and_answer(model: Model, make_context: MakeContext) -> None:
     """With a heavy penalty no token of the prompt comes, and none twice."""
-    sampling = replace(GREEDY, presence_penalty=1000.0, repeat_last_n=1000)
+    sampling = structs.replace(GREEDY, presence_penalty=1000.0, repeat_last_n=1000)
     driver = Driver(model, exact(make_context, model))
     driver.submit(Request("a", "the fox and the story", sampling, max_tokens=60, ignore_eos=True))
     driver.run()
@@ -676,7 +682,7 @@ def test_penalties_see_prompt_and_answer(model: Model, make_context: MakeContext
 
 def test_penalties_look_back_repeat_last_n(model: Model, make_context: MakeContext) -> None:
     """Only the last repeat_last_n tokens count, those of the prompt included."""
-    sampling = replace(GREEDY, presence_penalty=1000.0, repeat_last_n=2)
+    sampling = structs.replace(GREEDY, presence_penalty=1000.0, repeat_last_n=2)
     driver = Driver(model, exact(make_context, model))
     driver.submit(Request("a", "the fox and the story", sampling, max_tokens=60, ignore_eos=True))
     driver.run()
@@ -686,12 +692,12 @@ def test_penalties_look_back_repeat_last_n(model: Model, make_context: MakeConte
 
 
 SAMPLERS = [
-    replace(WARM, xtc_probability=0.5, xtc_threshold=0.05),
-    replace(WARM, dry_multiplier=1.0, dry_allowed_length=1),
-    replace(WARM, grammar="root ::= ([a-z]+ [ ])+"),
-    replace(WARM, mirostat=1),
-    replace(WARM, mirostat=2),
-    replace(WARM, adaptive_target=0.2),
+    structs.replace(WARM, xtc_probability=0.5, xtc_threshold=0.05),
+    structs.replace(WARM, dry_multiplier=1.0, dry_allowed_length=1),
+    structs.replace(WARM, grammar="root ::= ([a-z]+ [ ])+"),
+    structs.replace(WARM, mirostat=1),
+    structs.replace(WARM, mirostat=2),
+    structs.replace(WARM, adaptive_target=0.2),
 ]
 
 
@@ -710,7 +716,7 @@ def test_a_grammar_that_no_token_fits(model: Model, make_context: MakeContext) -
     """Its sequence is refused in the middle and gives its cells back; the others go on."""
     refused: list[Rejected] = []
     driver = Driver(model, exact(make_context, model), refused=refused.append)
-    stuck = replace(WARM, grammar='root ::= "a" [^\\x00-\\UFFFFFFFF]')
+    stuck = structs.replace(WARM, grammar='root ::= "a" [^\\x00-\\UFFFFFFFF]')
     other = Request("b", "the fox", WARM, max_tokens=20, ignore_eos=True)
     driver.submit(Request("a", "the fox", stuck), other)
     answers = driver.run()

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service import errors
 from service.dialects import codec as dialects
@@ -65,7 +66,10 @@ def test_an_error_comes_back(error: errors.RillError) -> None:
     assert back.error.body() == error.body()
 
 
-@pytest.mark.parametrize("payload", [b"", b"{}", b"[]", b"7", b'["a"]', b'["a",1]', b'["a",{}]', b'["a","x",[1]]'])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"{}", b"[]", b"7", b'["a"]', b'["a",1]', b'["a",{}]', b'["a","x",[1]]', b'["a","x",["y"],"answering"]'],
+)
 def test_what_is_no_entry(payload: bytes) -> None:
     """ValueError, whatever it is."""
     with pytest.raises(ValueError):  # its text is for the log
@@ -78,6 +82,61 @@ def test_a_record_comes_back() -> None:
     for body in (b"", b"[]", b"{}", b'{"submit":{}}'):
         with pytest.raises(ValueError):
             decode_record(body)
+
+
+def test_versions_read_each_other() -> None:
+    """What is stored has the names and shapes that it always had; what a later version adds is ignored."""
+    sampling = {"seed": 7, "top_k": 40, "dry_sequence_breakers": ["\n", ":", '"', "*"], "logit_bias": [[5, None]]}
+    stored = {
+        "submit": {
+            "id": "a",
+            "sampling": sampling,
+            "messages": [{"role": "user", "content": "hi"}],
+            "or_raw": False,
+            "text": None,
+            "tokens": None,
+            "max_tokens": None,
+            "stop": ["x"],
+            "ignore_eos": False,
+            "delivered": [],
+            "asked_at": None,
+            "tenant": "",
+            "pace": None,
+            "is_owed": False,
+        },
+        "dialect": {"name": "native"},
+        "tenant": "t",
+        "route": "/stream",
+        "grace_s": 30.0,
+        "arrived_at": 1.5,
+        "model": "digest",
+        "key": "t:k",
+    }
+    biased = replace(RECORD, submit=replace(RECORD.submit, sampling=Sampling(seed=7, logit_bias=((5, None),))))
+    assert decode_record(json.dumps(stored | {"of_later": 1}).encode()) == biased
+    written = json.loads(encode_record(biased))
+    written["submit"]["sampling"] = {name: written["submit"]["sampling"][name] for name in sampling}
+    assert written == stored
+
+
+def test_versions_read_each_others_entries() -> None:
+    """So it is with a log: an event, an end, and an error from before there were counts."""
+    event = b'["a","data: x\\n\\n",[1,2],"answering"]'
+    assert encode_event("a", Event(b"data: x\n\n", [1, 2], Phase.ANSWERING)) == event
+    assert decode("a", event) == Event(b"data: x\n\n", [1, 2], Phase.ANSWERING)
+    error = {"status": 503, "type": "t", "code": "c", "outcome": "o", "message": "m", "param": None}
+    error |= {"retry_after_s": 5.0, "counts": {}}
+    summary = {
+        "finish_reason": "stop", "n_prompt": 3, "n_cached": 0, "n_generated": 2, "seed": 7, "queue_s": 0.0,
+        "prefill_s": 0.5, "ttft_s": None, "decode_s": 1.0, "total_s": 2.0,
+    }  # fmt: skip
+    end = {"events": ["data: x\n\n"], "outcome": "o", "summary": summary, "error": error, "text": ""}
+    back = decode("a", json.dumps(["a", end]).encode())
+    assert isinstance(back, End) and back.error is not None
+    assert json.loads(encode_end("a", back)) == ["a", end]
+    del error["counts"]
+    summary["of_later"] = 1
+    assert decode("a", json.dumps(["a", end | {"of_later": 1}]).encode()).__class__ is End
 
 
 def test_a_record_without_its_prompt() -> None:

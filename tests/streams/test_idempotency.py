@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import asdict
 
 from service.errors import KeyReused
+from service.protocol.sampling import Sampling
 from service.streams.idempotency import Keys
+from service.streams.request import GenerationRequest
 
 
 def test_a_key_finds_what_it_made() -> None:
@@ -26,3 +29,10 @@ def test_a_forgotten_stream_frees_its_key() -> None:
     keys.forget("second")
     assert keys.find("", "k", "anything") == ""
     keys.forget("second")
+
+
+def test_a_request_is_the_same_to_another_version() -> None:
+    """Whose key it may be, in a store: its digest is one of its repr, which has every parameter by its name."""
+    sampling = Sampling(seed=0, logit_bias=((5, None),), grammar="'\n")
+    named = ", ".join(f"{name}={value!r}" for name, value in asdict(sampling).items())
+    assert repr(GenerationRequest(sampling=sampling)).startswith(f"GenerationRequest(sampling=Sampling({named}), mess")

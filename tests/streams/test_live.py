@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from service.dialects import sse
 from service.errors import EngineCrash, NotReady

@@ -34,15 +34,13 @@ class Inbox:
 
     def open(self, submit: Submit, now: float) -> Opened | Rejected:
         """The request as the engine needs it, or its rejection; max_tokens is clamped to the stream's limit."""
-        read = self.refuse(submit) or self.read(submit)
+        read = misfit(submit) or self.refuse(submit) or self.read(submit)
         return read if isinstance(read, Rejected) else self.begin(read, now)
 
     def refuse(self, submit: Submit) -> Rejected | None:
-        """Reject a request for errors found without tokenizing; None: none."""
+        """Reject a request for errors found without tokenizing; None: none. Its values are valid: see validation."""
         if submit.tokens is not None and len(submit.tokens) >= self.n_ctx_seq:  # before each one is checked
             return self._too_long(submit, len(submit.tokens))
-        if name := misfit(submit):
-            return Rejected(submit.id, "invalid_prompt", f"The value of {name} is not valid.")
         try:
             self._check_ids(submit.tokens or [])
         except LlamaError as e:

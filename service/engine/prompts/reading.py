@@ -4,8 +4,9 @@ text."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from service.engine.llama.model import LlamaError
 from service.engine.prompts.chat_template import NoTemplate

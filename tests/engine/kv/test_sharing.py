@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from service.engine.kv.memory import Memory
 from service.engine.llama.context import Context
@@ -50,7 +51,7 @@ class Ask(Request):
 def ask(number: int, n_stem: int = 150, *, stem: list[int] = STEM, n_own: int = N_OWN, **options: Any) -> Ask:
     """The number'th prompt: so much of the stem, and tokens that no other begins with. Every second one is drawn."""
     own = [300 + number % 18] + [(number * 7 + i) % 300 for i in range(n_own - 1)]
-    sampling = GREEDY if number % 2 else replace(WARM, seed=number)
+    sampling = GREEDY if number % 2 else structs.replace(WARM, seed=number)
     plain = Ask(str(number), "", sampling, max_tokens=12, ignore_eos=True, tokens=(*stem[:n_stem], *own))
     return replace(plain, **options)
 

@@ -24,7 +24,7 @@ from tests.patience import PATIENCE_S
 # Answers each Submit, and says in its max_tokens how many it has had; one whose text is "spin" it never ends.
 COUNTS = """
 import os, socket, sys
-from dataclasses import replace
+from msgspec.structs import replace
 from service.engine.prompts.preparer import answer
 n = 0
 def read(submit):

@@ -11,7 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
-from service.protocol.frames import Finish, Frame, Rejected, Step, Submit
+from service.engine.prompts.validation import decode, misfit
+from service.protocol.codec import ProtocolError, encode
+from service.protocol.frames import Cancel, Finish, Frame, Rejected, Step, Submit
 from service.protocol.sampling import Sampling
 from tests.engine.child import Child
 from tests.patience import PATIENCE_S
@@ -198,3 +200,34 @@ def test_what_is_only_odd_is_computed(engine: Child, undisturbed: dict[str, str]
     ends = beside_neighbours(engine, frames)
     assert ends.refused == []
     assert texts_of_neighbours(ends) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"sampling": {"top_k": 2**40}}, "top_k"),
+        ({"sampling": {"logit_bias": [[5, 1.0], [6, "x"]]}}, "logit_bias"),
+        ({"text": None, "messages": [{"role": None}]}, "messages"),
+        ({"delivered": [1, None]}, "delivered"),
+        ({"pace": 0}, "pace"),
+    ],
+)
+def test_the_field_is_named(fields: dict[str, Any], named: str) -> None:
+    """In the words that its client gets; of the value nothing."""
+    body = encoded("x", fields)[4:]
+    assert decode(body) == Rejected("x", "invalid_prompt", f"The value of {named} is not valid.")
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"type":"cancel","id":7}', b'{"type":"submit","id":7}', b"[" * 100_000])
+def test_what_is_no_submit_is_no_ones(body: bytes) -> None:
+    """What can't be told of one request is the peer's error."""
+    with pytest.raises(ProtocolError):
+        decode(body)
+    assert decode(encode(Cancel("x"))[4:]) == Cancel("x")
+
+
+def test_what_was_made_here() -> None:
+    """It was not read from the wire, and is checked just so."""
+    submit = Submit(id="x", text="x", sampling=Sampling(seed=1, temperature=float("nan")))
+    assert misfit(submit) == Rejected("x", "invalid_prompt", "The value of temperature is not valid.")
+    assert misfit(NEIGHBOURS[0]) is None

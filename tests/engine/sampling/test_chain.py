@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.engine.llama.chain_links import EDITING, SELECTING
 from service.engine.sampling.chain import chain, is_greedy, is_rebuildable, n_best, n_edits, seed_at, window

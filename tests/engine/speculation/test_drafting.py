@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from service.engine.engine import Engine
 from service.engine.llama.context import Context
@@ -110,7 +111,7 @@ def test_alone_as_without(model: Model, make_context: MakeContext) -> None:
 def repeating() -> list[Request]:
     """Prompts that say the same again and again, for answers that may do so, too."""
     prompts = ["the fox and " * 20, "Hello world. Hello world. Hello world. ", "a b c d " * 12]
-    cool = replace(WARM, temperature=0.2)
+    cool = structs.replace(WARM, temperature=0.2)
     samplings = [GREEDY, GREEDY, cool]
     return [
         Request(f"r{i}", prompt, sampling, max_tokens=80, ignore_eos=True)
@@ -178,7 +179,7 @@ def test_ends_within_accepted_drafts(model: Model, make_context: MakeContext) ->
     requests = [
         replace(plain, id="length", max_tokens=23),
         replace(plain, id="stop", stop=(stop,)),
-        *(Request(f"end{i}", "x", replace(WARM, seed=i, temperature=3.0), max_tokens=400) for i in range(4)),
+        *(Request(f"end{i}", "x", structs.replace(WARM, seed=i, temperature=3.0), max_tokens=400) for i in range(4)),
     ]
     alone = each_alone(model, context, requests)
     known = dict(alone) | {"stop": each_alone(model, context, [replace(plain, id="stop")])["stop"]}
@@ -193,8 +194,8 @@ def test_ends_within_accepted_drafts(model: Model, make_context: MakeContext) ->
 def test_grammar_as_without(model: Model, make_context: MakeContext) -> None:
     """A grammar moves on by what was drawn only, however wrong the drafts."""
     context = exact(make_context, model)
-    sampling = replace(WARM, grammar='root ::= ("ab" | "cd" | [0-9])+ "."')
-    requests = [Request(f"g{i}", "the fox", replace(sampling, seed=i), max_tokens=30) for i in range(4)]
+    sampling = structs.replace(WARM, grammar='root ::= ("ab" | "cd" | [0-9])+ "."')
+    requests = [Request(f"g{i}", "the fox", structs.replace(sampling, seed=i), max_tokens=30) for i in range(4)]
     alone = each_alone(model, context, requests)
     driver = run(model, context, Oracle(alone), *requests)
     ids = [r.id for r in requests]
