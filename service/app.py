@@ -79,7 +79,7 @@ class Rill:
                 stream_ttl_s=settings.stream_ttl_s,
             ),
         )
-        self.replication = self._replication(clock, lease_s)
+        self.replication = self._replication(lease_s)
         self.directory: Directory = self.replication or Local(self.streams)
         self.metrics.running.set_function(lambda: self.admission.n_running)
         self.metrics.waiting.set_function(lambda: self.admission.n_waiting)
@@ -87,15 +87,14 @@ class Rill:
         self.metrics.streams.set_function(lambda: self.streams.n_made)
         self.app = self._application(clock)
 
-    def _replication(self, clock: Callable[[], float], lease_s: float) -> Replication | None:
+    def _replication(self, lease_s: float) -> Replication | None:
         settings, url = self.settings, self.settings.redis_url.get_secret_value()
         try:
-            opened = open_store(url, settings.store_path, ttl_s=settings.stream_ttl_s, lease_s=lease_s)
+            store = open_store(url, settings.store_path, ttl_s=settings.stream_ttl_s, lease_s=lease_s)
         except AddressError as e:
             raise SettingsError(f"RILL_REDIS_URL: {e}") from e
-        if opened is None:
+        if store is None:
             return None
-        store, lease_s = opened
         replication = Replication(
             store=store,
             streams=self.streams,
@@ -103,10 +102,6 @@ class Rill:
             log_wait_s=settings.log_wait_ms / 1000,
             store_prompts=settings.store_prompts,
             model=lambda: self.engine.digest,
-            orphan_s=settings.resume_grace_s,
-            lease_s=lease_s,
-            is_alone=not url,
-            clock=clock,
         )
         self.metrics.not_durable.set_function(lambda: replication.writer.n_not_durable)
         return replication

@@ -1,4 +1,4 @@
-"""A store.Store in a dict, fenced as the real ones are, that waits or fails when the test says so."""
+"""A replicator.Store in a dict, fenced as the real ones are, that waits or fails when the test says so."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ import asyncio
 from collections.abc import Mapping
 
 from service.replication.records import NOWHERE, Entry, LogPosition
+from service.replication.sqlite_store import NoReaders
 from service.replication.store import StoreDown, Write
+
+
+class NoReservations:
+    """Every key is free."""
+
+    async def reserve(self, key: str, value: bytes) -> bytes | None:
+        return None
+
+    async def overwrite(self, key: str, value: bytes) -> None: ...
+    async def free(self, key: str, value: bytes) -> None: ...
 
 
 class MemoryStore:
     """`gate`: closed, no write is answered. `fails`: every call is a StoreDown. `lose` forgets what it had."""
+
+    is_alone, lease_s = False, 1.0
+    reservations, readers = NoReservations(), NoReaders()
 
     def __init__(self) -> None:
         self.logs: dict[str, list[Entry]] = {}
@@ -91,16 +105,6 @@ class MemoryStore:
     async def cancel(self, id: str) -> None:
         self.cancels.append(id)
         self._news.set()
-
-    async def reserve(self, key: str, value: bytes) -> bytes | None:
-        return None
-
-    async def overwrite(self, key: str, value: bytes) -> None: ...
-    async def free(self, key: str, value: bytes) -> None: ...
-    async def note_readers(self, ids: list[str]) -> None: ...
-
-    async def read_elsewhere(self, ids: list[str]) -> list[str]:
-        return []
 
     async def close(self) -> None: ...
 

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from service.dialects.sse import head
 from service.logs import where
 from service.replication.records import Entry, Event, LogPosition, decode
-from service.replication.store import Store, StoreDown
+from service.replication.store import StoreDown
 from service.streams.stream import Stream
 
 log = logging.getLogger("service.follower")
 
 PAUSE_S = 0.2  # after the store did not answer
+
+
+News = tuple[dict[str, list[Entry]], list[str]]  # entries by stream, and the streams to be cancelled
+
+
+class FollowerStore(Protocol):
+    """What is asked of the store. It may raise StoreDown."""
+
+    async def follow(self, after: Mapping[str, LogPosition], /) -> News: ...
 
 
 class FollowerListener(Protocol):
@@ -37,13 +46,13 @@ class Follower:
     `clock`: see registry.Streams.
     """
 
-    def __init__(self, *, store: Store, sink: FollowerListener, clock: Callable[[], float]) -> None:
+    def __init__(self, *, store: FollowerStore, sink: FollowerListener, clock: Callable[[], float]) -> None:
         self.failed_at = 0.0  # when the store last failed (the loop's time)
         self._places: dict[str, LogPosition] = {}
         self._store = store
         self._sink = sink
         self._clock = clock
-        self._reading: asyncio.Task[tuple[dict[str, list[Entry]], list[str]]] | None = None
+        self._reading: asyncio.Task[News] | None = None
 
     def add(self, stream: Stream, place: LogPosition) -> None:
         self._places[stream.id] = place

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Protocol
 
 from service.replication.remote_streams import RemoteStreams
-from service.replication.store import Store, StoreDown
+from service.replication.store import StoreDown
 from service.replication.writer import Writer
 
 log = logging.getLogger("service.replication")
@@ -14,7 +15,13 @@ log = logging.getLogger("service.replication")
 HAND_OVER_S = 5.0  # of a stopping process: streams not handed over by then are adopted a lease later
 
 
-async def hand_over(store: Store, writer: Writer, remote: RemoteStreams) -> None:
+class HandoverStore(Protocol):
+    """What is asked of the store. It may raise StoreDown."""
+
+    async def hand_over(self, owned: list[tuple[str, int]], /) -> None: ...
+
+
+async def hand_over(store: HandoverStore, writer: Writer, remote: RemoteStreams) -> None:
     """Write what they have, give them up, and let their leases expire. What is not handed over in time, or because the
     store is down, is adopted when its lease expires."""
     try:
@@ -28,7 +35,7 @@ async def hand_over(store: Store, writer: Writer, remote: RemoteStreams) -> None
         log.info("handed over", extra={"streams": n})
 
 
-async def _hand_over(store: Store, writer: Writer, remote: RemoteStreams) -> int:
+async def _hand_over(store: HandoverStore, writer: Writer, remote: RemoteStreams) -> int:
     await writer.flush()  # also when it is behind: that may be one slow write
     given = [copy for copy in writer.copies.values() if copy.stream.open and copy.stream.grace_s]
     for copy in given:

@@ -16,15 +16,43 @@ from service.logs import where
 from service.replication.follower import Follower
 from service.replication.records import Entry, Record, decode_record, settled
 from service.replication.remote_streams import RemoteStreams
-from service.replication.store import Store, StoreDown
+from service.replication.store import StoreDown
 from service.replication.writer import Writer
-from service.streams.registry import Streams
 from service.streams.stream import Stream
 
 log = logging.getLogger("service.leases")
 
 CANCELS_S = 60.0  # how long a cancellation waits for the stream to have an owner again
 MOST_TAKEN = 16  # streams a turn: other replicas with free places get their share, and our own leases are renewed
+
+
+class ReaderNotes(Protocol):
+    """Which streams are read at which replica, as far as others have to know. Each may raise StoreDown."""
+
+    async def note(self, ids: list[str], /) -> None: ...
+    async def elsewhere(self, ids: list[str], /) -> list[str]: ...
+
+
+class LeaseStore(Protocol):
+    """What is asked of the store. Each may raise StoreDown."""
+
+    @property
+    def lease_s(self) -> float:
+        """For how long a replica owns a stream: one that has not renewed its leases for so long counts as dead."""
+
+    @property
+    def is_alone(self) -> bool:
+        """No other replica has this store."""
+
+    @property
+    def readers(self) -> ReaderNotes: ...
+
+    async def record(self, id: str, /) -> bytes | None: ...
+    async def load(self, id: str, /) -> tuple[bytes, list[Entry]] | None: ...
+    async def renew(self, owned: list[tuple[str, int]], /) -> list[bool]: ...
+    async def expired(self) -> list[tuple[str, int, float]]: ...
+    async def claim(self, id: str, epoch: int, /) -> bool: ...
+    async def release(self, id: str, epoch: int, /) -> None: ...
 
 
 class LeasesObserver(Protocol):
@@ -34,37 +62,31 @@ class LeasesObserver(Protocol):
 
 
 class Leases:
-    """`run` does it all. `replay`: the local stream of a record and its log. `model()`: the digest of our model's file.
-    is_alone: no other replica has this store. orphan_s: a stream that no replica can continue is failed when its owner
-    has been dead for this long."""
+    """`run` does it all. `replay`: the local stream of a record and its log. `model()`: the digest of our model's
+    file."""
 
     def __init__(
         self,
         *,
-        store: Store,
-        streams: Streams,
+        store: LeaseStore,
         remote: RemoteStreams,
         writer: Writer,
         follower: Follower,
         observer: LeasesObserver,
         replay: Callable[[Record, list[Entry]], Stream | None],
         model: Callable[[], str],
-        lease_s: float,
-        is_alone: bool,
-        orphan_s: float,
-        clock: Callable[[], float],
     ) -> None:
-        self._model = model
         self._store = store
-        self._streams, self._remote = streams, remote
+        self._streams, self._remote = remote.streams, remote
         self._writer = writer
         self._follower = follower
         self._observer = observer
         self._replay = replay
-        self._lease_s = lease_s
-        self._is_alone = is_alone
-        self._orphan_s = orphan_s
-        self._clock = clock
+        self._model = model
+        self._lease_s = store.lease_s
+        self._clock = remote.streams.clock
+        # A stream that no replica can continue is failed when its owner has been dead for so long.
+        self._orphan_s = remote.streams.limits.resume_grace_s
         self._failed_at = 0.0  # of the store; loop time
         self._unwanted: dict[str, float] = {}  # expired, but not for us: until when
         self._cancelled: dict[str, float] = {}  # streams that are not ours (yet), and when cancelled
@@ -110,9 +132,9 @@ class Leases:
         if all(are_ours):
             self._hold(began)
         if read := self._remote.read_here():
-            await self._store.note_readers(read)
+            await self._store.readers.note(read)
         if unattended := self._streams.table.unattended():
-            for id in await self._store.read_elsewhere(unattended):
+            for id in await self._store.readers.elsewhere(unattended):
                 self._remote.is_read(id)
         # After a store outage an expired lease proves nothing: its owner could not renew either.
         if self.store_is_steady:
@@ -137,7 +159,7 @@ class Leases:
 
     def _hold(self, since: float) -> None:
         """No other replica adopts our streams within a lease of `since`: the loop's time when the store was asked."""
-        if not self._is_alone:
+        if not self._store.is_alone:
             self._writer.held_until = since + self._lease_s
 
     async def _inherit(self, id: str, epoch: int, overdue_s: float) -> bool:
@@ -188,4 +210,4 @@ class Leases:
 
     async def _is_wanted(self, id: str, record: Record) -> bool:
         """Whether a client may resume it; one that ends with its last reader must have a reader elsewhere."""
-        return record.grace_s > 0 or bool(await self._store.read_elsewhere([id]))
+        return record.grace_s > 0 or bool(await self._store.readers.elsewhere([id]))

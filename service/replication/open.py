@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from service.replication.store import Store
-
-ALONE_S = 0.3  # with a store of one replica there is no other to wait for: what was left is adopted at once
+from service.replication.replicator import Store
 
 
 class AddressError(Exception):
     """An address of Redis that can't be used."""
 
 
-def open_store(redis_url: str, path: str, *, ttl_s: float, lease_s: float) -> tuple[Store, float] | None:
-    """The store, and for how long a replica owns a stream in it. path: of SQLite, where there is no Redis.
+def open_store(redis_url: str, path: str, *, ttl_s: float, lease_s: float) -> Store | None:
+    """path: of SQLite, where there is no Redis. lease_s: for how long a replica owns a stream in Redis.
 
     Raises AddressError, and StoreDown for a file that can't be used.
     """
@@ -25,11 +23,11 @@ def open_store(redis_url: str, path: str, *, ttl_s: float, lease_s: float) -> tu
         try:
             if (at := urlsplit(redis_url)).scheme != "unix" and not re.fullmatch(r"/?\d*", at.path):
                 raise ValueError("the database is not a number")  # which the client would take for 0
-            return RedisStore(redis_url, ttl_s=ttl_s, lease_s=lease_s), lease_s
+            return RedisStore(redis_url, ttl_s=ttl_s, lease_s=lease_s)
         except Exception as e:  # the client's message may hold the password
             raise AddressError("it is not a URL like redis://host:6379/0") from e
     if path:
         from service.replication.sqlite_store import SqliteStore
 
-        return SqliteStore(path, ttl_s=ttl_s), min(lease_s, ALONE_S)
+        return SqliteStore(path, ttl_s=ttl_s)
     return None

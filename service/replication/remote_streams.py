@@ -15,7 +15,7 @@ class RemoteStreams:
     """Moves of table.TABLE that a store causes."""
 
     def __init__(self, streams: Streams) -> None:
-        self._streams, self._table = streams, streams.table
+        self.streams, self._table = streams, streams.table
 
     def __repr__(self) -> str:
         return f"<RemoteStreams {self._table.count(Role.FOLLOWED)} followed>"
@@ -27,12 +27,12 @@ class RemoteStreams:
         stream = Stream(
             submit=submit,
             dialect=dialect,
-            ticket=self._streams.admission.spectator(),
+            ticket=self.streams.admission.spectator(),
             route=route,
             tenant=tenant,
             arrived_at=arrived_at,
             grace_s=grace_s,
-            gap=self._streams.observer.gap,
+            gap=self.streams.observer.gap,
         )
         stream.migrated = True
         return stream
@@ -50,7 +50,7 @@ class RemoteStreams:
         stream.log.is_durable = True
         self._table.move(stream, "follow")
         if not stream.log.readers:
-            self._streams.wait_for_reader(stream)
+            self.streams.wait_for_reader(stream)
 
     def ended(self, stream: Stream) -> None:
         """It was followed, or would have been; it can be read here for a while yet."""
@@ -58,39 +58,39 @@ class RemoteStreams:
 
     def admit(self, tenant: str) -> Ticket:
         """A ticket for a stream to be adopted. Raises a Refused."""
-        return self._streams.admission.admit(tenant, is_owed=True)
+        return self.streams.admission.admit(tenant, is_owed=True)
 
     def adopt(self, stream: Stream, ticket: Ticket, error: RillError | None = None) -> None:
         """We own it from now on: the engine continues after what its log holds; or it ends here, with this error."""
         self._table.move(stream, "adopt")
-        stream.take_over(ticket, self._streams.clock())
+        stream.take_over(ticket, self.streams.clock())
         if error is not None:
-            self._streams.live.fail(stream, error)
+            self.streams.live.fail(stream, error)
             return
         if not stream.log.readers:
-            self._streams.wait_for_reader(stream)
-        self._streams.live.add(stream)
+            self.streams.wait_for_reader(stream)
+        self.streams.live.add(stream)
 
     def give_up(self, stream: Stream) -> None:
         """Another replica owns it: it is only followed here."""
         if self._table.made(stream.id) is stream:
             self._table.move(stream, "give up")
-            stream.give_up(self._streams.clock())
+            stream.give_up(self.streams.clock())
             self.follow(stream)
-        self._streams.live.let_go(stream.id)
+        self.streams.live.let_go(stream.id)
 
     def forget(self, stream: Stream) -> None:
         """Our copy differs from other replicas': its readers must reconnect."""
-        self._streams.cut(stream)
+        self.streams.cut(stream)
         self._table.move(stream, "drop")
-        self._streams.keys.forget(stream.id)
+        self.streams.keys.forget(stream.id)
 
     def cut_followed(self) -> None:
         """Disconnect the readers of followed streams: they resume elsewhere."""
         for stream in self._table.in_role(Role.FOLLOWED):
-            self._streams.cut(stream)
+            self.streams.cut(stream)
 
     def is_read(self, id: str) -> None:
         """It has a reader elsewhere."""
         if (stream := self._table.made(id)) is not None and not stream.log.readers:
-            self._streams.wait_for_reader(stream)
+            self.streams.wait_for_reader(stream)

@@ -15,15 +15,15 @@ from typing import Protocol
 
 from service.dialects import codec as dialects
 from service.errors import NotReady
-from service.replication.follower import Follower, feed
-from service.replication.handover import hand_over
-from service.replication.leases import Leases, LeasesObserver
+from service.replication.follower import Follower, FollowerStore, feed
+from service.replication.handover import HandoverStore, hand_over
+from service.replication.leases import Leases, LeasesObserver, LeaseStore
 from service.replication.logged_stream import LoggedStream
 from service.replication.records import NOWHERE, Entry, LogPosition, Record, decode_record, encode_record, settled
 from service.replication.remote_streams import RemoteStreams
 from service.replication.reservations import Reservations, end, key_name
-from service.replication.store import Store, StoreDown
-from service.replication.writer import Writer, WriterObserver
+from service.replication.store import StoreDown
+from service.replication.writer import Writer, WriterObserver, WriterStore
 from service.streams.registry import Streams
 from service.streams.stream import Stream
 from service.streams.table import Role
@@ -31,6 +31,14 @@ from service.streams.table import Role
 log = logging.getLogger("service.replication")
 
 STREAM_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Store(WriterStore, FollowerStore, LeaseStore, HandoverStore, Protocol):
+    """Storage outside this process. Every method may raise StoreDown."""
+
+    async def is_gone(self, id: str, /) -> bool: ...
+    async def cancel(self, id: str, /) -> None: ...
+    async def close(self) -> None: ...
 
 
 class ReplicationObserver(WriterObserver, LeasesObserver, Protocol):
@@ -49,35 +57,25 @@ class Replication:
         log_wait_s: float,
         store_prompts: bool,
         model: Callable[[], str],
-        orphan_s: float,
-        lease_s: float,
-        is_alone: bool,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """model: see Leases, known before the first stream begins. orphan_s, is_alone: see Leases. clock: see
-        registry.Streams."""
+        """model: see Leases, known before the first stream begins."""
         self.streams, self.remote = streams, RemoteStreams(streams)
         self.writer = Writer(store=store, log_wait_s=log_wait_s, observer=observer, lost=self._lost)
-        self.follower = Follower(store=store, sink=self, clock=clock)
+        self.follower = Follower(store=store, sink=self, clock=streams.clock)
         self.leases = Leases(
             store=store,
-            streams=streams,
             remote=self.remote,
             writer=self.writer,
             follower=self.follower,
             observer=observer,
             replay=self._replay,
             model=model,
-            lease_s=lease_s,
-            is_alone=is_alone,
-            orphan_s=orphan_s,
-            clock=clock,
         )
         self._store = store
         self._store_prompts, self._model = store_prompts, model
-        self._clock = clock
+        self._clock = streams.clock
         self._tasks: list[asyncio.Task[None]] = []
-        self._reservations = Reservations(store, self._find)
+        self._reservations = Reservations(store.reservations, self._find)
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(part.run()) for part in (self.writer, self.follower, self.leases)]

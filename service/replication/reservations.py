@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Protocol
 
 import msgspec
 
 from service.errors import KeyReused, NotReady
 from service.replication.records import reserved_by
-from service.replication.store import Store, StoreDown
+from service.replication.store import StoreDown
 from service.streams.idempotency import digest
 from service.streams.stream import Stream
 
 TRIES, PAUSE_S = 10, 0.1  # a key is reserved a moment before its stream can be found
 
 
+class ReservationStore(Protocol):
+    """What is asked of the store. Each may raise StoreDown."""
+
+    async def reserve(self, key: str, value: bytes, /) -> bytes | None: ...
+    async def overwrite(self, key: str, value: bytes, /) -> None: ...
+    async def free(self, key: str, value: bytes, /) -> None: ...
+
+
 class Reservations:
     """`find`: the stream of an id, here or in the store; it raises NotReady. Ends with `stop`."""
 
-    def __init__(self, store: Store, find: Callable[[str], Awaitable[Stream | None]]) -> None:
+    def __init__(self, store: ReservationStore, find: Callable[[str], Awaitable[Stream | None]]) -> None:
         self._store, self._find = store, find
         self._freeing: set[asyncio.Task[None]] = set()
 

@@ -35,13 +35,18 @@ PURGE_S = 10.0  # between two purges
 
 
 class SqliteStore:
-    """A store.Store. `ttl_s`: how long an ended stream is kept; a live one is as long as it lives. `clock`: seconds
-    since the epoch. `timeout_s`: for one answer. Raises StoreDown when the file can't be used."""
+    """A replicator.Store. `ttl_s`: how long an ended stream is kept; a live one is as long as it lives. `clock`:
+    seconds since the epoch. `timeout_s`: for one answer. Raises StoreDown when the file can't be used."""
+
+    is_alone = True
+    lease_s = 0.3  # there is no other replica to wait for: what was left is adopted at once
 
     def __init__(
         self, path: str, *, ttl_s: float, timeout_s: float = TIMEOUT_S, clock: Callable[[], float] = time.time
     ) -> None:
         self._file = SqliteFile(path, schema=SCHEMA, version=VERSION, timeout_s=timeout_s)
+        self.reservations = SqliteReservations(self._file, lambda: clock() + ttl_s + UNBEGUN_S)
+        self.readers = NoReaders()
         self._ttl_s = ttl_s
         self._clock = clock  # only for times to live, since it may jump
         self._owned: set[str] = set()  # by this run
@@ -124,26 +129,6 @@ class SqliteStore:
         self._cancels.add(id)
         self._cancelled.set()
 
-    async def reserve(self, key: str, value: bytes) -> bytes | None:
-        """Set this key, or return the value that it has."""
-        expires_at = self._clock() + self._ttl_s + UNBEGUN_S
-        return await self._file.do(lambda db: reserve_key(db, key, value, expires_at))
-
-    async def overwrite(self, key: str, value: bytes) -> None:
-        values = key, self._clock() + self._ttl_s + UNBEGUN_S, value
-        await self._file.do(lambda db: db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", values))
-
-    async def free(self, key: str, value: bytes) -> None:
-        """Delete this key, if its value has this prefix."""
-        values = key, len(value), value
-        await self._file.do(lambda db: db.execute("DELETE FROM keys WHERE key = ? AND substr(value, 1, ?) = ?", values))
-
-    async def note_readers(self, ids: list[str]) -> None:
-        """No replica to inform."""
-
-    async def read_elsewhere(self, ids: list[str]) -> list[str]:
-        return []
-
     async def close(self) -> None:
         await self._file.close()
 
@@ -153,3 +138,33 @@ class SqliteStore:
 
     def __repr__(self) -> str:
         return f"<SqliteStore {len(self._owned)} owned, {self._file!r}>"
+
+
+class SqliteReservations:
+    """A reservations.ReservationStore. `expiry()`: until when a key is kept that is reserved now."""
+
+    def __init__(self, file: SqliteFile, expiry: Callable[[], float]) -> None:
+        self._file, self._expiry = file, expiry
+
+    async def reserve(self, key: str, value: bytes) -> bytes | None:
+        """Set this key, or return the value that it has."""
+        expires_at = self._expiry()
+        return await self._file.do(lambda db: reserve_key(db, key, value, expires_at))
+
+    async def overwrite(self, key: str, value: bytes) -> None:
+        values = key, self._expiry(), value
+        await self._file.do(lambda db: db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", values))
+
+    async def free(self, key: str, value: bytes) -> None:
+        """Delete this key, if its value has this prefix."""
+        values = key, len(value), value
+        await self._file.do(lambda db: db.execute("DELETE FROM keys WHERE key = ? AND substr(value, 1, ?) = ?", values))
+
+
+class NoReaders:
+    """A leases.ReaderNotes: there is no replica to inform."""
+
+    async def note(self, ids: list[str]) -> None: ...
+
+    async def elsewhere(self, ids: list[str]) -> list[str]:
+        return []

@@ -17,7 +17,8 @@ from typing import Protocol
 from service.logs import where
 from service.replication.logged_stream import LoggedStream, next_write
 from service.replication.records import LogPosition, reserved_by
-from service.replication.store import Store, StoreDown, Write
+from service.replication.reservations import ReservationStore
+from service.replication.store import StoreDown, Write
 from service.streams.endings import came_to_nothing
 from service.streams.stream import Stream
 
@@ -26,6 +27,19 @@ log = logging.getLogger("service.writer")
 MAX_ENTRIES = 2000  # of one write: a few hundred kilobytes
 MAX_ENDED = 1000  # ended streams that wait for a store that is down
 PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)  # between attempts while the store is down
+
+
+class WriterStore(Protocol):
+    """What is asked of the store. Each may raise StoreDown."""
+
+    @property
+    def reservations(self) -> ReservationStore: ...
+
+    async def write(self, writes: list[Write], /) -> list[LogPosition]:
+        """Write all at once. Returns where each log ends now: beyond a Write's own epoch, another replica owns it."""
+
+    async def ends(self, ids: list[str], /) -> list[LogPosition]: ...
+    async def drop(self, id: str, epoch: int, key: str | None, /) -> None: ...
 
 
 class WriterObserver(Protocol):
@@ -42,7 +56,7 @@ class Writer:
     def __init__(
         self,
         *,
-        store: Store,
+        store: WriterStore,
         log_wait_s: float,
         observer: WriterObserver,
         lost: Callable[[LoggedStream, LogPosition], None],
@@ -152,7 +166,7 @@ class Writer:
         """Free keys of streams that never ran, for a retry at any replica."""
         for copy in list(self.copies.values()):
             if copy.key is not None and came_to_nothing(copy.stream):
-                await self._store.free(copy.key, reserved_by(copy.stream.id))
+                await self._store.reservations.free(copy.key, reserved_by(copy.stream.id))
                 copy.key = None
 
     def _due(self) -> tuple[list[LoggedStream], list[Write]]:

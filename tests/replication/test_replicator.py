@@ -48,10 +48,6 @@ async def test_a_hand_over_comes_to_its_end() -> None:
         log_wait_s=1.0,
         store_prompts=True,
         model=lambda: "digest",
-        orphan_s=30.0,
-        lease_s=1.0,
-        is_alone=False,
-        clock=house.clock,
     )
     stream = house.open(resumable=True)
     replication.opened(stream, None)

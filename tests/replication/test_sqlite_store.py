@@ -369,14 +369,14 @@ async def test_everything_expires(path: Path) -> None:
     """What has ended is gone from the disk after its time to live, its words and its key with it; what lives is not."""
     clock = Clock()
     store = opened(path, clock)
-    await store.reserve("short", b"v")
-    await store.reserve("long", b"v")
+    await store.reservations.reserve("short", b"v")
+    await store.reservations.reserve("long", b"v")
     await store.write(
         [write(1, b"secret", record=b"asked", key="short"), write(1, id="b" * 32, record=b"r", key="long")]
     )
     clock.now += TTL_S * 2
     await purged(store)
-    assert (await store.reserve("short", b"w"), await store.reserve("long", b"w")) == (b"v", b"v")
+    assert [await store.reservations.reserve(key, b"w") for key in ("short", "long")] == [b"v", b"v"]
     await store.write([write(2, b"end", is_last=True)])
     clock.now += TTL_S - 1
     await purged(store)
@@ -385,7 +385,7 @@ async def test_everything_expires(path: Path) -> None:
     await purged(store)
     assert (await store.load(ID), await store.ends([ID, "b" * 32])) == (None, [NOWHERE, LogPosition(1, 0)])
     assert [await store.is_gone(id) for id in (ID, "b" * 32, "c" * 32)] == [True, False, False]
-    assert (await store.reserve("short", b"w"), await store.reserve("long", b"w")) == (None, b"v")
+    assert [await store.reservations.reserve(key, b"w") for key in ("short", "long")] == [None, b"v"]
     assert b"secret" not in on_disk(path) and b"asked" not in on_disk(path)
     await store.close()
 
@@ -394,7 +394,7 @@ async def test_a_clock_that_was_set_back_keeps_nothing_for_longer(path: Path) ->
     """A time to live that the clock says is a year off is cut to what it should be."""
     clock = Clock()
     store = opened(path, clock)
-    await store.reserve("k", b"v")
+    await store.reservations.reserve("k", b"v")
     await store.write([write(1, b"x", record=b"r", is_last=True)])
     clock.now -= 365 * 86400
     await purged(store)

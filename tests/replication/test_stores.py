@@ -11,8 +11,9 @@ import pytest
 
 from service.replication.records import NOWHERE, LogPosition
 from service.replication.redis_store import RedisStore
+from service.replication.replicator import Store
 from service.replication.sqlite_store import SqliteStore
-from service.replication.store import Store, Write
+from service.replication.store import Write
 from tests.patience import PATIENCE_S
 from tests.redis_server import RedisServer
 
@@ -125,33 +126,33 @@ async def test_a_lease_that_is_of_no_use(store: Store) -> None:
 
 async def test_what_nobody_was_told_of_is_dropped(store: Store) -> None:
     """Its log, its record, its lease and its key."""
-    await store.reserve("t:k", b"v")
+    await store.reservations.reserve("t:k", b"v")
     await begin(store, b"x", key="t:k")
     await begin(store, b"z", id=OTHER)
     await store.drop(ID, 1, "t:k")
     await store.drop("c" * 32, 1, None)
     assert (await store.load(ID), await store.ends([ID, OTHER])) == (None, [NOWHERE, LogPosition(1, 1)])
-    assert await store.reserve("t:k", b"w") is None
+    assert await store.reservations.reserve("t:k", b"w") is None
 
 
 async def test_a_key_is_taken_once(store: Store) -> None:
     """Whoever is late learns by what; it can be taken over."""
-    found = await asyncio.gather(*(store.reserve("k", b"%d" % n) for n in range(3)))
+    found = await asyncio.gather(*(store.reservations.reserve("k", b"%d" % n) for n in range(3)))
     assert found.count(None) == 1
     assert {value for value in found if value is not None} == {b"%d" % found.index(None)}
-    await store.overwrite("k", b"new")
-    assert await store.reserve("k", b"x") == b"new"
-    assert await store.reserve("other", b"x") is None
+    await store.reservations.overwrite("k", b"new")
+    assert await store.reservations.reserve("k", b"x") == b"new"
+    assert await store.reservations.reserve("other", b"x") is None
 
 
 async def test_a_key_is_given_back_by_who_has_it(store: Store) -> None:
     """What another has taken meanwhile is left alone."""
-    await store.reserve("k", b'["a",1]')
-    await store.free("k", b'["b"')
-    assert await store.reserve("k", b"x") == b'["a",1]'
-    await store.free("k", b'["a"')
-    await store.free("nobody's", b"")
-    assert await store.reserve("k", b"x") is None
+    await store.reservations.reserve("k", b'["a",1]')
+    await store.reservations.free("k", b'["b"')
+    assert await store.reservations.reserve("k", b"x") == b'["a",1]'
+    await store.reservations.free("k", b'["a"')
+    await store.reservations.free("nobody's", b"")
+    assert await store.reservations.reserve("k", b"x") is None
 
 
 async def test_a_cancel_reaches_the_owner(store: Store) -> None:
