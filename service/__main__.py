@@ -21,10 +21,10 @@ from service.api.server import listen
 from service.api.stay import stay
 from service.app import Rill
 from service.aside import run_aside
+from service.protocol.options import Options
 from service.replication.store import StoreDown
 from service.settings import Settings
 from service.supervision import model_file as model
-from service.supervision.command import command
 from service.supervision.engine_process import EngineProcess
 from service.supervision.supervisor import Supervisor
 
@@ -116,25 +116,9 @@ async def serve(values: Settings, engine: Callable[[Settings, Rill], EngineProce
 
 
 def supervisor(values: Settings, sink: Rill) -> Supervisor:
-    """The supervisor, with the engine's options from the settings."""
-    options: dict[str, object] = {
-        "n_ctx": values.n_ctx,
-        "chat_template": values.chat_template or None,
-        "n_seq": values.n_seq,
-        "n_batch": values.n_batch,
-        "n_threads": values.n_threads,
-        "kv_type": values.kv_type,
-        "buffer_types": values.buffer_types,
-        "flash_attention": values.flash_attention,
-        "n_gpu_layers": values.n_gpu_layers,
-        "split_mode": values.split_mode,
-        "main_gpu": values.main_gpu,
-        "prefix_scope": values.prefix_scope,
-        "speculation": values.speculation,
-        "step_ms": values.step_ms,
-    }
+    """The supervisor, with the engine's options from the settings of the same names."""
 
-    async def prepare() -> list[str]:
+    async def prepare() -> Options:
         def progress(share: float) -> None:
             engine.progress = share
 
@@ -142,9 +126,11 @@ def supervisor(values: Settings, sink: Rill) -> Supervisor:
         if values.redis_url.get_secret_value() or values.store_path:  # replicas, or a later run, resume its streams
             digest = values.model_sha256.lower() or await run_aside(lambda: model.digest(path))
             engine.digest = model.addressed(digest, values.chat_template)
-        return command(str(path), options)
+        options = {name: getattr(values, name) for name in Options.__struct_fields__}
+        return Options(**options | {"model": str(path)})
 
     engine = Supervisor(
+        command=[sys.executable, "-m", "service.engine"],
         prepare=prepare,
         sink=sink,
         timeout_s=values.engine_timeout_s,

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.protocol.options import FlashAttention, KvType, PrefixScope, Speculation, SplitMode
 from service.words import plain
 
-KvType = Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Names = Annotated[tuple[str, ...], NoDecode]
 REMOVED = {"RILL_DRAFT_MODEL": "draft tokens are proposed from the text so far only"}  # once settings, and why not now
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -90,23 +90,21 @@ class Settings(BaseSettings):
         pattern=r"^(auto|default|\w+=\w+(,\w+=\w+)*)$",
         description="CPU buffer type for each weight type; auto: the fastest as measured, default: llama.cpp's choice.",
     )
-    flash_attention: Literal["auto", "on", "off"] = Field(
-        default="auto", description="Whether flash attention is used."
-    )
+    flash_attention: FlashAttention = Field(default="auto", description="Whether flash attention is used.")
     n_gpu_layers: int = Field(
         default=-1, ge=-1, description="Number of model layers offloaded to the GPU; -1: as many as fit, 0: none."
     )
-    split_mode: Literal["none", "layer", "row"] = Field(
+    split_mode: SplitMode = Field(
         default="layer", description="How the model is split across GPUs; CUDA does not support row."
     )
     main_gpu: int = Field(
         default=0, ge=0, description="Index of the GPU used alone (split_mode none) or for what is not split."
     )
-    prefix_scope: Literal["tenant", "all", "off"] = Field(
+    prefix_scope: PrefixScope = Field(
         default="tenant",
         description="Which requests share the prefix cache: those with the same API key, all, or none.",
     )
-    speculation: Literal["auto", "off"] = Field(
+    speculation: Speculation = Field(
         default="auto",
         description=(
             "Speculative decoding where it is faster, with draft tokens proposed from the text so far; off: never."

@@ -1,6 +1,6 @@
 """The real engine, but for one thing: a request that says `fault:NAME` has llama.cpp called as NAME says.
 
-python -m tests.faulty_engine MODEL --door FD
+python -m tests.faulty_engine --door FD
 
 Each fault is a row of the table "what kills the process": a call that our own code never makes, made on the engine's
 own context between two of its steps, while others are being computed.
@@ -17,7 +17,6 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import llama_cpp as lib
@@ -28,10 +27,10 @@ from service.engine import serve as door
 from service.engine.llama.context import Context, NoRoom
 from service.engine.llama.model import Model
 from service.engine.loading import Loaded
-from service.engine.options import Options
 from service.engine.prompts.inbox import Inbox, Opened
 from service.engine.sequences.sequence import Sequence as Generation
 from service.protocol.frames import Rejected, Submit
+from service.protocol.options import Options
 
 N_SEQ, N_CTX, N_BATCH = 16, 2048, 256
 N_WORDS = 3  # tokens that the suspect has made when the fault strikes
@@ -184,27 +183,15 @@ class Watch(Inbox):
 
 
 def load_with_trap(options: Options, on_progress: Callable[[float], None]) -> Loaded:
-    loaded = load.load(options, on_progress)
+    loaded = load.load(replace(options, n_ctx=N_CTX, n_seq=N_SEQ, n_batch=N_BATCH), on_progress)
     trap = Trap(loaded.model, loaded.context)
     return replace(loaded, context=trap, inbox=Watch(loaded.inbox, trap))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("model", type=Path)
     parser.add_argument("--door", type=int, required=True)
-    parser.add_argument("--buffer-types", default="auto")
-    args = parser.parse_args()
-    options = Options(
-        model=args.model,
-        n_ctx=N_CTX,
-        n_seq=N_SEQ,
-        n_batch=N_BATCH,
-        n_threads=1,
-        kv_type="bf16",
-        buffer_types=args.buffer_types,
-    )
-    return door.serve(socket.socket(fileno=args.door), options, load_with_trap)
+    return door.serve(socket.socket(fileno=parser.parse_args().door), load_with_trap)
 
 
 if __name__ == "__main__":

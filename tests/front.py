@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from service.__main__ import main
 from service.app import Rill
+from service.protocol.options import Options
 from service.settings import Settings
 from service.supervision.supervisor import Supervisor
 
@@ -16,11 +17,15 @@ SCRIPT = str(Path(__file__).parent / "scripted_engine.py")  # unless another is 
 
 
 def engine(values: Settings, sink: Rill) -> Supervisor:
-    async def prepare() -> list[str]:
-        return [sys.executable, *([] if sys.argv[1].endswith(".py") else [SCRIPT]), *sys.argv[1:]]
+    async def prepare() -> Options:
+        return Options(model="")
 
     return Supervisor(
-        prepare=prepare, sink=sink, timeout_s=values.engine_timeout_s, hopeless=lambda _: sink.hopeless.set()
+        command=[sys.executable, *([] if sys.argv[1].endswith(".py") else [SCRIPT]), *sys.argv[1:]],
+        prepare=prepare,
+        sink=sink,
+        timeout_s=values.engine_timeout_s,
+        hopeless=lambda _: sink.hopeless.set(),
     )
 
 

@@ -9,7 +9,7 @@ Fatal instead of loading. final: a Fatal that is final. errs: has an error of it
 never gets ready, and says again and again how far it has come. late: gets ready after a while of small steps. mute:
 says nothing at all. dies: ends at once. illegal: dies of SIGILL while it loads. aborts: as llama.cpp does, at the
 first submission. chatty: is obedient and writes to stderr. Each process chooses other buffer types than the last one,
-unless it is told some. No word is said before FILE is there.
+unless its options name some. It gets ready when it has these. No word is said before FILE is there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from service.protocol.codec import Decoder, encode
 from service.protocol.frames import Accepted, Beat, Build, Cancel, Fatal, Frame, Loading, Step, Submit
+from service.protocol.options import Options
 from tests.fakes import STORY, finish, ready
 
 BEAT_S = 0.05
@@ -35,9 +36,8 @@ BEAT_S = 0.05
 class Engine:
     """One behaviour, one door."""
 
-    def __init__(self, behaviour: str, door: socket.socket, slow_s: float, after: Path, buffer_types: str) -> None:
+    def __init__(self, behaviour: str, door: socket.socket, slow_s: float, after: Path) -> None:
         self.behaviour, self.door, self.slow_s, self.after = behaviour, door, slow_s, after
-        self.buffer_types = buffer_types
         self.busy_since: float | None = None
         self.silent = False
         self.talking: dict[str, list[str]] = {}  # id -> words to come
@@ -64,8 +64,6 @@ class Engine:
             self.silent = True
         else:
             self.send(Loading(0.5))
-        if self.behaviour not in ("slow", "mute"):
-            self.send(ready(buffer_types=self.buffer_types or f"q4_0=B{os.getpid()}"))
         return self._serve()
 
     def _serve(self) -> int:
@@ -91,6 +89,9 @@ class Engine:
                 word_at = now + self.slow_s
 
     def _take(self, frame: Frame) -> None:
+        if isinstance(frame, Options) and self.behaviour not in ("slow", "mute"):
+            chosen = f"q4_0=B{os.getpid()}" if frame.buffer_types == "auto" else frame.buffer_types
+            self.send(ready(n_batch=frame.n_batch, buffer_types=chosen))
         if isinstance(frame, Cancel):
             self.talking.pop(frame.id, None)
         if not isinstance(frame, Submit):
@@ -132,11 +133,10 @@ def main() -> int:
     parser.add_argument("behaviour")
     parser.add_argument("--slow-s", type=float, default=0.01)
     parser.add_argument("--after", type=Path, default=Path("/"))
-    parser.add_argument("--buffer-types", default="")
     parser.add_argument("--door", type=int, required=True)
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Engine(args.behaviour, socket.socket(fileno=args.door), args.slow_s, args.after, args.buffer_types).run()
+    return Engine(args.behaviour, socket.socket(fileno=args.door), args.slow_s, args.after).run()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from service.api.server import listen
 from service.app import Rill
+from service.protocol.options import Options
 from service.settings import Settings
 from service.supervision.supervisor import DOWN_S, MAX_CRASHES, State, Supervisor, pause_s
 from tests.engine import tiny
@@ -141,11 +142,12 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     clock = Clock()
     model = tiny.write(tmp_path_factory.mktemp("model") / "endless.gguf", endless=True)
 
-    async def prepare() -> list[str]:
-        return [sys.executable, "-m", "tests.faulty_engine", str(model)]
+    async def prepare() -> Options:
+        return Options(model=str(model), n_threads=1, kv_type="bf16")
 
     def engine(sink: Rill) -> Supervisor:
-        return Supervisor(prepare=prepare, sink=sink, pause_s=quick, clock=clock, timeout_s=1e6)
+        command = [sys.executable, "-m", "tests.faulty_engine"]
+        return Supervisor(command=command, prepare=prepare, sink=sink, pause_s=quick, clock=clock, timeout_s=1e6)
 
     rill = Rill(Settings(), engine)
     assert isinstance(rill.engine, Supervisor)

@@ -10,11 +10,16 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
 
+from service.__main__ import supervisor
+from service.app import Rill
+from service.protocol.options import Options
+from service.settings import read
+from service.supervision.model_file import STARTER
 from tests.events import parse, text
 from tests.fakes import STORY
 from tests.patience import PATIENCE_S
@@ -173,6 +178,14 @@ async def test_what_is_no_setting_is_told_of(launch: Launch) -> None:
     unknown, removed = (line for line in service.log if line["level"] == "warning")
     assert (unknown["message"], unknown["names"]) == ("unknown settings", ["RILL_PROT"])
     assert removed["message"].startswith("RILL_DRAFT_MODEL is no longer a setting: ")
+
+
+async def test_the_engines_options_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by its name; the model is the path of its file."""
+    for name, value in (("N_CTX", "4096"), ("STEP_MS", "50"), ("KV_TYPE", "q8_0"), ("CHAT_TEMPLATE", "chatml")):
+        monkeypatch.setenv(f"RILL_{name}", value)
+    expected = Options(model=str(STARTER), n_ctx=4096, step_ms=50.0, kv_type="q8_0", chat_template="chatml")
+    assert await supervisor(read(), cast(Rill, None))._prepare() == expected
 
 
 async def test_an_engine_that_cannot_be_had_ends_the_service(launch: Launch) -> None:

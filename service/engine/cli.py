@@ -10,18 +10,18 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
+
+from msgspec.structs import FieldInfo, fields
 
 from service.engine.describe import describe
 from service.engine.engine import Engine
-from service.engine.host import buffer_types
-from service.engine.host.kv_type import AUTO
 from service.engine.host.resources import ConfigurationError
-from service.engine.llama.model import SPLIT_MODES, LlamaError
-from service.engine.llama.options import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES
+from service.engine.llama.model import LlamaError
+from service.engine.llama.options import MAX_SEQUENCES
 from service.engine.loading import load
-from service.engine.options import PREFIX_SCOPES, SPECULATION, Options
-from service.engine.scheduling.prefill_chunks import STEP_S
 from service.protocol.frames import Rejected, Submit
+from service.protocol.options import Options
 from service.protocol.sampling import N_SEEDS, Sampling
 
 STARTER = Path(__file__).parent.parent / "starter" / "rill-starter-q8_0.gguf"
@@ -30,28 +30,12 @@ STARTER = Path(__file__).parent.parent / "starter" / "rill-starter-q8_0.gguf"
 def run(argv: list[str]) -> int:
     """Run one of the two modes; returns the exit status."""
     args = _parser().parse_args(argv)
-    options = Options(
-        model=args.model,
-        n_ctx=args.n_ctx,
-        n_seq=args.n_seq,
-        n_batch=args.n_batch,
-        n_threads=args.n_threads,
-        kv_type=args.kv_type,
-        flash_attention=args.flash_attention,
-        n_gpu_layers=args.n_gpu_layers,
-        split_mode=args.split_mode,
-        main_gpu=args.main_gpu,
-        prefix_scope=args.prefix_scope,
-        speculation=args.speculation,
-        step_s=args.step_ms / 1000,
-        buffer_types=args.buffer_types,
-        chat_template=args.chat_template,
-    )
     if args.door is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front handles Ctrl-C: it drains first
         from service.engine.serve import serve
 
-        return serve(socket.socket(fileno=args.door), options)
+        return serve(socket.socket(fileno=args.door))
+    options = Options(**{name: getattr(args, name) for name in Options.__struct_fields__})
     try:
         return _print(args, options)
     except (LlamaError, ConfigurationError) as e:
@@ -96,32 +80,31 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "prompt", nargs="?", default="Tell me a story about a fox", help="the prompt; the answer goes to stdout"
     )
-    p.add_argument("--door", type=int, help="serve the front on this socket file descriptor instead")
-    p.add_argument("--model", type=Path, default=STARTER, help="a GGUF file (default: the embedded starter)")
+    p.add_argument("--door", type=int, help="serve the front on this socket file descriptor, with the options it sends")
     p.add_argument("--raw", action="store_true", help="complete the prompt as it stands, without a chat template")
-    p.add_argument("--chat-template", default="", help="a template's name or a file (default: the model's own)")
     p.add_argument("--system", default="", help="a system message")
     p.add_argument("--max-tokens", type=int)
     p.add_argument("--temperature", type=float, default=0.8)
     p.add_argument("--seed", type=int, default=random.randrange(N_SEEDS))
-    p.add_argument("--n-ctx", type=int, help="KV cache size in cells (tokens), shared by all sequences")
-    p.add_argument("--n-seq", type=_sequences, default=32)
-    p.add_argument("--n-batch", type=int, default=512)
-    p.add_argument("--n-threads", type=int, help="default: the physical cores available to the process")
-    p.add_argument("--kv-type", choices=(AUTO, *KV_TYPES), default=AUTO)
-    p.add_argument("--flash-attention", choices=FLASH_ATTENTION, default="auto")
-    p.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: as many as fit, where there is a GPU")
-    p.add_argument("--split-mode", choices=SPLIT_MODES, default="layer")
-    p.add_argument("--main-gpu", type=int, default=0)
-    p.add_argument(
-        "--prefix-scope", choices=PREFIX_SCOPES, default="tenant", help="which requests share the prefix cache"
-    )
-    p.add_argument("--speculation", choices=SPECULATION, default="auto", help="speculative decoding where it is faster")
-    p.add_argument(
-        "--step-ms", type=float, default=STEP_S * 1000, help="target duration of a step with a prefill chunk"
-    )
-    p.add_argument("--buffer-types", default=buffer_types.AUTO, help="where the CPU keeps weights: docs/settings.md")
+    for option in fields(Options):
+        _add(p, option)
+    p.set_defaults(model=str(STARTER))
     return p
+
+
+def _add(p: argparse.ArgumentParser, option: FieldInfo) -> None:
+    """The flag of an option: one of a Literal's words, or a value of its type."""
+    is_described = get_origin(option.type) is Annotated
+    hint, meta = get_args(option.type) if is_described else (option.type, None)
+    words = get_args(hint) if get_origin(hint) is Literal else None
+    kind = str if words else next(iter(get_args(hint)), hint)  # of `int | None`: int
+    p.add_argument(
+        f"--{option.name.replace('_', '-')}",
+        type=_sequences if option.name == "n_seq" else kind,
+        choices=words,
+        default=option.default,
+        help=meta.description if meta else None,
+    )
 
 
 def _sequences(text: str) -> int:

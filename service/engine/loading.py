@@ -7,14 +7,23 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
 
 from service.engine.calibration import measure_kept, measure_rows, warm_up
 from service.engine.host import buffer_timing, buffer_types, patches, survey, weights
 from service.engine.host.exactness import is_exact
 from service.engine.host.kv_type import AUTO, EXACT, UNASKED, Given, choose_kv_type, head_size
 from service.engine.host.placement import Placement
-from service.engine.host.resources import DEFAULT_N_CTX, ConfigurationError, choose_n_ctx, kv_bytes_per_token
+from service.engine.host.resources import (
+    DEFAULT_N_CTX,
+    ConfigurationError,
+    choose_n_ctx,
+    kv_bytes_per_token,
+    usable_cores,
+)
 from service.engine.host.vram import Need, default_cells
 from service.engine.host.weights import Weights
 from service.engine.kv.memory import Memory
@@ -24,13 +33,13 @@ from service.engine.llama.context import Context
 from service.engine.llama.journal import Journal
 from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.options import MAX_SEQUENCES, N_TILE
-from service.engine.options import Options
 from service.engine.prompts import chat_template
 from service.engine.prompts.inbox import Inbox
 from service.engine.scheduling.prefill_chunks import PrefillChunker
 from service.engine.speculation.drafter import Drafts
 from service.engine.speculation.planning import MAX_DRAFTS
 from service.protocol.frames import Ready
+from service.protocol.options import Options
 
 N_KEPT = 64  # each has a row of logits, too: 0.6 MB of a 152k vocabulary
 N_KEPT_STATES = 16  # a state of Mamba-2.8B is 20 MB
@@ -57,16 +66,17 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
     for line in patches.lacks(patches.applied(llama.PACKAGE)):
         _say(f"built without {line}")
     chat_template.check(options.chat_template)
-    placement, need = _place(options, journal)
+    path = Path(options.model)
+    placement, need = _place(path, options, journal)
     if placement.warning:
         _say(f"no GPU is used: {placement.warning}")
     if placement.is_partial and options.flash_attention == "auto":
         options = replace(options, flash_attention="on")
-    read = weights.read(options.model)
+    read = weights.read(path)
     options = replace(options, buffer_types=_settle_buffer_types(options, read, placement))
     try:
         model = Model(
-            options.model,
+            path,
             n_gpu_layers=placement.n_gpu_layers,
             split_mode=options.split_mode,
             main_gpu=options.main_gpu,
@@ -80,7 +90,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         if blamed := _blamed(error, on_gpu=bool(placement.gpus)):
             raise ConfigurationError(f"{error} ({blamed})") from e
         raise LlamaError(error) from e
-    slices = warm_up(context, options.step_s)
+    slices = warm_up(context, options.step_ms / 1000)
     flash_attention = journal.flash_attention or options.flash_attention
     exact = context.in_order and flash_attention == "on" and is_exact(context, model.n_vocab)
     if options.kv_type in EXACT and not placement.gpus and not exact:
@@ -102,7 +112,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         n_ctx_seq=n_ctx_seq,
         n_seq=context.n_seq,
         n_batch=context.n_batch,
-        n_threads=options.threads,
+        n_threads=_threads(options),
         kv_type=options.kv_type,
         kv_bytes=journal.kv_bytes,
         exact=exact,
@@ -131,10 +141,10 @@ def _blamed(error: str, *, on_gpu: bool) -> str:
     return ""
 
 
-def _place(options: Options, journal: Journal) -> tuple[Placement, Need]:
+def _place(path: Path, options: Options, journal: Journal) -> tuple[Placement, Need]:
     """Where the layers go. Raises ConfigurationError."""
     return survey.place(
-        options.model,
+        path,
         asked=options.n_gpu_layers,
         split_mode=options.split_mode,
         main_gpu=options.main_gpu,
@@ -205,12 +215,17 @@ def _context(model: Model, options: Options, placement: Placement, need: Need) -
         n_kept=0 if options.prefix_scope == "off" else most_kept(model),
         n_drafts=MAX_DRAFTS,
         n_batch=min(options.n_batch, n_ctx),
-        n_threads=options.threads,
+        n_threads=_threads(options),
         kv_type=options.kv_type,
         flash_attention=options.flash_attention,
         n_tile=None if on_gpu else N_TILE,
         in_order=not on_gpu and options.kv_type in EXACT,
     )
+
+
+def _threads(options: Options) -> int:
+    """As many as asked for, or the physical cores that may be used."""
+    return options.n_threads or usable_cores()
 
 
 def most_kept(model: Model) -> int:

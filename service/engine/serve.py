@@ -9,8 +9,10 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 from service.engine.describe import describe
 from service.engine.engine import Engine
@@ -18,7 +20,6 @@ from service.engine.host.resources import ConfigurationError
 from service.engine.host.threads import PERIOD_S, Threads
 from service.engine.llama.model import LlamaError, features
 from service.engine.loading import Loaded, load
-from service.engine.options import Options
 from service.engine.prompts.inbox import Inbox, Opened
 from service.engine.prompts.preparation import Preparation, Preparer, command
 from service.engine.prompts.read_budget import PromptBudget
@@ -29,6 +30,7 @@ from service.engine.sequences.sequence import Sequence
 from service.protocol.codec import Decoder, ProtocolError, encode
 from service.protocol.deaths import by_error
 from service.protocol.frames import Beat, Build, Cancel, Fatal, Frame, Loading, Rejected, Started, Submit
+from service.protocol.options import Options
 
 SETTLED_S = 5.0  # streams that wait for a restarted engine have the cores to themselves at first
 BEAT_S = 0.5  # the front gives up after RILL_ENGINE_TIMEOUT_S without one
@@ -42,7 +44,7 @@ class FrontConnection:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._decoder = Decoder(decode)
+        self._decoder, self._arrived = Decoder(decode), deque[Frame]()
         self._lock = threading.Lock()
         self.busy_since: float | None = None
 
@@ -54,17 +56,17 @@ class FrontConnection:
         except OSError:
             os._exit(0)
 
-    def receive(self) -> list[Frame]:
-        """The next frames; ends the process when the front closes the socket."""
-        while True:
+    def receive(self) -> Frame:
+        """The next frame; ends the process when the front closes the socket."""
+        while not self._arrived:
             try:
                 data = self._socket.recv(1 << 18)
             except OSError:
                 data = b""
             if not data:
                 os._exit(0)
-            if frames := self._decoder.feed(data):
-                return frames
+            self._arrived.extend(self._decoder.feed(data))
+        return self._arrived.popleft()
 
     def beat(self) -> None:
         """Send heartbeats forever: the process lives, and its step has taken this long so far."""
@@ -77,30 +79,39 @@ class FrontConnection:
 Load = Callable[[Options, Callable[[float], None]], Loaded]
 
 
-def serve(sock: socket.socket, options: Options, load: Load = load) -> int:
-    """Load, then serve the front until it disconnects. Returns an exit status; Fatal was sent when it is not 0."""
+def serve(sock: socket.socket, load: Load = load) -> int:
+    """Load what the front asks for, then serve it until it disconnects. Returns an exit status; Fatal was sent when it
+    is not 0."""
     door = FrontConnection(sock)
     threading.Thread(target=door.beat, name="beat", daemon=True).start()
     try:
-        _serve(door, options, load)
+        _serve(door, load)
     except ConfigurationError as e:
         door.send(Fatal(str(e), is_final=True))
         return 2
     except LlamaError as e:
         door.send(Fatal(str(e)))
     except Exception as e:  # of our own code: the front has to know that, and what it was
-        door.send(Fatal(by_error(e), ours=True))
+        door.send(_ours(e))
     return 1
 
 
-def _serve(door: FrontConnection, options: Options, load: Load) -> None:
+def _ours(error: Exception) -> Fatal:
+    """What the front is told of it: the words of a ProtocolError quote no request."""
+    return Fatal(str(error) if isinstance(error, ProtocolError) else by_error(error), ours=True)
+
+
+def _serve(door: FrontConnection, load: Load) -> None:
     """Ends only by an exception or with the process."""
+    options = door.receive()
+    if not isinstance(options, Options):
+        raise ProtocolError(f"the first frame is {type(options).__name__}, not Options")
     door.send(Build(features()))
     loaded = load(options, _every_percent(door))
     print(describe(loaded.ready), file=sys.stderr, flush=True)
     door.send(loaded.ready)
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
-    preparer = Preparer(command(options.model, loaded.inbox.n_ctx_seq, options.chat_template))
+    preparer = Preparer(command(Path(options.model), loaded.inbox.n_ctx_seq, options.chat_template))
     hearing = Hearing(door, loaded.inbox, work, preparer)
     for run in (hearing.run, hearing.read, hearing.prepare):
         threading.Thread(target=run, name=run.__name__, daemon=True).start()
@@ -168,13 +179,13 @@ class Hearing:
         """Receive frames while a step runs, so that a rejection does not wait for the loop."""
         with _no_thread_dies_alone(self._door):
             while True:
-                for frame in self._door.receive():
-                    if isinstance(frame, Submit):
-                        self._submit(frame)
-                    elif isinstance(frame, Rejected):  # a Submit with an invalid value
-                        self._door.send(frame)
-                    elif isinstance(frame, Cancel) and not self._forget(frame.id):
-                        self._work.put(frame.id)
+                frame = self._door.receive()
+                if isinstance(frame, Submit):
+                    self._submit(frame)
+                elif isinstance(frame, Rejected):  # a Submit with an invalid value
+                    self._door.send(frame)
+                elif isinstance(frame, Cancel) and not self._forget(frame.id):
+                    self._work.put(frame.id)
 
     def read(self) -> None:
         """Tokenize quick requests, tenants in turn: a client that submits and cancels a hundred times a second delays
@@ -220,7 +231,7 @@ def _no_thread_dies_alone(door: FrontConnection) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        door.send(Fatal(str(e) if isinstance(e, ProtocolError) else by_error(e), ours=True))
+        door.send(_ours(e))
         os._exit(1)
 
 

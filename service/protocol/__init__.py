@@ -1,4 +1,4 @@
-"""The frames between the front and the engine, and the messages for an engine's death: owned by neither side.
+"""The frames between the front and the engine, its options, and the messages for its death: owned by neither side.
 
 May import: nothing of the service.
 """

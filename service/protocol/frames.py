@@ -2,7 +2,8 @@
 
 codec.py encodes them: a 4-byte big-endian length and one JSON object with the frame's name as `type`. Types and bounds
 hold for what is read from the wire; a frame made here is not checked.
-Front -> engine: Submit, Cancel. Engine -> front: Build, Loading, Ready, Accepted, Rejected, Started, Step, Beat, Fatal.
+Front -> engine: Options first, then Submit, Cancel.
+Engine -> front: Build, Loading, Ready, Accepted, Rejected, Started, Step, Beat, Fatal.
 Each generation is named by an `id` that the front chose; the engine never invents one.
 """
 
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
+from service.protocol.options import Options
 from service.protocol.sampling import MAX_FLOAT, CFloat, Sampling
 
 # Characters that a template adds to a message: 2,048 of one letter each are tokenized as slowly as a text of 64 KiB.
@@ -213,4 +215,4 @@ class Fatal(_Frame, frozen=True):
     ours: bool = False
 
 
-Frame = Submit | Cancel | Build | Loading | Ready | Accepted | Rejected | Started | Step | Beat | Fatal
+Frame = Options | Submit | Cancel | Build | Loading | Ready | Accepted | Rejected | Started | Step | Beat | Fatal

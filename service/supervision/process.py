@@ -7,8 +7,11 @@ import logging
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
+from service.protocol.codec import encode
+from service.protocol.options import Options
 from service.supervision.connection import EngineConnection
 
 log = logging.getLogger("service.supervisor")
@@ -31,11 +34,14 @@ class Process:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def spawn(cls, command: list[str], door: EngineConnection) -> Process:
-        """Run the command with `--door FD`, its end of a socket pair. Raises OSError."""
+    async def spawn(cls, command: Sequence[str], options: Options, door: EngineConnection) -> Process:
+        """Run the command with `--door FD`, its end of a socket pair, where its options lie ready. Raises OSError, and
+        TypeError for options that are not UTF-8."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
+                ours.setblocking(False)  # what has no room in its buffer is an error
+                ours.sendall(encode(options))
                 process = await asyncio.create_subprocess_exec(
                     *command,
                     "--door",

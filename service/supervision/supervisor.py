@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from service.protocol.deaths import Kind
 from service.protocol.frames import Accepted, Build, Cancel, Frame, Loading, Ready, Rejected, Started, Step, Submit
-from service.supervision.command import chosen
+from service.protocol.options import Options
 from service.supervision.connection import EngineConnection
 from service.supervision.deaths import Death, judge
 from service.supervision.process import Process
@@ -62,16 +64,18 @@ def pause_s(crashes: list[float], now: float) -> float:
 
 
 class Supervisor:
-    """Runs `prepare`'s command with `--door FD` for ever, one process at a time; submit and cancel while it is READY.
+    """Runs `command` with `--door FD` for ever, one process at a time; submit and cancel while it is READY.
 
-    `prepare` is awaited once, before the first start; if it raises, that counts as a crash and is tried again.
+    `prepare` is awaited once, before the first start, for the options that each process is sent first; if it raises,
+    that counts as a crash and is tried again.
     `hopeless` gets the reason when the engine can't run with the settings and none ever did: that ends it.
     """
 
     def __init__(
         self,
         *,
-        prepare: Callable[[], Awaitable[list[str]]],
+        command: Sequence[str],
+        prepare: Callable[[], Awaitable[Options]],
         sink: EngineListener,
         timeout_s: float = 10.0,
         step_timeout_s: float = 120.0,
@@ -87,8 +91,8 @@ class Supervisor:
         self.reason = ""  # why it is down, for people
         self.n_restarts = 0
         self.pid: int | None = None
-        self._prepare = prepare
-        self._command: list[str] = []
+        self._command, self._prepare = command, prepare
+        self._options: Options | None = None  # what each process is sent first, once prepared
         self._sink = sink
         self._timeout_s = timeout_s
         self._step_timeout_s = step_timeout_s
@@ -144,12 +148,11 @@ class Supervisor:
         """Run one process from spawn to exit. Returns its death, and the last lines that it wrote."""
         door = EngineConnection(self._receive, self._clock)
         try:
-            self._command = self._command or await self._prepare()
-            process = await Process.spawn([*self._command, *chosen(self.info)], door)
-        except OSError as e:
-            return self._before_it_lived(f"it can't be started: {e}" if self._command else str(e))
+            self._options = self._options or await self._prepare()
+            process = await Process.spawn(self._command, self._options, door)
         except Exception as e:
-            return self._before_it_lived(str(e))
+            is_spawn = isinstance(e, OSError) and self._options is not None
+            return Death(Kind.LOADING, f"it can't be started: {e}" if is_spawn else str(e)), []
         self.pid, self._door, self._advanced_at = process.pid, door, self._clock()
         try:
             silence = await self._watch(door, process)
@@ -173,10 +176,6 @@ class Supervisor:
             stderr=lines,
         )
         return death, lines
-
-    @staticmethod
-    def _before_it_lived(reason: str) -> tuple[Death, list[str]]:
-        return Death(Kind.LOADING, reason), []
 
     async def _watch(self, door: EngineConnection, process: Process) -> Death | None:
         """Wait for the socket's end (returns None), or for too long a silence (returns that death)."""
@@ -235,6 +234,8 @@ class Supervisor:
             self._features = frame.features
         elif isinstance(frame, Ready):
             self.info, self.reason = frame, ""
+            if self._options and frame.buffer_types:  # measured once: its streams' texts depend on it
+                self._options = replace(self._options, buffer_types=frame.buffer_types)
             self._become(State.READY)
             self._sink.ready(frame)
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from service.protocol.codec import Decoder, encode
 from service.protocol.frames import Beat, Frame, Ready
+from service.protocol.options import Options
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -27,14 +28,13 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Child:
-    """`python -m service.engine --door`, its frames in the order of arrival."""
+    """`python -m service.engine --door`, its frames in the order of arrival. With a model it is sent its options."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, model: Path | None = None, **options: Any) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(PATIENCE_S)
-        command = [sys.executable, "-m", "service.engine", "--door", str(theirs.fileno()), "--n-threads", "1"]
         self.process = subprocess.Popen(
-            [*command, *arguments],
+            [sys.executable, "-m", "service.engine", "--door", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             cwd=ROOT,
             env=environment(),
@@ -44,6 +44,8 @@ class Child:
         self._decoder = Decoder()
         self._arrived: deque[Frame] = deque()
         self.seen: list[Frame] = []
+        if model:
+            self.send(Options(model=str(model), n_threads=1, **options))
 
     def __enter__(self) -> Child:
         return self

@@ -18,8 +18,8 @@ from service.engine.llama import devices
 from service.engine.llama import model as llama
 from service.engine.llama.journal import Journal
 from service.engine.llama.model import LlamaError
-from service.engine.options import Options
 from service.protocol.frames import Ready
+from service.protocol.options import KvType, Options, Speculation
 from tests.engine.host.test_exactness import quantized
 
 
@@ -31,7 +31,7 @@ def log_is_put_back() -> Iterator[None]:
 
 
 def loaded(path: Path, **options: Any) -> Ready:
-    found = load.load(Options(model=path, n_threads=1, **options), lambda _: None)
+    found = load.load(Options(model=str(path), n_threads=1, **options), lambda _: None)
     found.context.close()
     found.model.close()
     return found.ready
@@ -58,10 +58,10 @@ def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kv_type", "expected"), [("f16", False), ("bf16", True), ("q8_0", True), ("f32", False)])
-def test_where_exactness_is_promised(bpe_path: Path, kv_type: str, expected: bool) -> None:
+def test_where_exactness_is_promised(bpe_path: Path, kv_type: KvType, expected: bool) -> None:
     """On a CPU, bf16 and q8_0 caches keep their cells in order; the others would gain nothing by it. The front is told
     which it is."""
-    found = load.load(Options(model=bpe_path, n_ctx=256, n_threads=1, kv_type=kv_type), lambda _: None)
+    found = load.load(Options(model=str(bpe_path), n_ctx=256, n_threads=1, kv_type=kv_type), lambda _: None)
     assert found.context.in_order == found.ready.exact == (expected and not found.ready.gpu)
     assert found.ready.kv_type == kv_type
     found.context.close()
@@ -108,7 +108,7 @@ def test_a_small_budget_bounds_the_batch(bpe_path: Path) -> None:
 def test_progress(bpe_path: Path) -> None:
     """Loading is reported up to its end."""
     seen: list[float] = []
-    load.load(Options(model=bpe_path, n_ctx=256, n_threads=1), seen.append)
+    load.load(Options(model=str(bpe_path), n_ctx=256, n_threads=1), seen.append)
     assert seen[-1] == 1.0
 
 
@@ -160,8 +160,11 @@ def test_no_template(spm_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_drafts_where_they_are_wanted_and_can_be_cut(bpe_path: Path, write: Callable[..., Path]) -> None:
     """Guessing can be switched off, and is off where memory can't be cut."""
     recurrent = write("load-mamba", arch="mamba")
-    for path, speculation, expected in ((bpe_path, "auto", True), (bpe_path, "off", False), (recurrent, "auto", False)):
-        found = load.load(Options(model=path, n_ctx=256, n_threads=1, speculation=speculation), lambda _: None)
+    cases: list[tuple[Path, Speculation, bool]]
+    cases = [(bpe_path, "auto", True), (bpe_path, "off", False), (recurrent, "auto", False)]
+    for path, speculation, expected in cases:
+        options = Options(model=str(path), n_ctx=256, n_threads=1, speculation=speculation)
+        found = load.load(options, lambda _: None)
         assert (found.drafts is not None) == expected
         found.context.close()
         found.model.close()

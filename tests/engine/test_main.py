@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict, fields
 
+from service.engine.cli import STARTER, _parser
 from service.engine.llama.model import Model, features
 from service.protocol.deaths import by_signal
+from service.protocol.options import Options
 from tests.engine.child import ROOT, environment
 from tests.patience import PATIENCE_S
 
@@ -136,6 +139,19 @@ def test_arguments_out_of_range(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert b"usage:" in done.stderr
+
+
+def test_each_option_is_a_flag() -> None:
+    """With the option's default and type; the model is the starter if none is named."""
+
+    def options(*arguments: str) -> dict[str, object]:
+        args = vars(_parser().parse_args(arguments))
+        return {option.name: args[option.name] for option in fields(Options)}
+
+    default = asdict(Options(model=str(STARTER)))
+    assert options() == default
+    given = ("--model", "m.gguf", "--n-threads", "2", "--step-ms", "50", "--split-mode", "row")
+    assert options(*given) == default | {"model": "m.gguf", "n_threads": 2, "step_ms": 50.0, "split_mode": "row"}
 
 
 def watched(script: str) -> subprocess.CompletedProcess[str]:

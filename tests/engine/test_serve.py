@@ -21,6 +21,7 @@ from service.engine.prompts.preparation import Preparer
 from service.engine.serve import FrontConnection, Hearing, Work, _next
 from service.protocol.codec import MAX_FRAME_BYTES, Decoder, encode
 from service.protocol.frames import Accepted, Beat, Build, Cancel, Fatal, Finish, Loading, Ready, Rejected, Step, Submit
+from service.protocol.options import Options
 from service.protocol.sampling import Sampling
 from tests.engine.child import ROOT, Child
 from tests.patience import PATIENCE_S
@@ -38,7 +39,7 @@ def endless(write: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def shared(endless: Path) -> Iterator[Child]:
     """One engine for the tests that leave it as they found it."""
-    with Child("--model", str(endless), "--n-ctx", "65536", "--n-seq", "4") as child:
+    with Child(endless, n_ctx=65536, n_seq=4) as child:
         yield child.ready()
 
 
@@ -64,7 +65,7 @@ def follow(child: Child, *ids: str) -> dict[str, tuple[list[int], str, Finish]]:
 
 def test_loading(endless: Path) -> None:
     """From its start the process beats; it reports loading by the percent, then what it has loaded."""
-    with Child("--model", str(endless), "--n-ctx", "2048", "--n-seq", "3", "--kv-type", "bf16") as child:
+    with Child(endless, n_ctx=2048, n_seq=3, kv_type="bf16") as child:
         ready = child.wait_for(Ready)
         assert any(isinstance(f, Beat) for f in child.seen)
         progress = [f.progress for f in child.seen if isinstance(f, Loading)]
@@ -73,6 +74,17 @@ def test_loading(endless: Path) -> None:
         assert len({int(p * 100) for p in progress}) == len(progress)
         assert (ready.model, ready.n_ctx, ready.n_seq, ready.kv_type) == ("tiny", 2048, 3, "bf16")
         assert ready.n_ctx_seq == 2048
+
+
+def test_it_is_told_what_to_load() -> None:
+    """Options come first: until then it beats, and any other frame is fatal."""
+    with Child() as child:
+        for _ in range(2):
+            assert isinstance(child.receive(), Beat)
+        child.send(submit("early"))
+        (last,) = child.rest()
+        assert isinstance(last, Fatal) and "the first frame is Submit, not Options" in last.message
+        assert (last.ours, child.exit_status()) == (True, 1)
 
 
 def test_a_generation(shared: Child, endless: Path) -> None:
@@ -260,7 +272,7 @@ def test_interrupt_is_the_fronts(shared: Child) -> None:
 @pytest.mark.parametrize("busy", [False, True])
 def test_the_front_leaves(endless: Path, busy: bool) -> None:
     """When the front closes the door, or dies, the engine ends, whatever it was doing."""
-    with Child("--model", str(endless), "--n-ctx", "65536") as child:
+    with Child(endless, n_ctx=65536) as child:
         child.ready()
         if busy:
             child.send(submit("a", max_tokens=FOREVER))
@@ -271,14 +283,14 @@ def test_the_front_leaves(endless: Path, busy: bool) -> None:
 
 def test_the_front_leaves_while_loading(endless: Path) -> None:
     """So it does when the front is gone before the model is there."""
-    with Child("--model", str(endless)) as child:
+    with Child(endless) as child:
         child.socket.close()
         assert child.exit_status() == 0
 
 
-def fatal(*arguments: str, is_final: bool = False) -> str:
+def fatal(model: Path, *, is_final: bool = False, **options: Any) -> str:
     """The message with which an engine that can't go on ends; final where its settings are to blame."""
-    with Child(*arguments) as child:
+    with Child(model, **options) as child:
         (last,) = [f for f in child.rest() if not isinstance(f, Loading | Build)]
         assert isinstance(last, Fatal)
         assert (last.is_final, child.exit_status()) == ((True, 2) if is_final else (False, 1))
@@ -287,14 +299,12 @@ def fatal(*arguments: str, is_final: bool = False) -> str:
 
 BREAKS = """
 import socket, sys
-from pathlib import Path
 from service.engine.serve import serve
-from service.engine.options import Options
 
 def load(options, on_progress):
     raise ZeroDivisionError("float division by zero")
 
-sys.exit(serve(socket.socket(fileno=int(sys.argv[1])), Options(model=Path("x.gguf")), load))
+sys.exit(serve(socket.socket(fileno=int(sys.argv[1])), load))
 """
 
 
@@ -305,19 +315,20 @@ def test_an_error_of_our_own() -> None:
         command = [sys.executable, "-c", BREAKS, str(theirs.fileno())]
         with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as process:
             theirs.close()
+            ours.sendall(encode(Options(model="x.gguf")))
             raw = b"".join(iter(lambda: ours.recv(1 << 16), b""))
             assert process.wait(PATIENCE_S) == 1
     (last,) = [frame for frame in Decoder().feed(raw) if isinstance(frame, Fatal)]
     assert last.ours
     assert (
         last.message
-        == "ZeroDivisionError: float division by zero at <string>:8 load < " + last.message.partition(" < ")[2]
+        == "ZeroDivisionError: float division by zero at <string>:6 load < " + last.message.partition(" < ")[2]
     )
 
 
 def test_what_it_was_built_for_comes_before_anything_is_computed(endless: Path) -> None:
     """So that the front can tell it of a process that dies of the first product."""
-    with Child("--model", str(endless), "--n-ctx", "256") as child:
+    with Child(endless, n_ctx=256) as child:
         while not isinstance(frame := child.receive(), Build):
             assert isinstance(frame, Beat)
         assert " = 1 | " in frame.features
@@ -325,19 +336,19 @@ def test_what_it_was_built_for_comes_before_anything_is_computed(endless: Path) 
 
 def test_a_missing_model(tmp_path: Path) -> None:
     """A model that is not there is fatal, by its path."""
-    assert f"there is no model file at {tmp_path}" in fatal("--model", str(tmp_path / "absent.gguf"))
+    assert f"there is no model file at {tmp_path}" in fatal(tmp_path / "absent.gguf")
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     """A file that is no model is fatal, with llama.cpp's reason."""
     path = tmp_path / "notes.gguf"
     path.write_text("dear diary")
-    assert "notes.gguf could not be loaded: " in fatal("--model", str(path))
+    assert "notes.gguf could not be loaded: " in fatal(path)
 
 
 def test_too_large_a_budget(endless: Path) -> None:
     """A KV cache that does not fit is fatal before the kernel kills anyone; the setting is named."""
-    message = fatal("--model", str(endless), "--n-ctx", str(2**31 - 1), is_final=True)
+    message = fatal(endless, n_ctx=2**31 - 1, is_final=True)
     assert "RILL_N_CTX" in message
     assert "MiB are free" in message
 
@@ -345,7 +356,7 @@ def test_too_large_a_budget(endless: Path) -> None:
 def test_a_broken_template(bpe_path: Path, tmp_path: Path) -> None:
     """A chat template of the operator's that is none is fatal at once, not an engine that refuses every chat."""
     (file := tmp_path / "broken.jinja").write_text("{% if %}")
-    assert "does not compile" in fatal("--model", str(bpe_path), "--chat-template", str(file), is_final=True)
+    assert "does not compile" in fatal(bpe_path, chat_template=str(file), is_final=True)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +370,7 @@ def test_a_broken_template(bpe_path: Path, tmp_path: Path) -> None:
 )
 def test_garbage_on_the_door(bpe_path: Path, garbage: bytes) -> None:
     """What is no frame is fatal: both ends must be of one version."""
-    with Child("--model", str(bpe_path), "--n-ctx", "256") as child:
+    with Child(bpe_path, n_ctx=256) as child:
         child.ready()
         child.socket.sendall(garbage)
         (last,) = child.rest()

@@ -30,9 +30,11 @@ from service.protocol.frames import (
     Step,
     Submit,
 )
+from service.protocol.options import Options
 from service.protocol.sampling import MAX_FLOAT, Sampling
 
-FRAMES: list[type[Any]] = [Build, Submit, Cancel, Loading, Ready, Accepted, Rejected, Started, Step, Beat, Fatal]
+TO_ENGINE: list[type[Any]] = [Options, Submit, Cancel]
+FRAMES: list[type[Any]] = [*TO_ENGINE, Build, Loading, Ready, Accepted, Rejected, Started, Step, Beat, Fatal]
 
 TAGS = sorted(cls.__struct_config__.tag for cls in FRAMES)
 KINDS: dict[Any, Any] = {int: st.integers, float: partial(st.floats, allow_nan=False)}
@@ -45,6 +47,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     if get_origin(hint) is not Annotated:
         return st.from_type(hint)
     kind, bounds = get_args(hint)
+    if kind not in KINDS:  # described, without bounds
+        return values(kind)
     least, most = (bounds.gt if bounds.ge is None else bounds.ge), (bounds.lt if bounds.le is None else bounds.le)
     return KINDS[kind](least, most).filter(lambda value: value not in (bounds.gt, bounds.lt))  # type: ignore[no-any-return]
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from service.protocol.options import Options
 from service.supervision.connection import EngineConnection
 from service.supervision.process import BURST_LINES, MAX_LINE_CHARS, N_LINES, Allowance, Process
 from tests.patience import PATIENCE_S
@@ -23,7 +24,7 @@ async def test_a_flood_is_counted_and_not_logged(caplog: pytest.LogCaptureFixtur
     """Neither its lines nor their length fill the log; what it said last is kept."""
     caplog.set_level(logging.INFO, "service.supervisor")
     door = EngineConnection(lambda frame: None, lambda: 0.0)
-    process = await Process.spawn([sys.executable, "-c", FLOOD], door)
+    process = await Process.spawn([sys.executable, "-c", FLOOD], Options(model=""), door)
     await process._reading
     await process.end()
     lines = [str(record.__dict__["line"]) for record in caplog.records]

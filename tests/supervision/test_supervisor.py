@@ -12,8 +12,8 @@ import pytest
 
 from service.protocol.deaths import Kind
 from service.protocol.frames import Accepted, Ready, Rejected, Started, Step, Submit
+from service.protocol.options import Options
 from service.protocol.sampling import Sampling
-from service.supervision.command import command
 from service.supervision.supervisor import (
     CRASH_WINDOW_S,
     DOWN_S,
@@ -72,6 +72,14 @@ class Sink:
         return "".join(text for step in steps for of, _, text in step.deltas if of == id)
 
 
+async def prepare() -> Options:
+    return Options(model="", n_batch=77)
+
+
+def scripted(behaviour: str) -> list[str]:
+    return [sys.executable, SCRIPT, behaviour]
+
+
 Start = Callable[..., Awaitable[tuple[Supervisor, Sink]]]
 
 
@@ -91,16 +99,14 @@ async def start() -> AsyncIterator[Start]:
         sink = Sink()
         lives = list(behaviours)
 
-        async def prepare() -> list[str]:
-            return [sys.executable, SCRIPT, lives[0]]
-
         def pause(crashes: list[float], now: float) -> float:
             if len(lives) > 1:
                 del lives[0]
-            supervisor._command = [sys.executable, SCRIPT, lives[0]]
+            supervisor._command = scripted(lives[0])
             return 0.0
 
         supervisor = Supervisor(
+            command=scripted(lives[0]),
             prepare=prepare,
             sink=sink,
             timeout_s=timeout_s,
@@ -174,7 +180,8 @@ async def test_a_killed_engine_is_reported_and_replaced(start: Start) -> None:
 
 
 async def test_the_next_engine_makes_the_last_ones_choices(start: Start) -> None:
-    """What was measured once is not measured again while streams depend on it: other products give other texts."""
+    """It is sent the same options, but that what was measured once is not measured again while streams depend on it:
+    other products give other texts."""
     engine, sink = await start("obedient")
     await sink.readies(1)
     assert engine.pid is not None
@@ -182,6 +189,7 @@ async def test_the_next_engine_makes_the_last_ones_choices(start: Start) -> None
     await sink.readies(2)
     first, second = (what for what in sink.said if isinstance(what, Ready))
     assert second.buffer_types == first.buffer_types != ""
+    assert first.n_batch == second.n_batch == 77
 
 
 async def test_a_crash_in_the_middle_of_a_stream(start: Start) -> None:
@@ -392,14 +400,14 @@ async def test_a_model_that_cannot_be_had_is_tried_again() -> None:
     sink = Sink()
     attempts = 0
 
-    async def prepare() -> list[str]:
+    async def prepare() -> Options:
         nonlocal attempts
         attempts += 1
         if attempts < 3:
             raise OSError("no network")
-        return [sys.executable, SCRIPT, "obedient"]
+        return Options(model="")
 
-    engine = Supervisor(prepare=prepare, sink=sink, pause_s=lambda crashes, now: 0.0)
+    engine = Supervisor(command=scripted("obedient"), prepare=prepare, sink=sink, pause_s=lambda crashes, now: 0.0)
     engine.start()
     try:
         await sink.losses(1)
@@ -410,15 +418,31 @@ async def test_a_model_that_cannot_be_had_is_tried_again() -> None:
         await engine.stop()
 
 
+async def test_options_that_are_no_text() -> None:
+    """A path of other bytes than UTF-8 is a reason, too, and no process is left."""
+    sink = Sink()
+
+    async def prepare() -> Options:
+        return Options(model="\udcff.gguf")
+
+    engine = Supervisor(command=scripted("obedient"), prepare=prepare, sink=sink, pause_s=lambda crashes, now: 60.0)
+    engine.start()
+    try:
+        await sink.losses(1)
+        assert "utf-8" in engine.reason and engine.pid is None
+    finally:
+        await engine.stop()
+
+
 async def test_a_download_is_no_part_of_the_load() -> None:
     """However long it takes to have the model, the load has all of its time."""
     sink, clock = Sink(), Clock()
 
-    async def prepare() -> list[str]:
+    async def prepare() -> Options:
         clock.advance(10_000)
-        return [sys.executable, SCRIPT, "obedient"]
+        return Options(model="")
 
-    engine = Supervisor(prepare=prepare, sink=sink, load_timeout_s=600.0, clock=clock)
+    engine = Supervisor(command=scripted("obedient"), prepare=prepare, sink=sink, load_timeout_s=600.0, clock=clock)
     engine.start()
     try:
         await sink.readies(1)
@@ -430,11 +454,8 @@ async def test_a_download_is_no_part_of_the_load() -> None:
 async def test_a_command_that_does_not_exist() -> None:
     """Not even a process: a reason, and no exception."""
     sink = Sink()
-
-    async def prepare() -> list[str]:
-        return ["/nonexistent/engine"]
-
-    engine = Supervisor(prepare=prepare, sink=sink, pause_s=lambda crashes, now: 60.0)
+    command = ["/nonexistent/engine"]
+    engine = Supervisor(command=command, prepare=prepare, sink=sink, pause_s=lambda crashes, now: 60.0)
     engine.start()
     try:
         await sink.losses(1)
@@ -477,9 +498,3 @@ def test_every_state_can_be_left_and_stopped() -> None:
     """The table covers each state, and stop is possible from all that run."""
     assert set(State) == set(TABLE)
     assert all(State.STOPPED in nexts for state, nexts in TABLE.items() if state is not State.STOPPED)
-
-
-def test_the_command_line_leaves_defaults_to_the_engine() -> None:
-    """Options that are None are not given; names are dashed."""
-    line = command("m.gguf", {"n_ctx": None, "n_seq": 4, "kv_type": "bf16"})
-    assert line[1:] == ["-m", "service.engine", "--model", "m.gguf", "--n-seq", "4", "--kv-type", "bf16"]

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass
+from typing import Final
 
-AUTO = "auto"
-UNASKED = "f16"
+from service.protocol.options import KvType
+
+AUTO: Final = "auto"
+UNASKED: Final = "f16"
 EXACT = ("bf16", "q8_0")  # with these ggml computes each row's attention independently of the rest of the batch
 # With it bf16 takes 0.7 to 0.95 of f16's time, without it up to 1.6 (docs/exactness.md). ggml's CPU library reports it.
 FAST = "FLASH_ATTN_BF16"
@@ -34,7 +37,7 @@ class Given:
     can_be_exact: bool  # by the rest: RILL_N_SEQ, and a memory that can share prompts in an exact cache, too
 
 
-def choose_kv_type(asked: str, given: Given) -> str:
+def choose_kv_type(asked: KvType, given: Given) -> KvType:
     """The type for a value of RILL_KV_TYPE: for auto, bf16 where that makes results exact and costs nothing."""
     if asked != AUTO:
         return asked

@@ -46,7 +46,7 @@ def test_in_company_as_alone(name: str, tmp_path: Path) -> None:
         submit(str(i), text=text, max_tokens=16, ignore_eos=True, sampling=Sampling(seed=i, temperature=i % 2 * 0.8))
         for i, text in enumerate(texts)
     ]
-    with Child("--model", str(model), "--n-ctx", "4096", "--n-seq", "12", "--kv-type", "bf16") as child:
+    with Child(model, n_ctx=4096, n_seq=12, kv_type="bf16") as child:
         child.ready()
         alone: dict[str, list[int]] = {}
         for one in submits:
@@ -61,10 +61,10 @@ def test_in_company_as_alone(name: str, tmp_path: Path) -> None:
 def test_what_is_not_exact_says_so(tmp_path: Path) -> None:
     """An operator who pays for exactness is told where the weights don't give it."""
     model = quantized(tmp_path / "f16.gguf", 1)
-    with Child("--model", str(model), "--n-ctx", "1024", "--n-seq", "2", "--kv-type", "bf16") as child:
+    with Child(model, n_ctx=1024, n_seq=2, kv_type="bf16") as child:
         child.ready()
         assert b"docs/exactness.md" in said(child)
-    with Child("--model", str(model), "--n-ctx", "1024", "--n-seq", "2") as child:
+    with Child(model, n_ctx=1024, n_seq=2) as child:
         child.ready()
         assert b"docs/exactness.md" not in said(child)
 

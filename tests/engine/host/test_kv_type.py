@@ -9,6 +9,7 @@ import pytest
 
 from service.engine.host.kv_type import AUTO, FAST, HEADS, REPACKED, Given, choose_kv_type, head_size, promise
 from service.engine.llama.options import KV_TYPES
+from service.protocol.options import KvType
 
 FREE = Given(
     features=frozenset({"AVX512", FAST}),
@@ -21,7 +22,7 @@ FREE = Given(
 
 
 @pytest.mark.parametrize("asked", KV_TYPES)
-def test_what_is_asked_for_is_had(asked: str) -> None:
+def test_what_is_asked_for_is_had(asked: KvType) -> None:
     """A type that is named is taken, whatever it costs."""
     assert choose_kv_type(asked, FREE) == choose_kv_type(asked, replace(FREE, features=frozenset())) == asked
 

@@ -133,7 +133,7 @@ COMPUTED: list[dict[str, Any]] = [
 def engine(write: Callable[..., Path]) -> Iterator[Child]:
     """One engine, exact, that has to outlive the whole file."""
     model = write("hostile", n_ctx_train=1024, endless=True)
-    with Child("--model", str(model), "--n-ctx", "8192", "--n-seq", "8", "--kv-type", "bf16") as child:
+    with Child(model, n_ctx=8192, n_seq=8, kv_type="bf16") as child:
         yield child.ready()
 
 
