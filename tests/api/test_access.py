@@ -27,8 +27,8 @@ async def status(service: Service, method: str, path: str, **options: Any) -> in
 
 
 @pytest.mark.parametrize(("method", "path", "options"), GUARDED)
-async def test_keys_guard_the_work(serve: Serve, method: str, path: str, options: dict[str, Any]) -> None:
-    """Without a key or with a wrong one: 401, in OpenAI's shape; with either of the right ones: in."""
+async def test_routes_that_do_work_require_a_key(serve: Serve, method: str, path: str, options: dict[str, Any]) -> None:
+    """Without a key or with a wrong one a request gets 401 in OpenAI's error format; either valid key is accepted."""
     service = await serve(api_keys="one, two")
     for header in (None, "Bearer", "Bearer ", "Bearer wrong", "Basic one", "one", "Bearer one two", "Bearer é"):
         headers = {} if header is None else {"Authorization": header}
@@ -43,14 +43,15 @@ async def test_keys_guard_the_work(serve: Serve, method: str, path: str, options
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics"])
-async def test_what_needs_no_key(serve: Serve, path: str) -> None:
-    """The page, health and metrics are open."""
+async def test_routes_that_need_no_key(serve: Serve, path: str) -> None:
+    """The page, the health routes and the metrics are open."""
     service = await serve(api_keys="one")
     assert await status(service, "GET", path) == 200
 
 
-async def test_an_id_alone_reads_but_only_its_maker_cancels(serve: Serve) -> None:
-    """An EventSource can't send a key: a 128-bit id is the right to read. Cancelling takes the maker's key."""
+async def test_reading_needs_only_the_id_but_cancelling_needs_the_key(serve: Serve) -> None:
+    """An EventSource can't send a key: a 128-bit id is the right to read. Cancelling requires the key that made the
+    stream."""
     service = await serve(api_keys="one,two", by_hand=True)
     mine = {"Authorization": "Bearer one"}
     creating = asyncio.create_task(service.client.post("/v1/streams", json=PROMPT, headers=mine))
@@ -67,8 +68,8 @@ async def test_an_id_alone_reads_but_only_its_maker_cancels(serve: Serve) -> Non
     assert service.engine.cancelled == [id]
 
 
-async def test_a_key_of_one_tenant_is_not_anothers(serve: Serve) -> None:
-    """The same `key=` under two API keys is two streams."""
+async def test_idempotency_keys_are_scoped_to_a_tenant(serve: Serve) -> None:
+    """The same `key=` under two API keys makes two streams."""
     service = await serve(api_keys="one,two")
     for api_key in ("one", "two", "one"):
         headers = {"Authorization": f"Bearer {api_key}"}
@@ -77,8 +78,8 @@ async def test_a_key_of_one_tenant_is_not_anothers(serve: Serve) -> None:
 
 
 async def test_each_key_is_a_tenant_of_the_engine(serve: Serve) -> None:
-    """On every route the engine is told whose request it is, by a name that tells nothing of the key; without keys all
-    are one tenant."""
+    """On every route the engine gets the request's tenant, under a name that reveals nothing of the key; without keys
+    there is one tenant."""
     service = await serve(api_keys="one,two")
     for method, path, options in GUARDED:
         for api_key in ("one", "two"):
@@ -100,12 +101,12 @@ async def test_each_key_is_a_tenant_of_the_engine(serve: Serve) -> None:
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
         {"Sec-Fetch-Site": "cross-site", "Origin": "null"},
-        {"Origin": "http://evil.example"},  # all that browsers send to plain http beyond loopback
+        {"Origin": "http://evil.example"},  # all that browsers send over plain HTTP to hosts other than loopback
         {"Origin": "null"},
     ],
 )
-async def test_no_prefetch_and_no_other_site_starts_work(serve: Serve, headers: dict[str, str]) -> None:
-    """403, and nothing generates."""
+async def test_a_prefetch_or_another_site_starts_no_work(serve: Serve, headers: dict[str, str]) -> None:
+    """They get 403, and nothing is generated."""
     service = await serve(allowed_origins="https://good.example")
     for method, path, options in GUARDED:
         assert await status(service, method, path, headers=headers, **options) == 403
@@ -113,22 +114,22 @@ async def test_no_prefetch_and_no_other_site_starts_work(serve: Serve, headers: 
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:1234", "https://127.0.0.1", "https://good.example"])
-async def test_an_origin_of_ours_may(serve: Serve, origin: str) -> None:
-    """The host that was asked, whatever its port is outside a container, and those that are allowed."""
+async def test_own_and_allowed_origins_are_accepted(serve: Serve, origin: str) -> None:
+    """The requested host, whatever its port is outside a container, and the allowed origins."""
     service = await serve(allowed_origins="https://good.example")
     for method, path, options in GUARDED:
         assert await status(service, method, path, headers={"Origin": origin}, **options) != 403
 
 
 @pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])
-async def test_our_own_page_and_a_typed_address_may(serve: Serve, site: str) -> None:
-    """Only cross-site is refused."""
+async def test_own_page_and_typed_address_are_accepted(serve: Serve, site: str) -> None:
+    """Only cross-site requests are refused."""
     service = await serve()
     assert await status(service, "GET", "/stream", params=PROMPT, headers={"Sec-Fetch-Site": site}) == 200
 
 
 async def test_an_allowed_origin_may_read_the_answer(serve: Serve) -> None:
-    """CORS headers for exactly that origin, on streams and on errors, and Vary so that caches keep them apart."""
+    """CORS headers name exactly that origin, on streams and on errors, and Vary keeps caches from mixing origins."""
     service = await serve(allowed_origins="https://good.example/, https://also.example")
     headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://good.example"}
     for query in (PROMPT, {}):
@@ -142,7 +143,8 @@ async def test_an_allowed_origin_may_read_the_answer(serve: Serve) -> None:
 
 
 async def test_a_preflight_is_answered_for_allowed_origins(serve: Serve) -> None:
-    """204 with what may be sent; for others there is no such method."""
+    """An allowed origin gets 204 with the allowed methods and headers; for any other the method does not exist
+    (405)."""
     service = await serve(allowed_origins="https://good.example")
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     headers = {"Origin": "https://good.example", **asked}

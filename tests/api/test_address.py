@@ -1,4 +1,4 @@
-"""What people are told at the start: an address that they can open, and who else can."""
+"""What is printed at start: an address that can be opened, and whether other machines can reach it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from service.api.address import banner, is_private, public_url
         ("127.0.0.1:8080-8090", None),
     ],
 )
-def test_what_docker_publishes_is_where_it_is_opened(publish: str, url: str | None) -> None:
-    """In each form that Docker takes; a port that only Docker knows is not guessed."""
+def test_public_url_of_a_published_port(publish: str, url: str | None) -> None:
+    """Each form of Docker's publish syntax is parsed; a port that only Docker knows is not guessed."""
     assert public_url(publish) == url
 
 
-def test_the_banner_names_what_can_be_opened() -> None:
-    """Published: that address and not the container's own; else its own; and where only Docker knows, how to ask it."""
+def test_the_banner_names_a_reachable_address() -> None:
+    """The published address if there is one, else the service's own; where only Docker knows the port, the command that
+    asks it."""
     own = "http://127.0.0.1:8000"
     assert banner(own, "", "/stream").count(own) == 2
     published = banner(own, "8080", "/stream")
@@ -53,6 +54,7 @@ def test_the_banner_names_what_can_be_opened() -> None:
         ("[::1]:8080-8090", "0.0.0.0", True),
     ],
 )
-def test_who_reaches_it(publish: str, listens_on: str, private: bool) -> None:
-    """This machine alone, where the published address, or the service's own where none is, is a loopback one."""
+def test_is_private(publish: str, listens_on: str, private: bool) -> None:
+    """Only this machine can reach it if the published address, or without one the service's own, is a loopback
+    address."""
     assert is_private(publish, listens_on) is private

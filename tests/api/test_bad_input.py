@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a 4xx in OpenAI's shape, and no engine hears of it."""
+"""Any bad input gets a 4xx in OpenAI's error format, and never reaches the engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ POSTS = ("/stream", "/v1/streams", "/v1/chat/completions", "/v1/completions")
 
 
 async def refused(service: Service, method: str, path: str, **options: Any) -> tuple[int, str, str | None]:
-    """(status, code, param) of an error body, whose shape is checked."""
+    """The (status, code, param) of an error body, whose format is checked."""
     async with service.client.request(method, path, **options) as response:
         raw = await response.read()
         assert response.content_type == "application/json", raw
@@ -65,8 +65,8 @@ BODIES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-async def test_a_body_that_is_no_request(serve: Serve, path: str, body: bytes) -> None:
-    """Malformed JSON, numbers that are none, bytes that are no text: 400."""
+async def test_a_body_that_is_not_a_request(serve: Serve, path: str, body: bytes) -> None:
+    """Malformed JSON, invalid numbers and bytes that are not text get 400."""
     service = await serve()
     status, _, _ = await refused(service, "POST", path, data=body)
     assert status == 400
@@ -241,7 +241,7 @@ UNSUPPORTED: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize("path", POSTS)
 async def test_every_parameter_out_of_bounds(serve: Serve, path: str) -> None:
-    """Wrong types and numbers beyond their bounds: 400 naming the parameter, on every route."""
+    """Wrong types and numbers out of bounds get 400 naming the parameter, on every route."""
     service = await serve()
     prompt: dict[str, Any] = CHAT if "chat" in path else {"prompt": "hi"}
     for fields, param in FIELDS:
@@ -251,7 +251,7 @@ async def test_every_parameter_out_of_bounds(serve: Serve, path: str) -> None:
 
 
 async def test_every_native_field_out_of_bounds(serve: Serve) -> None:
-    """What only /stream takes."""
+    """The same for the parameters that only /stream has."""
     service = await serve()
     for path in ("/stream", "/v1/streams"):
         for fields, param in NATIVE:
@@ -259,8 +259,8 @@ async def test_every_native_field_out_of_bounds(serve: Serve) -> None:
     assert service.engine.submitted == []
 
 
-async def test_messages_that_are_none(serve: Serve) -> None:
-    """Roles and contents that are not text: 400 naming messages."""
+async def test_invalid_messages(serve: Serve) -> None:
+    """Invalid roles, and contents that are not text, get 400 naming `messages`."""
     service = await serve()
     for messages in MESSAGES:
         answer = await refused(service, "POST", "/v1/chat/completions", json={"messages": messages})
@@ -268,8 +268,8 @@ async def test_messages_that_are_none(serve: Serve) -> None:
     assert service.engine.submitted == []
 
 
-async def test_prompts_that_are_none(serve: Serve) -> None:
-    """Anything but one text or one list of token ids: 400 naming prompt."""
+async def test_invalid_prompts(serve: Serve) -> None:
+    """Anything but one text or one list of token ids gets 400 naming `prompt`."""
     service = await serve()
     for prompt in PROMPTS:
         answer = await refused(service, "POST", "/v1/completions", json={"prompt": prompt})
@@ -278,7 +278,7 @@ async def test_prompts_that_are_none(serve: Serve) -> None:
 
 
 async def test_what_is_not_supported_is_named(serve: Serve) -> None:
-    """A parameter that would change the answer is refused, never dropped."""
+    """An unsupported parameter that would change the answer is refused by name, never ignored."""
     service = await serve()
     for path in POSTS:
         for name, value in UNSUPPORTED:
@@ -291,7 +291,7 @@ async def test_what_is_not_supported_is_named(serve: Serve) -> None:
 
 
 async def test_errors_are_in_plain_words(serve: Serve) -> None:
-    """No type of the code's, no branch of a union, nothing that the field held."""
+    """An error message has no type name, no branch of a union and nothing of the field's value."""
     service = await serve()
     roles = "'system', 'developer', 'user' or 'assistant'"
     wrong: list[tuple[dict[str, Any], str]] = [
@@ -317,7 +317,7 @@ async def test_errors_are_in_plain_words(serve: Serve) -> None:
 
 
 async def test_numbers_as_other_languages_write_them(serve: Serve) -> None:
-    """A whole number may have a point, and a file that begins with a byte order mark is JSON none the less."""
+    """An integer may be written with a decimal point, and a JSON body may begin with a byte order mark."""
     service = await serve()
     for body in (b'{"prompt": "hi", "max_tokens": 6.0, "seed": -2}', b'\xef\xbb\xbf{"prompt": "hi", "n_predict": 6}'):
         async with service.client.post("/v1/completions", data=body) as response:
@@ -350,7 +350,7 @@ async def test_numbers_as_other_languages_write_them(serve: Serve) -> None:
         ("&".join(f"a{n}=1" for n in range(65)), None),
     ],
 )
-async def test_a_query_that_is_no_request(serve: Serve, query: str, param: str | None) -> None:
+async def test_a_query_that_is_not_a_request(serve: Serve, query: str, param: str | None) -> None:
     """The same bounds hold for GET."""
     service = await serve()
     async with service.client.get(f"{service.url}/stream?{query}") as response:
@@ -360,7 +360,7 @@ async def test_a_query_that_is_no_request(serve: Serve, query: str, param: str |
 
 
 async def raw_request(service: Service, raw: bytes) -> bytes:
-    """The answer to bytes of our own making."""
+    """The answer to hand-made bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(service.url.rsplit(":", 1)[1]))
     writer.write(raw)
     async with asyncio.timeout(PATIENCE_S):
@@ -387,8 +387,8 @@ async def test_broken_utf_8_on_the_wire(serve: Serve) -> None:
     ],
     ids=["url", "header", "line", "nul", "length"],
 )
-async def test_what_is_no_http(serve: Serve, raw: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """An overlong address or header, or no HTTP at all: our error body, and no word of it in any log."""
+async def test_invalid_http(serve: Serve, raw: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """An overlong address or header, or no HTTP at all, gets our error body, and nothing of it is logged."""
     caplog.set_level(logging.DEBUG)
     service = await serve()
     answer = await raw_request(service, raw)
@@ -405,7 +405,7 @@ async def test_what_is_no_http(serve: Serve, raw: bytes, caplog: pytest.LogCaptu
     "target", ["//[/stream?prompt=x", "http://[/stream", "http://a:b/stream?prompt=x", "*", "/stream??prompt=x"]
 )
 async def test_odd_request_targets(serve: Serve, target: str) -> None:
-    """Whatever stands in the request line: a 4xx."""
+    """Any content of the request line gets a 4xx."""
     service = await serve()
     answer = await raw_request(service, f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
     assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer
@@ -413,8 +413,8 @@ async def test_odd_request_targets(serve: Serve, target: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.9", "2.0"])
-async def test_versions_of_http_that_are_not_spoken(serve: Serve, version: str) -> None:
-    """A request in one of them is refused, rather than answered in another version by its name."""
+async def test_unsupported_http_versions(serve: Serve, version: str) -> None:
+    """A request in an unsupported version is refused, rather than answered in another version under its name."""
     service = await serve()
     answer = await raw_request(service, f"GET /stream?prompt=x HTTP/{version}\r\nHost: a\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -424,8 +424,8 @@ async def test_versions_of_http_that_are_not_spoken(serve: Serve, version: str) 
 @pytest.mark.parametrize(
     ("host", "origin"), [("[", "x"), ("a", "http://["), ("[", "http://["), ("a", ""), ("", "http://a")]
 )
-async def test_hosts_and_origins_that_are_none(serve: Serve, host: str, origin: str) -> None:
-    """What can't be read as an address is another site's, or as good as no page's: never an error of ours."""
+async def test_invalid_hosts_and_origins(serve: Serve, host: str, origin: str) -> None:
+    """An address that can't be parsed counts as another site's, or as no browser's: it is never a server error."""
     service = await serve()
     for path in ("/stream?prompt=x", "/v1/models"):
         head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nConnection: close\r\n\r\n"
@@ -434,7 +434,7 @@ async def test_hosts_and_origins_that_are_none(serve: Serve, host: str, origin: 
 
 
 async def test_a_body_beyond_the_limit(serve: Serve) -> None:
-    """413, known from its length or found on the way."""
+    """It gets 413, whether the limit shows in Content-Length or only while the body is received."""
     service = await serve(max_body_bytes=10_000)
     body = orjson.dumps({"prompt": "x" * 10_000})
 
@@ -450,7 +450,7 @@ async def test_a_body_beyond_the_limit(serve: Serve) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "identity, gzip"])
 async def test_a_compressed_body(serve: Serve, encoding: str) -> None:
-    """415, unread: no bomb is unpacked."""
+    """It gets 415 without being read: no decompression bomb is unpacked."""
     service = await serve()
     body = gzip.compress(orjson.dumps({"prompt": "hi"}))
     for path in POSTS:
@@ -463,7 +463,7 @@ async def test_a_compressed_body(serve: Serve, encoding: str) -> None:
     "kind", ["application/x-www-form-urlencoded", "text/plain", "application/json; charset=latin-1", ""]
 )
 async def test_any_content_type_is_taken(serve: Serve, kind: str) -> None:
-    """`curl -d` calls JSON a form; what counts is the body."""
+    """`curl -d` sends JSON as a form: only the body counts."""
     service = await serve()
     headers = {"Content-Type": kind} if kind else {}
     async with service.client.post("/stream", data=b'{"prompt": "hi"}', headers=headers) as response:
@@ -472,7 +472,7 @@ async def test_any_content_type_is_taken(serve: Serve, kind: str) -> None:
 
 
 async def test_any_model_name_is_answered(serve: Serve) -> None:
-    """Whatever a string can hold comes back as it was."""
+    """Any string is returned unchanged as the model's name."""
     service = await serve()
     for name in ("\0", "\n", '"', "é🦊", "a/b:c", "x" * 256, " "):
         async with service.client.post("/v1/chat/completions", json={**CHAT, "model": name}) as response:
@@ -485,7 +485,7 @@ async def test_any_model_name_is_answered(serve: Serve) -> None:
 
 
 async def test_unknown_fields_and_nulls_are_ignored(serve: Serve) -> None:
-    """null means default, and a field that nobody knows changes nothing."""
+    """null means the default, and an unknown field changes nothing."""
     service = await serve()
     names = [name for name in StreamRequest.model_fields if name != "prompt"]
     body = {"prompt": "hi", **dict.fromkeys(names), "user": "x", "metadata": {"a": [1]}, "store": True}
@@ -509,14 +509,14 @@ async def test_unknown_fields_and_nulls_are_ignored(serve: Serve) -> None:
         ("GET", "/v1/streams", 405),
     ],
 )
-async def test_addresses_that_are_none(serve: Serve, method: str, path: str, status: int) -> None:
-    """404 and 405 have the same shape as all other errors."""
+async def test_unknown_addresses(serve: Serve, method: str, path: str, status: int) -> None:
+    """404 and 405 have the same format as all other errors."""
     service = await serve()
     assert (await refused(service, method, path))[0] == status
 
 
 async def test_a_prompt_is_in_no_error_and_no_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """Errors name the field, not what was in it; logs neither."""
+    """Errors name the field and not its value; logs have neither."""
     caplog.set_level(logging.DEBUG)
     service = await serve()
     for fields in (
@@ -545,8 +545,8 @@ NAMES = st.sampled_from(sorted({*ChatRequest.model_fields, *TextRequest.model_fi
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=300)
 @given(st.dictionaries(NAMES | st.text(max_size=5), JSON, max_size=6))
-def test_any_json_is_an_order_or_invalid(body: dict[str, Any]) -> None:
-    """Nothing but Invalid is ever raised by a body."""
+def test_any_json_is_a_request_or_invalid(body: dict[str, Any]) -> None:
+    """A body raises nothing but Invalid."""
     for schema in (ChatRequest, TextRequest, StreamRequest):
         try:
             refuse_unsupported(body)
@@ -558,7 +558,7 @@ def test_any_json_is_an_order_or_invalid(body: dict[str, Any]) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_request_or_invalid(raw: bytes) -> None:
-    """Neither a body nor a query can raise anything else."""
+    """Neither a body nor a query raises anything but Invalid."""
     for read in (lambda: parse_json(raw), lambda: parse_query(raw.decode("latin-1"))):
         try:
             read()

@@ -28,7 +28,7 @@ SUMMARY = Summary(
 
 
 def data(body: bytes) -> dict[str, Any]:
-    """The object in one line of data."""
+    """The JSON object in one data line."""
     assert body.startswith(b"data: ") and b"\n" not in body
     value = orjson.loads(body.removeprefix(b"data: "))
     assert isinstance(value, dict)
@@ -37,7 +37,8 @@ def data(body: bytes) -> dict[str, Any]:
 
 @given(KINDS, TEXTS, TEXTS.filter(bool), st.booleans())
 def test_any_text_under_any_model_name(kind: Kind, model: str, text: str, include_usage: bool) -> None:
-    """The chunk that is pasted together is the chunk that would be dumped; both come back as they were."""
+    """The chunk assembled from parts equals the chunk serialized as a whole; model name and text come back
+    unchanged."""
     chunk = data(Chunks(Answer(kind, model=model, fingerprint="f"), include_usage=include_usage).delta(text))
     (choice,) = chunk["choices"]
     assert (choice["delta"]["content"] if kind == "chat" else choice["text"]) == text
@@ -54,7 +55,7 @@ def test_the_first_chunk_has_no_text() -> None:
 
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_the_end(include_usage: bool) -> None:
-    """Finish reason with timings and seed, usage if asked for, [DONE]."""
+    """The end has the finish reason with timings and seed, the usage if requested, and [DONE]."""
     chunks = Chunks(Answer("text", model="m", fingerprint="f"), include_usage=include_usage)
     last, *usage, done = chunks.done(SUMMARY)
     assert done == b"data: [DONE]"
@@ -64,13 +65,13 @@ def test_the_end(include_usage: bool) -> None:
 
 
 def test_a_failure_is_an_error_object() -> None:
-    """As openai-python looks for it."""
+    """It has the form that openai-python looks for."""
     body = Chunks(Answer("chat", model="m", fingerprint="f"), include_usage=False).failure(EngineCrash("gone"))
     assert data(body)["error"]["code"] == "engine_crash"
 
 
-def test_a_whole_answer_says_nothing_before_its_end() -> None:
-    """Its parts make no event; joined they are the content."""
+def test_a_whole_answer_has_no_event_before_its_end() -> None:
+    """Its parts produce no events; joined they are the content."""
     whole = Whole(Answer("chat", model="m", fingerprint="f"))
     said = [whole.opening(Status(Phase.QUEUED, 1)), whole.delta("a"), whole.delta("b"), whole.failure(EngineCrash("x"))]
     assert (b"".join(said), whole.done(SUMMARY)) == (b"", [])

@@ -27,14 +27,15 @@ async def streamed(service: Service, path: str, body: dict[str, Any]) -> list[Ev
 
 
 def chunks(events: list[Event]) -> list[dict[str, Any]]:
-    """The JSON of all but the last, which is [DONE]; no event has a name."""
+    """The JSON of all events but the last, which is [DONE]; no event has a name."""
     assert {event.name for event in events} == {"message"}
     assert events[-1].data == "[DONE]"
     return [event.json() for event in events[:-1]]
 
 
-async def test_a_chat_in_chunks(serve: Serve) -> None:
-    """Role first, then the text, then the finish reason with seed and timings, then [DONE]; one id and name."""
+async def test_a_streamed_chat(serve: Serve) -> None:
+    """First the role, then the text, then the finish reason with seed and timings, then [DONE], all under one id and
+    model name."""
     service = await serve()
     got = chunks(await streamed(service, "/v1/chat/completions", {**CHAT, "seed": 5}))
     choices = [chunk["choices"][0] for chunk in got]
@@ -48,8 +49,8 @@ async def test_a_chat_in_chunks(serve: Serve) -> None:
     assert all("usage" not in chunk for chunk in got)
 
 
-async def test_usage_comes_in_a_chunk_of_its_own_when_asked_for(serve: Serve) -> None:
-    """With include_usage the last chunk has no choices and the usage; all others have usage null."""
+async def test_usage_comes_in_a_separate_chunk_on_request(serve: Serve) -> None:
+    """With include_usage the last chunk has the usage and no choices; all others have usage null."""
     service = await serve()
     body = {**CHAT, "stream_options": {"include_usage": True}}
     got = chunks(await streamed(service, "/v1/chat/completions", body))
@@ -63,8 +64,8 @@ async def test_usage_comes_in_a_chunk_of_its_own_when_asked_for(serve: Serve) ->
     assert {str(chunk["usage"]) for chunk in got[:-1]} == {"None"}
 
 
-async def test_a_completion_in_chunks(serve: Serve) -> None:
-    """The older route: text in `text`."""
+async def test_a_streamed_completion(serve: Serve) -> None:
+    """The older route has the text in `text`."""
     service = await serve()
     got = chunks(await streamed(service, "/v1/completions", {"prompt": "Once"}))
     assert "".join(chunk["choices"][0]["text"] for chunk in got) == "".join(STORY)
@@ -72,8 +73,8 @@ async def test_a_completion_in_chunks(serve: Serve) -> None:
     assert got[0]["model"] == "scripted"
 
 
-async def test_an_answer_in_one_piece(serve: Serve) -> None:
-    """Not streamed: the whole object, with usage, timings and the seed that was used."""
+async def test_a_non_streamed_answer(serve: Serve) -> None:
+    """It is one object with usage, timings and the seed that was used."""
     service = await serve()
     async with service.client.post("/v1/chat/completions", json=CHAT) as response:
         body = await response.json()
@@ -94,7 +95,8 @@ async def test_an_answer_in_one_piece(serve: Serve) -> None:
 
 
 async def test_what_reaches_the_engine(serve: Serve) -> None:
-    """Messages as they are, developer as system, parts joined; a raw prompt as text or token ids; all parameters."""
+    """Messages are unchanged, but that developer becomes system and parts are joined; a raw prompt is text or token
+    ids; all parameters arrive."""
     service = await serve()
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     body = {
@@ -135,8 +137,8 @@ async def test_what_reaches_the_engine(serve: Serve) -> None:
     ]
 
 
-async def test_the_engine_knows_the_pace_of_what_is_streamed(serve: Serve) -> None:
-    """An answer in one piece is in a hurry whatever it asked for."""
+async def test_the_engine_knows_the_pace_of_a_stream(serve: Serve) -> None:
+    """A non-streamed answer is generated at full speed, whatever pace was requested."""
     service = await serve()
     for stream in (True, False):
         for query, pace in ({}, 1e3), ({"pace": "2e3"}, 1e3), ({"pace": "2e3"}, None):
@@ -147,8 +149,8 @@ async def test_the_engine_knows_the_pace_of_what_is_streamed(serve: Serve) -> No
     assert [submit.pace for submit in service.engine.submitted] == [1e3, 2e3, 2e3, None, None, None]
 
 
-async def test_a_parameter_that_asks_for_nothing_special_is_fine(serve: Serve) -> None:
-    """Clients send defaults; they are not refused for it. Nor are fields refused that nobody knows."""
+async def test_parameters_at_their_defaults_are_accepted(serve: Serve) -> None:
+    """Clients send defaults, which are not refused; nor are unknown fields."""
     service = await serve()
     tool = {"type": "function", "function": {"name": "f"}}
     harmless = {"n": 1, "logit_bias": {}, "response_format": {"type": "text"}, "tools": [tool], "tool_choice": "none"}
@@ -169,8 +171,9 @@ async def test_a_parameter_that_asks_for_nothing_special_is_fine(serve: Serve) -
         ({"max_tokens": -1, "n_predict": 3}, 3),
     ],
 )
-async def test_the_answers_limit_by_everybodys_name(serve: Serve, fields: dict[str, int], expected: int | None) -> None:
-    """OpenAI's newer name before its older one before the peers'; -1 is no limit."""
+async def test_every_name_of_the_token_limit(serve: Serve, fields: dict[str, int], expected: int | None) -> None:
+    """OpenAI's newer name takes precedence over its older one, and that over other servers' names; -1 means no
+    limit."""
     service = await serve()
     async with service.client.post("/v1/chat/completions", json={**CHAT, **fields}) as response:
         assert response.status == 200
@@ -178,7 +181,7 @@ async def test_the_answers_limit_by_everybodys_name(serve: Serve, fields: dict[s
 
 
 async def test_stream_options_need_a_stream(serve: Serve) -> None:
-    """As OpenAI does: a 400."""
+    """Without a stream they get 400, as from OpenAI."""
     service = await serve()
     body = {**CHAT, "stream_options": {"include_usage": True}}
     async with service.client.post("/v1/chat/completions", json=body) as response:
@@ -186,7 +189,7 @@ async def test_stream_options_need_a_stream(serve: Serve) -> None:
 
 
 async def test_the_engines_refusal_is_a_400(serve: Serve) -> None:
-    """Streamed or not, before any header."""
+    """It is sent before any header, streamed or not."""
     service = await serve(by_hand=True)
     for n, stream in enumerate((True, False), start=1):
         asking = asyncio.create_task(service.client.post("/v1/chat/completions", json={**CHAT, "stream": stream}))
@@ -198,7 +201,7 @@ async def test_the_engines_refusal_is_a_400(serve: Serve) -> None:
 
 
 async def test_an_error_after_the_headers_is_a_chunk_without_done(serve: Serve) -> None:
-    """`data: {"error": …}`, then the end: never a [DONE] that would look complete."""
+    """`data: {"error": …}` ends the stream: no [DONE] makes it look complete."""
     service = await serve(by_hand=True)
     asking = asyncio.create_task(service.client.post("/v1/chat/completions", json={**CHAT, "stream": True}))
     id = (await service.engine.submission()).id
@@ -212,8 +215,8 @@ async def test_an_error_after_the_headers_is_a_chunk_without_done(serve: Serve) 
 
 
 @pytest.mark.parametrize(("what", "code"), [("die", "engine_crash"), ("time", "queue_timeout")])
-async def test_an_answer_in_one_piece_that_fails_is_a_503(serve: Serve, what: str, code: str) -> None:
-    """No header was sent, so the status can say it, with a time to come back."""
+async def test_a_non_streamed_answer_that_fails_is_a_503(serve: Serve, what: str, code: str) -> None:
+    """No header was sent yet, so the status reports the failure, with Retry-After."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, queue_timeout_s=60)
     asking = asyncio.create_task(service.client.post("/v1/chat/completions", json=CHAT))
@@ -229,7 +232,7 @@ async def test_an_answer_in_one_piece_that_fails_is_a_503(serve: Serve, what: st
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_cancels(serve: Serve, stream: bool) -> None:
-    """At once: its sequence is freed, and it is counted as client_left."""
+    """The sequence is freed at once, and the request is counted as client_left."""
     service = await serve(by_hand=True)
     asking = asyncio.create_task(service.client.post("/v1/chat/completions", json={**CHAT, "stream": stream}))
     id = (await service.engine.submission()).id
@@ -243,8 +246,8 @@ async def test_a_client_that_leaves_cancels(serve: Serve, stream: bool) -> None:
     assert await service.metric('llm_requests_total{outcome="client_left",route="/v1/chat/completions"}') == 1
 
 
-async def test_a_chunked_stream_can_be_resumed_in_its_own_dialect(serve: Serve) -> None:
-    """X-Stream-Id names it on GET /v1/streams/{id}; the events are the same chunks."""
+async def test_an_openai_stream_is_resumed_in_its_own_dialect(serve: Serve) -> None:
+    """X-Stream-Id names the stream for GET /v1/streams/{id}; the events are the same chunks."""
     service = await serve()
     body, resumable = {**CHAT, "stream": True}, {"X-Resumable": "1"}
     async with service.client.post("/v1/chat/completions", json=body, headers=resumable) as response:
@@ -254,7 +257,7 @@ async def test_a_chunked_stream_can_be_resumed_in_its_own_dialect(serve: Serve) 
 
 
 async def test_models_are_listed(serve: Serve) -> None:
-    """The loaded one, with what is known of it; another is a 404."""
+    """The loaded model is listed with its known properties; any other is a 404."""
     service = await serve()
     async with service.client.get("/v1/models") as response:
         (model,) = (await response.json())["data"]
@@ -266,16 +269,17 @@ async def test_models_are_listed(serve: Serve) -> None:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_models_before_there_is_one(serve: Serve) -> None:
-    """503 while loading."""
+async def test_models_while_loading(serve: Serve) -> None:
+    """While the model loads the route answers 503."""
     service = await serve(starts_ready=False)
     for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions")):
         async with service.client.request(method, path, json=CHAT) as response:
             assert response.status == 503
 
 
-async def test_only_listed_names_when_there_is_a_list(serve: Serve) -> None:
-    """RILL_MODEL_NAMES: others are a 404 model_not_found, on all routes; a request without a name is fine."""
+async def test_only_listed_model_names_are_accepted(serve: Serve) -> None:
+    """With RILL_MODEL_NAMES any other name is a 404 model_not_found on all routes; a request without a name is
+    accepted."""
     service = await serve(model_names="fox,org/owl")
     posts: list[tuple[str, dict[str, Any]]] = [
         ("/v1/chat/completions", {"messages": CHAT["messages"]}),
@@ -294,8 +298,8 @@ async def test_only_listed_names_when_there_is_a_list(serve: Serve) -> None:
         assert response.status == 200
 
 
-async def test_seeds_are_told(serve: Serve) -> None:
-    """A request without a seed learns which one was used, and gets the same with it."""
+async def test_the_seed_is_reported(serve: Serve) -> None:
+    """A request without a seed reports the one that was used, and the same seed is used again when it is sent."""
     service = await serve()
     async with service.client.post("/v1/chat/completions", json=CHAT) as response:
         seed = (await response.json())["seed"]
@@ -305,7 +309,7 @@ async def test_seeds_are_told(serve: Serve) -> None:
 
 
 async def test_openai_python_streams(serve: Serve) -> None:
-    """The official client, through heartbeats, ids and retry: the text, the usage, the end."""
+    """The official client gets text, usage and end, through heartbeats, ids and retry."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, heartbeat_s=15)
     client = openai.AsyncOpenAI(base_url=service.url + "/v1", api_key="none", max_retries=0)
@@ -339,7 +343,7 @@ async def test_openai_python_streams(serve: Serve) -> None:
 
 
 async def test_openai_python_completes(serve: Serve) -> None:
-    """Not streamed, both routes, and the models."""
+    """Non-streamed answers on both routes, and the list of models."""
     service = await serve()
     async with openai.AsyncOpenAI(base_url=service.url + "/v1", api_key="none", max_retries=0) as client:
         chat = await client.chat.completions.create(model="any", messages=[{"role": "user", "content": "hi"}])
@@ -351,7 +355,7 @@ async def test_openai_python_completes(serve: Serve) -> None:
 
 
 async def test_openai_python_knows_our_errors(serve: Serve) -> None:
-    """Its exceptions carry our codes, and an error on an open stream is raised, not passed over."""
+    """Its exceptions carry our codes, and an error on an open stream is raised, not ignored."""
     service = await serve(by_hand=True, n_seq=1, max_waiting=0, model_names="fox", api_keys="k")
     async with openai.AsyncOpenAI(base_url=service.url + "/v1", api_key="k", max_retries=0) as client:
 
@@ -381,8 +385,8 @@ async def test_openai_python_knows_our_errors(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-async def test_who_does_not_ask_to_resume_gets_data_alone(serve: Serve, path: str) -> None:
-    """No ids, no retry, no comments: strict clients of OpenAI's know nothing else."""
+async def test_a_stream_that_is_not_resumable_has_only_data_lines(serve: Serve, path: str) -> None:
+    """It has no ids, no retry and no comments: strict OpenAI clients accept nothing else."""
     service = await serve()
     body = {"stream": True, **(CHAT if "chat" in path else {"prompt": "x"})}
     async with service.client.post(path, json=body) as response:
@@ -391,8 +395,8 @@ async def test_who_does_not_ask_to_resume_gets_data_alone(serve: Serve, path: st
     assert [event.data for event in parse(b"\n".join(lines))][-1] == "[DONE]"
 
 
-async def test_a_heartbeat_that_is_data_alone(serve: Serve) -> None:
-    """An empty chunk, which says nothing and keeps proxies from cutting the connection."""
+async def test_a_heartbeat_as_a_data_line(serve: Serve) -> None:
+    """It is an empty chunk: no content, but enough to keep proxies from closing the connection."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, heartbeat_s=5)
     opening = asyncio.create_task(service.client.post("/v1/chat/completions", json={**CHAT, "stream": True}))
@@ -410,7 +414,7 @@ async def test_a_heartbeat_that_is_data_alone(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_who_cancels_has_stopped_it(serve: Serve, stream: bool) -> None:
+async def test_a_cancelled_answer_has_finish_reason_stop(serve: Serve, stream: bool) -> None:
     """OpenAI's clients know five finish reasons, and cancelled is none of them."""
     service = await serve(by_hand=True)
     asking = asyncio.create_task(
@@ -427,8 +431,8 @@ async def test_who_cancels_has_stopped_it(serve: Serve, stream: bool) -> None:
 
 @pytest.mark.parametrize("separator", ["\u0085", "\u2028", "\u2029"])
 @pytest.mark.parametrize("path", ["/stream", "/v1/chat/completions"])
-async def test_no_text_ends_a_line(serve: Serve, separator: str, path: str) -> None:
-    """Where str.splitlines would end one, which httpx reads lines with, JSON has an escape."""
+async def test_no_text_contains_a_line_separator(serve: Serve, separator: str, path: str) -> None:
+    """Characters at which str.splitlines splits, with which httpx reads lines, are escaped in the JSON."""
     service = await serve()
     service.engine.pieces = (f"a{separator}b",)
     async with service.client.post(path, json={**CHAT, "stream": True}) as response:
@@ -442,8 +446,8 @@ async def test_no_text_ends_a_line(serve: Serve, separator: str, path: str) -> N
 @pytest.mark.parametrize(
     "prompt", [[], [5, "a"], None, "", [[]], [1.5], [True], [-1], [2**31], ["a", "b"], [[1], [2]], {"a": 1}, 7]
 )
-async def test_prompts_that_are_none(serve: Serve, prompt: object) -> None:
-    """Refused in plain words, by the field's name."""
+async def test_an_invalid_prompt_is_explained(serve: Serve, prompt: object) -> None:
+    """It is refused in plain words, by the field's name."""
     service = await serve()
     async with service.client.post("/v1/completions", json={"prompt": prompt}) as response:
         error = (await response.json())["error"]
@@ -453,7 +457,7 @@ async def test_prompts_that_are_none(serve: Serve, prompt: object) -> None:
 
 @pytest.mark.parametrize("prompt", [[1] * 1024, [[1] * 5000], ["a"] * 5000])
 async def test_too_many_token_ids_are_refused_by_their_number(serve: Serve, prompt: list[object]) -> None:
-    """Before anything looks at each of them; in words that clients look for."""
+    """They are refused before the ids are validated one by one, in the words that clients look for."""
     service = await serve()
     async with service.client.post("/v1/completions", json={"prompt": prompt}) as response:
         error = (await response.json())["error"]

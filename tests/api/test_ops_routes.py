@@ -13,8 +13,8 @@ from tests.fakes import STORY
 PROMPT = {"prompt": "hi"}
 
 
-async def test_healthz_lives_whatever_the_engine_does(serve: Serve) -> None:
-    """200 while loading and after a crash."""
+async def test_healthz_does_not_depend_on_the_engine(serve: Serve) -> None:
+    """It is 200 while loading and after a crash."""
     service = await serve(starts_ready=False)
     for _ in range(2):
         async with service.client.get("/healthz") as response:
@@ -22,7 +22,7 @@ async def test_healthz_lives_whatever_the_engine_does(serve: Serve) -> None:
         service.engine.die()
 
 
-async def test_readyz_tells_why_not(serve: Serve) -> None:
+async def test_readyz_gives_the_reason(serve: Serve) -> None:
     """Loading with its progress, ready, down with the reason, ready again, draining."""
     service = await serve(starts_ready=False)
 
@@ -43,7 +43,7 @@ async def test_readyz_tells_why_not(serve: Serve) -> None:
 
 
 async def test_health_is_llama_servers(serve: Serve) -> None:
-    """200 and ok, or 503 with an error's body: tools that wait for a server ask there."""
+    """200 and ok, or 503 with an error body: tools that wait for llama-server poll it."""
     service = await serve(starts_ready=False)
     async with service.client.get("/health") as response:
         assert (response.status, (await response.json())["error"]["code"]) == (503, "not_ready")
@@ -52,8 +52,8 @@ async def test_health_is_llama_servers(serve: Serve) -> None:
         assert (response.status, await response.json()) == (200, {"status": "ok"})
 
 
-async def test_draining_refuses_and_lets_finish(serve: Serve) -> None:
-    """New work gets 503 and Retry-After; what runs may finish, and then the drain is over."""
+async def test_draining_refuses_new_and_finishes_running_streams(serve: Serve) -> None:
+    """New requests get 503 and Retry-After; running streams may finish, which ends the drain."""
     service = await serve(by_hand=True, drain_s=30)
     running = asyncio.create_task(service.client.post("/stream", json=PROMPT))
     id = (await service.engine.submission()).id
@@ -70,8 +70,8 @@ async def test_draining_refuses_and_lets_finish(serve: Serve) -> None:
 
 
 async def test_a_drain_is_announced_before_anything_is_refused(serve: Serve) -> None:
-    """/readyz is 503 at once, so that a proxy turns elsewhere; until it can have, new streams are served, also by an
-    engine that was restarted meanwhile. A hurry ends that."""
+    """/readyz is 503 at once, so that a proxy uses another replica; until the proxy has noticed, new streams are
+    served, also by an engine that restarted meanwhile. The hurry event ends that period."""
     service = await serve(drain_notice_s=3600)
     hurry = asyncio.Event()
     draining = asyncio.create_task(service.rill.drain(hurry))
@@ -89,8 +89,8 @@ async def test_a_drain_is_announced_before_anything_is_refused(serve: Serve) -> 
 
 
 @pytest.mark.parametrize("hurry", [True, False])
-async def test_the_end_of_the_drain_is_said(serve: Serve, hurry: bool) -> None:
-    """A stream that can't finish in time gets one failure, shutting_down; never a fake end."""
+async def test_streams_left_at_the_end_of_the_drain_fail(serve: Serve, hurry: bool) -> None:
+    """A stream that can't finish in time gets one failure, shutting_down; never a false end."""
     service = await serve(by_hand=True, drain_s=60 if hurry else 0.05)
     running = asyncio.create_task(service.client.post("/stream", json=PROMPT))
     service.engine.accept((await service.engine.submission()).id)
@@ -105,7 +105,8 @@ async def test_the_end_of_the_drain_is_said(serve: Serve, hurry: bool) -> None:
 
 
 async def test_a_paced_reader_is_not_cut_off(serve: Serve) -> None:
-    """Its stream is complete long before it is read: the drain waits for it, and at its end sends the rest at once."""
+    """Its stream is complete long before it is read: the drain waits for the reader, and at its end sends the rest at
+    once."""
     service = await serve(drain_s=0.2)
     response = await service.client.get("/stream", params={**PROMPT, "pace": "0.01"})
     await response.content.readuntil(b'"Once"')
@@ -115,8 +116,8 @@ async def test_a_paced_reader_is_not_cut_off(serve: Serve) -> None:
     assert events[-1].name == "done"
 
 
-async def test_an_engine_that_comes_back_in_a_drain_changes_nothing(serve: Serve) -> None:
-    """Draining is for good."""
+async def test_an_engine_restart_does_not_end_a_drain(serve: Serve) -> None:
+    """Draining is permanent."""
     service = await serve()
     await service.rill.drain(asyncio.Event())
     service.engine.die()
@@ -125,8 +126,9 @@ async def test_an_engine_that_comes_back_in_a_drain_changes_nothing(serve: Serve
         assert response.status == 503
 
 
-async def test_metrics_add_up_with_what_was_sent(serve: Serve) -> None:
-    """Every request is counted once, under its outcome; tokens as usage told them; nothing a user said is in it."""
+async def test_metrics_match_the_answers(serve: Serve) -> None:
+    """Every request is counted once, under its outcome; token counts equal the reported usage; no user content is in
+    the metrics."""
     service = await serve()
     prompt_tokens = completion_tokens = 0
     for n in range(5):
@@ -161,8 +163,9 @@ async def test_metrics_add_up_with_what_was_sent(serve: Serve) -> None:
         assert "secret" not in await response.text()
 
 
-async def test_metrics_tell_what_is_loaded(serve: Serve) -> None:
-    """Model, build and offloaded layers, as the engine said at its start; restarts as they happen."""
+async def test_metrics_describe_the_loaded_model(serve: Serve) -> None:
+    """Model, build and offloaded layers are those the engine reported at its start; restarts are counted as they
+    happen."""
     service = await serve()
     assert await service.metric("llm_kv_cache_cells") == 4096
     assert await service.metric("llm_engine_layers") == 6
@@ -175,7 +178,7 @@ async def test_metrics_tell_what_is_loaded(serve: Serve) -> None:
 
 
 async def test_gauges_follow_the_streams(serve: Serve) -> None:
-    """Streams, running, waiting and readers are counted as they are now, also after the last step and a cancel."""
+    """Streams, running, waiting and readers are current, also after the last step and a cancel."""
     service = await serve(by_hand=True)
 
     async def gauges() -> list[float]:
@@ -197,8 +200,8 @@ async def test_gauges_follow_the_streams(serve: Serve) -> None:
     assert await gauges() == [0, 0, 0, 0]
 
 
-async def test_a_request_id_is_taken_or_made(serve: Serve) -> None:
-    """A decent one is kept; anything else is replaced, on every kind of answer."""
+async def test_a_request_id_is_accepted_or_made(serve: Serve) -> None:
+    """A valid id is kept; anything else is replaced, on every kind of answer."""
     service = await serve()
     async with service.client.get("/healthz", headers={"X-Request-ID": "abc-1.2_3"}) as response:
         assert response.headers["X-Request-ID"] == "abc-1.2_3"
@@ -207,8 +210,9 @@ async def test_a_request_id_is_taken_or_made(serve: Serve) -> None:
             assert len(response.headers["X-Request-ID"]) == 32
 
 
-async def test_one_log_line_a_request(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """With its id, route template, outcome, counts and durations; of the stream's id only the beginning."""
+async def test_one_log_line_per_request(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """It has the request id, route template, outcome, counts and durations, and only the beginning of the stream's
+    id."""
     caplog.set_level(logging.INFO)
     service = await serve()
     async with service.client.get("/stream", params=PROMPT, headers={"X-Request-ID": "r1"}) as response:
@@ -225,8 +229,8 @@ async def test_one_log_line_a_request(serve: Serve, caplog: pytest.LogCaptureFix
     assert (second["route"], second["status"], second["outcome"]) == ("/v1/streams/{id}", 404, "invalid")
 
 
-async def test_an_error_of_ours_is_a_500_without_details(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """Before the headers: OpenAI's shape, no traceback; the log has where it happened, and not what was sent."""
+async def test_an_internal_error_is_a_500_without_details(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """Before the headers it has OpenAI's format and no traceback; the log has the place and nothing of the request."""
     service = await serve()
 
     def broken(*args: object, **kwargs: object) -> None:
@@ -240,15 +244,15 @@ async def test_an_error_of_ours_is_a_500_without_details(serve: Serve, caplog: p
     assert record.__dict__["error"] == "ZeroDivisionError" and "secret" not in repr(record.__dict__)
 
 
-async def test_an_error_of_ours_after_the_headers_is_an_event(serve: Serve) -> None:
-    """The stream's reader is told in the stream's dialect; the connection ends properly."""
+async def test_an_internal_error_after_the_headers_is_an_event(serve: Serve) -> None:
+    """The stream's reader gets it in the stream's dialect, and the connection ends properly."""
     service = await serve(by_hand=True)
     asking = asyncio.create_task(service.client.post("/stream", json=PROMPT))
     id = (await service.engine.submission()).id
     service.engine.accept(id)
     response = await asking
     (stream,) = service.rill.streams.table.in_role(Role.MADE)
-    stream.log.append("not bytes")  # type: ignore[arg-type]  # as a bug of ours would
+    stream.log.append("not bytes")  # type: ignore[arg-type]  # as a bug in the service would
     stream.log.weights.append(0)
     stream.log.n_visible += 1
     stream.log.readers[0].wake()

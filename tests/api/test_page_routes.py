@@ -6,7 +6,7 @@ from tests.conftest import Serve
 
 
 async def test_the_page_is_at_the_root(serve: Serve) -> None:
-    """HTML under a policy that lets nothing in from elsewhere."""
+    """It is HTML with a policy that allows nothing from other origins."""
     service = await serve()
     async with service.client.get("/") as response:
         assert response.status == 200
@@ -17,7 +17,7 @@ async def test_the_page_is_at_the_root(serve: Serve) -> None:
 
 
 async def test_every_file_that_the_page_names_is_there(serve: Serve) -> None:
-    """With the type that nosniff asks for."""
+    """Each has the content type that nosniff requires."""
     service = await serve()
     async with service.client.get("/") as response:
         page = await response.text()
@@ -36,7 +36,7 @@ async def test_every_file_that_the_page_names_is_there(serve: Serve) -> None:
 
 
 async def test_the_page_satisfies_its_own_policy(serve: Serve) -> None:
-    """No inline script, no inline style, nothing from another origin."""
+    """It has no inline script, no inline style and nothing from another origin."""
     service = await serve()
     async with service.client.get("/") as response:
         page = await response.text()
@@ -45,8 +45,8 @@ async def test_the_page_satisfies_its_own_policy(serve: Serve) -> None:
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
 
 
-async def test_a_kept_copy_is_confirmed(serve: Serve) -> None:
-    """An ETag that still holds is answered 304, without a body."""
+async def test_a_cached_copy_is_revalidated(serve: Serve) -> None:
+    """An ETag that is still valid is answered 304, without a body."""
     service = await serve()
     async with service.client.get("/") as response:
         etag = response.headers["ETag"]
@@ -57,7 +57,7 @@ async def test_a_kept_copy_is_confirmed(serve: Serve) -> None:
 
 
 async def test_head_of_the_page(serve: Serve) -> None:
-    """A HEAD of the page is fine: it starts nothing."""
+    """HEAD is allowed for the page, since it starts nothing."""
     service = await serve()
     async with service.client.head("/") as response:
         assert response.status == 200

@@ -12,14 +12,14 @@ from service.protocol.sampling import N_SEEDS, Sampling
 
 
 def test_defaults_are_llama_cpps() -> None:
-    """What is not asked for is left as the protocol has it."""
+    """A parameter that is not given keeps the protocol's default."""
     order = validate(StreamRequest, {"prompt": "hi"}).to_order()
     assert order.sampling == Sampling(seed=0)
     assert (order.seed, order.max_tokens, order.stop, order.ignore_eos) == (None, None, (), False)
 
 
-def test_query_and_body_make_the_same_order() -> None:
-    """A key that was used by GET is good for the same order by POST."""
+def test_query_and_body_make_the_same_request() -> None:
+    """A key used with GET is valid for the same request with POST."""
     query = parse_query("prompt=a+b&temperature=0.5&top_k=5&stop=x&seed=7&ignore_eos=true")
     body = {"prompt": "a b", "temperature": 0.5, "top_k": 5, "stop": "x", "seed": 7, "ignore_eos": True}
     assert validate(StreamRequest, query, strict=False).to_order() == validate(StreamRequest, body).to_order()
@@ -29,14 +29,15 @@ def test_query_and_body_make_the_same_order() -> None:
     ("given", "settled"),
     [(None, 99), (-1, 99), (0, 0), (2**32 - 2, 2**32 - 2), (N_SEEDS, 0), (2**63 - 1, (2**63 - 1) % N_SEEDS)],
 )
-def test_seeds_are_settled(given: int | None, settled: int) -> None:
-    """-1 and none are the front's to choose; 64 bits are folded into 32, past the one that means random."""
+def test_seeds_are_resolved(given: int | None, settled: int) -> None:
+    """The front chooses the seed for -1 and for none; 64 bits are folded into 32, skipping the value that means
+    random."""
     order = validate(StreamRequest, {"prompt": "hi", "seed": given}).to_order()
     assert order.submit("id", 99, 0.0).sampling.seed == settled
 
 
 def test_a_bare_prompt_needs_no_chat_template() -> None:
-    """Whoever writes messages, or a system text, means a chat."""
+    """Messages or a system text make it a chat."""
     asked: list[tuple[dict[str, Any], bool]] = [
         ({"prompt": "x"}, True),
         ({"prompt": "x", "system": ""}, True),
@@ -49,27 +50,27 @@ def test_a_bare_prompt_needs_no_chat_template() -> None:
 
 
 def test_zero_is_a_value() -> None:
-    """Falsy numbers are not defaults."""
+    """Falsy numbers are not taken for missing ones."""
     order = validate(StreamRequest, {"prompt": "x", "temperature": 0, "top_k": 0, "top_p": 0, "min_p": 0}).to_order()
     assert (order.sampling.temperature, order.sampling.top_k, order.sampling.top_p) == (0, 0, 0)
     assert order.sampling.min_p == 0
 
 
-def test_a_pace_is_no_part_of_the_order() -> None:
-    """How fast it is read does not change what is generated: the same key may come back with another pace."""
+def test_pace_does_not_distinguish_requests() -> None:
+    """The reading speed does not change what is generated: the same key may come back with another pace."""
     slow, quick = ({"prompt": "x", "pace": pace} for pace in (5, 50))
     assert validate(StreamRequest, slow).to_order() == validate(StreamRequest, quick).to_order()
 
 
 def test_an_error_names_the_place() -> None:
-    """The path within the body is in the message, the parameter in param."""
+    """The message has the path within the body, `param` the parameter."""
     with pytest.raises(Invalid) as error:
         validate(StreamRequest, {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": 7}]})
     assert error.value.message.startswith("messages.1.content: ") and error.value.param == "messages"
 
 
-def test_the_query_is_read_as_forms_are() -> None:
-    """+ is a space, %2B a plus, and a value may hold anything that UTF-8 can say."""
+def test_the_query_is_parsed_as_a_form() -> None:
+    """+ is a space, %2B a plus, and a value may hold anything that UTF-8 encodes."""
     assert parse_query("prompt=a+b%2Bc%0A%00%F0%9F%A6%8A&x") == {"prompt": "a b+c\n\0🦊"}
 
 
@@ -104,7 +105,7 @@ ALL: dict[str, Any] = {
 
 
 def test_every_sampling_parameter_has_its_field() -> None:
-    """What the engine can do can be asked for by the same name, in a body and in a query."""
+    """Every sampling parameter of the engine can be given under the same name, in a body and in a query."""
     assert {field.name for field in fields(Sampling)} == {"seed", *ALL}
     body = validate(StreamRequest, {"prompt": "x", **ALL}).to_order()
     expected = {**ALL, "dry_sequence_breakers": ("a", "b"), "logit_bias": ((5, 1.5), (6, None))}
@@ -114,8 +115,8 @@ def test_every_sampling_parameter_has_its_field() -> None:
     assert validate(StreamRequest, parse_query(query), strict=False).to_order() == body
 
 
-def test_a_bias_is_a_map_or_a_list() -> None:
-    """OpenAI's and llama-server's."""
+def test_logit_bias_is_a_map_or_a_list() -> None:
+    """OpenAI's form and llama-server's are accepted."""
     orders = [
         validate(StreamRequest, {"prompt": "x", "logit_bias": bias}).to_order()
         for bias in ({"50256": -100, "7": False}, [[50256, -100], [7, False]])
@@ -124,7 +125,7 @@ def test_a_bias_is_a_map_or_a_list() -> None:
     assert orders[0].sampling.logit_bias == ((50256, -100.0), (7, None))
 
 
-def test_a_penalty_that_nothing_can_be_divided_by() -> None:
+def test_a_penalty_that_is_zero_as_a_float() -> None:
     """1e-300 is 0 in 32 bits."""
     with pytest.raises(Invalid):
         validate(StreamRequest, {"prompt": "x", "repeat_penalty": 1e-300})

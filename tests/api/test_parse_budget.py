@@ -1,4 +1,5 @@
-"""Large bodies of one tenant take a twentieth of the event loop's time, whatever is in them; others do not wait."""
+"""Parsing one tenant's large bodies takes a twentieth of the event loop's time, whatever they hold; other tenants do
+not wait."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from service.errors import Invalid, QueueFull
 
 
 class Bench:
-    """A budget whose clock moves only when somebody sleeps or computes."""
+    """A budget whose clock advances only by sleeping and computing."""
 
     def __init__(self) -> None:
         self.now = self.computed = 0.0
@@ -27,7 +28,7 @@ class Bench:
         self.now += seconds
 
     async def parse(self, tenant: str, n_bytes: int = LARGE, takes_s: float = 0.0) -> float:
-        """When its turn came."""
+        """The time at which its turn began."""
         async with self.budget.turn(tenant, n_bytes):
             began = self.now
             self.now += takes_s
@@ -36,7 +37,7 @@ class Bench:
 
 
 async def test_the_next_large_body_waits_for_nineteen_times_what_the_last_one_took() -> None:
-    """One after another: in all a twentieth of the time is theirs."""
+    """One after another they take a twentieth of the time in total."""
     bench = Bench()
     turns = await asyncio.gather(*[bench.parse("a", takes_s=0.02) for _ in range(4)])
     assert turns == pytest.approx([i * 0.02 * (1 + REST) for i in range(4)])
@@ -44,15 +45,15 @@ async def test_the_next_large_body_waits_for_nineteen_times_what_the_last_one_to
 
 
 async def test_small_bodies_and_other_tenants_do_not_wait() -> None:
-    """What takes no time has none to wait for, and each key's large bodies are its own."""
+    """A body that takes no time causes no wait, and each key has its own budget."""
     bench = Bench()
     assert await bench.parse("a", takes_s=0.02) == 0
     assert await bench.parse("a", LARGE - 1) == pytest.approx(0.02)
     assert await bench.parse("b") == pytest.approx(0.02)
 
 
-async def test_a_body_that_is_refused_has_taken_its_time_as_well() -> None:
-    """Most that are dear to parse are refused in the end."""
+async def test_a_refused_body_is_charged_too() -> None:
+    """Most bodies that are expensive to parse are refused in the end."""
     bench = Bench()
     with suppress(ValueError):
         async with bench.budget.turn("a", LARGE):
@@ -61,8 +62,8 @@ async def test_a_body_that_is_refused_has_taken_its_time_as_well() -> None:
     assert await bench.parse("a") == pytest.approx(1 + REST)
 
 
-async def test_what_waits_is_bounded_in_bytes() -> None:
-    """Beyond 64 MiB of one key: 429, and when they are through there is room again, also for those who have left."""
+async def test_waiting_bodies_are_bounded_in_bytes() -> None:
+    """Beyond 64 MiB of one key a body gets 429; room is freed by bodies that are parsed and by clients that left."""
     bench = Bench()
     half = MOST_WAITING // 2
     await bench.parse("a", takes_s=1.0)
@@ -76,7 +77,7 @@ async def test_what_waits_is_bounded_in_bytes() -> None:
 
 
 async def test_bodies_are_parsed_in_their_turn() -> None:
-    """What is done with a body within its context is counted, as is what it takes to find that it is no JSON."""
+    """Both the work on a parsed body within its context and the time to find that it is not JSON are charged."""
     bench = Bench()
     bodies = Bodies(1 << 20, bench.budget)
 

@@ -1,4 +1,4 @@
-"""Coming back: by event id on every route, by Idempotency-Key, and what a stream's receipt says."""
+"""Resuming: by event id on every route, by Idempotency-Key, and what a stream's receipt reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMING_BACK = [{"X-Resumable": "1"}, {"X-Resumable": "true"}, {"Idempotency-Key"
 async def begun(
     service: Service, path: str, body: dict[str, Any], **headers: str
 ) -> tuple[aiohttp.ClientResponse, str]:
-    """A POST whose stream has said one word, played by hand."""
+    """A POST whose stream has one delta, from the hand-driven engine."""
     n = len(service.engine.submitted) + 1
     asking = asyncio.create_task(service.client.post(path, json=body, headers=headers))
     id = (await service.engine.submission(n)).id
@@ -29,8 +29,9 @@ async def begun(
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-async def test_every_dialect_goes_on_where_it_was_cut(serve: Serve, path: str, body: dict[str, Any]) -> None:
-    """From every event on, GET /v1/streams/{X-Stream-Id} gives the rest, in the dialect that it was started with."""
+async def test_every_dialect_resumes_after_any_event(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """After every event GET /v1/streams/{X-Stream-Id} returns the rest, in the dialect in which the stream was
+    started."""
     service = await serve()
     async with service.client.post(path, json=body, headers={"X-Resumable": "1"}) as response:
         id, events = response.headers["X-Stream-Id"], parse(await response.read())
@@ -42,10 +43,10 @@ async def test_every_dialect_goes_on_where_it_was_cut(serve: Serve, path: str, b
 
 @pytest.mark.parametrize("headers", COMING_BACK)
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-async def test_a_post_that_may_come_back(
+async def test_a_resumable_post_outlives_its_client(
     serve: Serve, path: str, body: dict[str, Any], headers: dict[str, str]
 ) -> None:
-    """It outlives its client by the grace, and no longer."""
+    """It runs on for the grace period without its client, and no longer."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, resume_grace_s=30)
     response, id = await begun(service, path, body, **headers)
@@ -58,8 +59,8 @@ async def test_a_post_that_may_come_back(
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-async def test_a_plain_post_does_not(serve: Serve, path: str, body: dict[str, Any]) -> None:
-    """Nobody will come back: it is cancelled as its client leaves."""
+async def test_a_plain_post_ends_with_its_client(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """Without a way to resume it is cancelled when its client leaves."""
     service = await serve(by_hand=True)
     response, id = await begun(service, path, body)
     response.close()
@@ -69,7 +70,7 @@ async def test_a_plain_post_does_not(serve: Serve, path: str, body: dict[str, An
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
 async def test_a_repeated_idempotency_key_generates_once(serve: Serve, path: str, body: dict[str, Any]) -> None:
-    """The same request again is the same stream from its start; another one is a 409."""
+    """Repeating the request returns the same stream from its start; a different request with the key is a 409."""
     service = await serve()
     answers = []
     for _ in range(2):
@@ -82,8 +83,8 @@ async def test_a_repeated_idempotency_key_generates_once(serve: Serve, path: str
             assert (response.status, (await response.json())["error"]["code"]) == (409, "key_reused")
 
 
-async def test_an_answer_in_one_piece_is_kept_too(serve: Serve) -> None:
-    """A repeated POST without `stream` gives the very same body, also while the first is still being made."""
+async def test_an_idempotency_key_covers_non_streamed_answers(serve: Serve) -> None:
+    """A repeated POST without `stream` returns the identical body, also while the first is still being generated."""
     service = await serve()
     ask = [service.client.post("/v1/chat/completions", json=CHAT, headers={"Idempotency-Key": "k"}) for _ in range(3)]
     bodies = [await response.read() for response in await asyncio.gather(*ask)]
@@ -94,12 +95,12 @@ async def test_an_answer_in_one_piece_is_kept_too(serve: Serve) -> None:
     assert len(service.engine.submitted) == 1
     streamed = {**CHAT, "stream": True}
     async with service.client.post("/v1/chat/completions", json=streamed, headers={"Idempotency-Key": "k"}) as response:
-        assert response.status == 409, "asked for in another form"
+        assert response.status == 409, "requested in another form"
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 129, "é", '""'])
 async def test_a_bad_idempotency_key(serve: Serve, key: str) -> None:
-    """Refused by name, and nothing is generated."""
+    """It is refused by name, and nothing is generated."""
     service = await serve()
     for path, body in ROUTES:
         async with service.client.post(path, json=body, headers={"Idempotency-Key": key}) as response:
@@ -109,7 +110,7 @@ async def test_a_bad_idempotency_key(serve: Serve, key: str) -> None:
 
 
 async def test_an_expired_stream_is_gone(serve: Serve) -> None:
-    """410 once its time to live is over, 404 for what never was; an EventSource is told by an event instead."""
+    """410 after its time to live, 404 for an id that never existed; an EventSource gets an event instead."""
     clock = Clock()
     service = await serve(clock=clock, stream_ttl_s=300)
     async with service.client.post("/stream", json=PROMPT) as response:
@@ -132,7 +133,7 @@ async def receipt(service: Service, id: str) -> dict[str, Any]:
 
 
 async def test_a_receipt(serve: Serve) -> None:
-    """State, finish reason, usage, and how many tokens were made, sent to somebody, and made for nobody."""
+    """It has the state, finish reason and usage, and how many tokens were generated, delivered and wasted."""
     service = await serve(by_hand=True, resume_grace_s=30)
     response, id = await begun(service, "/stream", PROMPT, **{"X-Resumable": "1"})
     assert (await receipt(service, id))["state"] == "answering"
@@ -164,7 +165,7 @@ async def test_a_receipt(serve: Serve) -> None:
 
 
 async def test_a_receipt_of_a_failure(serve: Serve) -> None:
-    """The error that its readers got."""
+    """It has the error that its readers got."""
     service = await serve(by_hand=True)
     response, id = await begun(service, "/stream", PROMPT)
     service.engine.die(stays_down=True)
@@ -174,8 +175,8 @@ async def test_a_receipt_of_a_failure(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("need_key", [False, True])
-async def test_whose_key_reads(serve: Serve, need_key: bool) -> None:
-    """Another's key is refused; none at all only with streams_need_key."""
+async def test_which_key_may_read(serve: Serve, need_key: bool) -> None:
+    """Another tenant's key is refused; a missing key is refused only with streams_need_key."""
     service = await serve(api_keys="one,two", streams_need_key=need_key)
     mine, other = {"Authorization": "Bearer one"}, {"Authorization": "Bearer two"}
     async with service.client.post("/stream", json=PROMPT, headers={**mine, "X-Resumable": "1"}) as response:
@@ -195,7 +196,7 @@ async def test_whose_key_reads(serve: Serve, need_key: bool) -> None:
 
 
 async def test_several_readers_and_a_late_one(serve: Serve) -> None:
-    """All get the same bytes; who comes late gets the whole log at once."""
+    """All get the same bytes; a late reader gets the whole log at once."""
     service = await serve(by_hand=True)
     first, id = await begun(service, "/stream", PROMPT)
     second = await service.client.get(f"/v1/streams/{id}")
@@ -207,11 +208,11 @@ async def test_several_readers_and_a_late_one(serve: Serve) -> None:
 
 @pytest.mark.parametrize("headers", [{"X-Resumable": "1"}, {"Idempotency-Key": "k"}])
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-async def test_a_post_with_a_last_event_id_goes_on(
+async def test_a_post_with_a_last_event_id_resumes(
     serve: Serve, path: str, body: dict[str, Any], headers: dict[str, str]
 ) -> None:
-    """As a GET does, whatever its body says: libraries that stream by POST come back with it, and nothing is generated
-    twice."""
+    """It resumes as a GET does, whatever its body says, and generates nothing: libraries that stream by POST reconnect
+    this way."""
     service = await serve()
     async with service.client.post(path, json=body, headers=headers) as response:
         events = parse(await response.read())
@@ -230,8 +231,8 @@ async def test_a_post_with_a_last_event_id_goes_on(
     assert len(service.engine.submitted) == 1
 
 
-async def test_a_post_that_comes_back_keeps_its_pace(serve: Serve) -> None:
-    """It is the same request again; a GET names its own."""
+async def test_a_post_that_resumes_keeps_its_pace(serve: Serve) -> None:
+    """It repeats the same request; a GET gives its own pace."""
     service = await serve(by_hand=True)
     body = {**PROMPT, "pace": 0.01}
     first, id = await begun(service, "/stream", body)
@@ -242,13 +243,13 @@ async def test_a_post_that_comes_back_keeps_its_pace(serve: Serve) -> None:
     stream = service.rill.streams.find(id)
     assert stream is not None
     again = await service.client.post("/stream", json=body, headers={"Last-Event-ID": last})
-    assert len(stream.log.readers) == 2, "both are at their reading speed yet"
+    assert len(stream.log.readers) == 2, "both are still paced"
     again.close()
     first.close()
 
 
-async def test_a_post_that_starts_goes_on_with_a_last_event_id_too(serve: Serve) -> None:
-    """Whoever has events of a stream wants no other one."""
+async def test_create_with_a_last_event_id_resumes(serve: Serve) -> None:
+    """A client that has events of a stream does not want another one."""
     service = await serve()
     async with service.client.post("/stream", json=PROMPT, headers={"X-Resumable": "1"}) as response:
         events = parse(await response.read())
@@ -257,8 +258,8 @@ async def test_a_post_that_starts_goes_on_with_a_last_event_id_too(serve: Serve)
     assert len(service.engine.submitted) == 1
 
 
-async def test_an_answer_in_one_piece_has_no_events(serve: Serve) -> None:
-    """204, which makes an EventSource stop: an empty 200 would have it come back for ever."""
+async def test_a_non_streamed_answer_has_no_events(serve: Serve) -> None:
+    """It is answered 204, which stops an EventSource: after an empty 200 it would reconnect for ever."""
     service = await serve()
     async with service.client.post("/v1/chat/completions", json=CHAT, headers={"X-Resumable": "1"}) as response:
         id = response.headers["X-Stream-Id"]
@@ -266,8 +267,8 @@ async def test_an_answer_in_one_piece_has_no_events(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-async def test_a_key_is_free_where_nothing_ran(serve: Serve, path: str, body: dict[str, Any]) -> None:
-    """Who waited in vain is told to come back, and is then tried again with the same key."""
+async def test_a_key_is_released_when_nothing_was_generated(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """A request that timed out in the queue is told to retry, and can then run under the same key."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, queue_timeout_s=5)
     key = {"Idempotency-Key": "k"}
@@ -288,8 +289,8 @@ async def test_a_key_is_free_where_nothing_ran(serve: Serve, path: str, body: di
         assert b"queue_timeout" not in await response.read()
 
 
-async def test_a_key_that_was_refused_is_free(serve: Serve) -> None:
-    """429: nothing was made of it."""
+async def test_a_key_is_released_by_a_refusal(serve: Serve) -> None:
+    """After 429 nothing was generated for it."""
     service = await serve(by_hand=True, n_seq=1, max_waiting=0)
     first, id = await begun(service, "/stream", PROMPT)
     key = {"Idempotency-Key": "k"}
@@ -302,8 +303,8 @@ async def test_a_key_that_was_refused_is_free(serve: Serve) -> None:
     await second.read()
 
 
-async def test_a_key_of_a_stream_that_said_something_is_kept(serve: Serve) -> None:
-    """Its failure is the answer: what was said can't be taken back."""
+async def test_a_key_of_a_stream_with_output_is_kept(serve: Serve) -> None:
+    """Its failure is the answer: sent text can't be taken back."""
     service = await serve(by_hand=True)
     response, _ = await begun(service, "/stream", PROMPT, **{"Idempotency-Key": "k"})
     service.engine.die(stays_down=True)

@@ -21,7 +21,7 @@ HAS_NETWORKS = HAS_NETWORKS and subprocess.run([*OWN_NETWORK, "true"], capture_o
 
 @asynccontextmanager
 async def accepted(service: Service) -> AsyncIterator[socket.socket]:
-    """The service's end of the one connection that there is, which reads a stream."""
+    """The service's end of the only connection, which reads a stream."""
     async with service.client.get("/stream", params={"prompt": "x"}):
         assert service.runner.server is not None
         (connection,) = service.runner.server.connections
@@ -30,31 +30,31 @@ async def accepted(service: Service) -> AsyncIterator[socket.socket]:
 
 
 async def test_the_kernel_holds_little_for_a_reader_that_stalls(serve: Serve) -> None:
-    """Each connection's send buffer is bounded (the kernel doubles what it is told), where the default is megabytes."""
+    """Each connection's send buffer is bounded (the kernel doubles the given value); the default is megabytes."""
     async with accepted(await serve()) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
 
 
 async def test_a_peer_that_vanished_is_found(serve: Serve) -> None:
-    """Each connection is given up by the kernel when its peer confirms nothing for the time of a write."""
+    """The kernel gives up a connection when its peer acknowledges nothing for the write timeout."""
     async with accepted(await serve()) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
         assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [30_000, 7, 7]
 
 
-@pytest.mark.skipif(not HAS_NETWORKS, reason="no network of our own to break")
+@pytest.mark.skipif(not HAS_NETWORKS, reason="no network namespace to break")
 @pytest.mark.skipif(find("ip") is None, reason=missing("ip"))
 def test_hosts_that_vanish() -> None:
-    """The network goes down under a stream and under a request whose answer comes in one piece: both are found to have
-    no client any more, though nobody said goodbye."""
+    """The network goes down under a stream and under a non-streamed request: both are found to have lost their client,
+    though no connection was closed."""
     trial = subprocess.run([*OWN_NETWORK, sys.executable, "-m", "tests.vanishing"], cwd=ROOT, capture_output=True)
     assert trial.returncode == 0, trial.stderr.decode()
     assert trial.stdout.split() == [b"client_left", b"client_left"]
 
 
 async def test_connections_are_kept_longer_than_nginx_keeps_them(serve: Serve) -> None:
-    """Else nginx would now and then send a request into a closing connection."""
+    """Otherwise nginx would occasionally send a request into a closing connection."""
     service = await serve()
     async with service.client.get("/healthz"):
         pass
@@ -63,8 +63,8 @@ async def test_connections_are_kept_longer_than_nginx_keeps_them(serve: Serve) -
     assert connection._keepalive_timeout == KEEPALIVE_S > 60
 
 
-async def test_no_version_is_told(serve: Serve) -> None:
-    """The Server header is a name."""
+async def test_the_server_header_has_no_version(serve: Serve) -> None:
+    """The Server header is only a name."""
     service = await serve()
     for path in ("/healthz", "/nothing", "/stream?prompt=x"):
         async with service.client.get(path) as response:

@@ -1,4 +1,4 @@
-"""A container whose settings can't be used stays for a while, and says why."""
+"""A container whose settings are invalid stays up for a while, and reports why."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def listening(port: int) -> dict[str, object]:
                 await asyncio.sleep(0.02)
 
 
-async def test_it_says_why_to_the_health_check() -> None:
-    """Unhealthy at once, with the line that it printed."""
+async def test_it_reports_the_error_to_the_health_check() -> None:
+    """It is unhealthy at once, with the line that it printed."""
     port = free_port()
     staying = asyncio.create_task(stay("RILL_N_SEQ: no", 3600, port=port))
     assert await listening(port) == {"ready": False, "reason": "settings", "message": "RILL_N_SEQ: no"}
@@ -38,7 +38,7 @@ async def test_it_says_why_to_the_health_check() -> None:
 
 
 async def test_it_ends_by_itself() -> None:
-    """So that it is tried again: what was wrong may have been mended; also where it could not listen."""
+    """It exits so that it is started again, as the fault may have been repaired; also where it could not listen."""
     await stay("no", 0.01, port=free_port())
     port = free_port()
     first = asyncio.create_task(stay("no", 3600, port=port))
@@ -51,7 +51,7 @@ async def test_it_ends_by_itself() -> None:
 @pytest.mark.parametrize(
     "settings", [{"RILL_N_SEQ": "0"}, {"RILL_MODEL": "/nonexistent.gguf"}, {"RILL_HOST": "192.0.2.1"}]
 )
-async def test_the_service_stays_if_it_is_asked_to(settings: dict[str, str]) -> None:
+async def test_the_service_stays_if_configured(settings: dict[str, str]) -> None:
     """One line on stderr at once, and exit status 2 when it is stopped."""
     command = [sys.executable, "-m", "service", "--stay-s", "3600"]
     process = await asyncio.create_subprocess_exec(

@@ -25,7 +25,7 @@ async def read(service: Service, path: str = "/stream", **options: Any) -> tuple
 
 
 async def read_until(response: aiohttp.ClientResponse, what: bytes) -> bytes:
-    """The bytes of an open stream up to and with `what`."""
+    """The bytes of an open stream up to and including `what`."""
     got = b""
     while what not in got:
         chunk = await response.content.readany()
@@ -35,7 +35,7 @@ async def read_until(response: aiohttp.ClientResponse, what: bytes) -> bytes:
 
 
 async def opened(service: Service, n: int = 1) -> tuple[aiohttp.ClientResponse, str]:
-    """An open GET, the n-th, whose prompt the engine has accepted by hand; and its stream's id."""
+    """An open GET, the n-th, whose prompt the hand-driven engine has accepted; and its stream's id."""
     opening = asyncio.create_task(service.client.get("/stream", params=PROMPT))
     id = (await service.engine.submission(n)).id
     service.engine.accept(id)
@@ -43,7 +43,7 @@ async def opened(service: Service, n: int = 1) -> tuple[aiohttp.ClientResponse, 
 
 
 async def test_a_stream_from_thinking_to_done(serve: Serve) -> None:
-    """One GET tells thinking, its progress, answering, the text and one done, each under the next id."""
+    """One GET yields thinking, its progress, answering, the text and one done, with consecutive ids."""
     service = await serve()
     response, events = await read(service, params=PROMPT)
     id = response.headers["X-Stream-Id"]
@@ -55,7 +55,7 @@ async def test_a_stream_from_thinking_to_done(serve: Serve) -> None:
 
 
 async def test_the_headers_keep_proxies_from_holding_anything_back(serve: Serve) -> None:
-    """Content type, no store, unbuffered, and the two ids."""
+    """Content type, no-store, no buffering, and the two ids."""
     response, _ = await read(await serve(), params=PROMPT)
     assert {name: response.headers[name] for name in ("Content-Type", "Cache-Control", "X-Accel-Buffering")} == {
         "Content-Type": "text/event-stream; charset=utf-8",
@@ -66,7 +66,7 @@ async def test_the_headers_keep_proxies_from_holding_anything_back(serve: Serve)
 
 
 async def test_retry_is_in_the_first_block_and_differs(serve: Serve) -> None:
-    """EventSources that lost one server do not come back in one instant."""
+    """EventSources that lost one server do not all reconnect at the same moment."""
     service = await serve()
     retries = []
     for _ in range(5):
@@ -77,7 +77,7 @@ async def test_retry_is_in_the_first_block_and_differs(serve: Serve) -> None:
 
 
 async def test_post_takes_the_same_by_json(serve: Serve) -> None:
-    """A prompt with a system text and sampling parameters, or whole messages."""
+    """A prompt with a system text and sampling parameters, or a list of messages."""
     service = await serve()
     body = {"prompt": "hi", "system": "be brief", "temperature": 0, "seed": 5, "stop": "x", "max_tokens": 9}
     async with service.client.post("/stream", json=body) as response:
@@ -96,7 +96,7 @@ async def test_post_takes_the_same_by_json(serve: Serve) -> None:
 
 
 async def test_the_query_takes_the_same_parameters(serve: Serve) -> None:
-    """By the same names; strings become numbers."""
+    """They have the same names; strings become numbers."""
     service = await serve()
     query = [("prompt", "hi"), ("temperature", "0.5"), ("top_k", "7"), ("seed", "9"), ("stop", "a"), ("stop", "b")]
     await read(service, params=[*query, ("ignore_eos", "true"), ("repetition_penalty", "1.1")])
@@ -106,16 +106,16 @@ async def test_the_query_takes_the_same_parameters(serve: Serve) -> None:
     assert (submit.stop, submit.ignore_eos) == (["a", "b"], True)
 
 
-async def test_the_first_event_leaves_at_admission(serve: Serve) -> None:
-    """Before the engine has read anything the reader knows the id with which it can come back."""
+async def test_the_first_event_is_sent_at_admission(serve: Serve) -> None:
+    """Before any prefill the reader knows the id with which it can reconnect."""
     service = await serve(by_hand=True)
     response, id = await opened(service)
     (event,) = parse(await read_until(response, b"\n\n"))
     assert (f"{id}.0.00000000", "status") == (event.id, event.name)
 
 
-async def test_a_waiting_stream_tells_its_position(serve: Serve) -> None:
-    """Queued 1st, then thinking when the engine takes it."""
+async def test_a_waiting_stream_reports_its_position(serve: Serve) -> None:
+    """Queued 1st, then thinking when the engine admits it."""
     service = await serve(by_hand=True, n_seq=1)
     running, _ = await opened(service)
     waiting, id = await opened(service, 2)
@@ -130,7 +130,7 @@ async def test_a_waiting_stream_tells_its_position(serve: Serve) -> None:
 
 
 async def test_a_prompt_that_the_engine_refuses_is_a_400(serve: Serve) -> None:
-    """Before any header: with the counts, in OpenAI's shape."""
+    """It is sent before any header, with the counts, in OpenAI's format."""
     service = await serve(by_hand=True)
     opening = asyncio.create_task(service.client.get("/stream", params=PROMPT))
     id = (await service.engine.submission()).id
@@ -149,7 +149,7 @@ async def test_a_prompt_that_the_engine_refuses_is_a_400(serve: Serve) -> None:
 
 
 async def test_last_event_id_continues_at_the_next(serve: Serve) -> None:
-    """From every event on, by header or query, the rest is the rest: nothing lost, nothing repeated."""
+    """After every event, by header or query, exactly the remaining events follow: nothing lost, nothing repeated."""
     service = await serve()
     _, events = await read(service, params=PROMPT)
     for n, event in enumerate(events[:-1]):
@@ -161,8 +161,8 @@ async def test_last_event_id_continues_at_the_next(serve: Serve) -> None:
     assert len(service.engine.submitted) == 1
 
 
-async def test_the_header_is_newer_than_the_query(serve: Serve) -> None:
-    """An EventSource keeps its first address and sends how far it came in the header."""
+async def test_the_header_takes_precedence_over_the_query(serve: Serve) -> None:
+    """An EventSource keeps its first address and sends its progress in the header."""
     service = await serve()
     _, events = await read(service, params=PROMPT)
     query = {**PROMPT, "last_event_id": events[2].id}
@@ -171,7 +171,7 @@ async def test_the_header_is_newer_than_the_query(serve: Serve) -> None:
 
 
 async def test_a_finished_stream_that_was_read_is_204(serve: Serve) -> None:
-    """It makes an EventSource stop instead of generating again."""
+    """It stops an EventSource instead of generating again."""
     service = await serve()
     _, events = await read(service, params=PROMPT)
     for path in ("/stream", f"/v1/streams/{events[0].id.partition('.')[0]}"):
@@ -196,7 +196,7 @@ async def test_a_finished_stream_that_was_read_is_204(serve: Serve) -> None:
     ],
 )
 async def test_an_unknown_event_id_never_generates(serve: Serve, last: str) -> None:
-    """One failure, stream_lost, whose id makes the next reconnect end with 204."""
+    """It gets one failure, stream_lost, with an id for which the next reconnection is answered 204."""
     service = await serve()
     response, (event,) = await read(service, params={**PROMPT, "last_event_id": last})
     assert (response.status, event.name, event.json()["error"]["code"]) == (200, "failure", "stream_lost")
@@ -206,7 +206,7 @@ async def test_an_unknown_event_id_never_generates(serve: Serve, last: str) -> N
 
 
 async def test_an_event_id_beyond_the_log_is_lost(serve: Serve) -> None:
-    """Nobody can have read what was never said."""
+    """An event that was never sent can't have been read."""
     service = await serve()
     _, events = await read(service, params=PROMPT)
     id, n, checksum = events[-1].id.split(".")
@@ -215,7 +215,7 @@ async def test_an_event_id_beyond_the_log_is_lost(serve: Serve) -> None:
 
 
 async def test_an_event_id_of_other_text_is_lost(serve: Serve) -> None:
-    """The checksum in an id is that of the text before it: who has read other text can't go on here."""
+    """An event id has the checksum of the text up to it: a reader of other text can't continue here."""
     service = await serve()
     _, events = await read(service, params=PROMPT)
     said = ""
@@ -228,7 +228,7 @@ async def test_an_event_id_of_other_text_is_lost(serve: Serve) -> None:
 
 
 async def test_an_expired_stream_is_lost(serve: Serve) -> None:
-    """After its time to live a finished stream is not known any more, and not generated again either."""
+    """After its time to live a finished stream is unknown, and is not generated again."""
     clock = Clock()
     service = await serve(clock=clock, stream_ttl_s=300)
     _, events = await read(service, params=PROMPT)
@@ -240,7 +240,7 @@ async def test_an_expired_stream_is_lost(serve: Serve) -> None:
 
 
 async def test_a_repeated_key_attaches(serve: Serve) -> None:
-    """The same key and prompt: the same stream from its start, alive or finished, by GET or POST."""
+    """The same key and prompt attach to the same stream from its start, running or finished, by GET or POST."""
     service = await serve()
     query = {**PROMPT, "key": "5f0c9e4e-7b0e-4b53-8f65-6a0a8ac7d9d0"}
     _, first = await read(service, params=query)
@@ -252,7 +252,7 @@ async def test_a_repeated_key_attaches(serve: Serve) -> None:
 
 
 async def test_a_key_for_another_prompt_is_a_409(serve: Serve) -> None:
-    """Never another prompt's text."""
+    """A key never returns another prompt's text."""
     service = await serve()
     await read(service, params={**PROMPT, "key": "k"})
     async with service.client.get("/stream", params={"prompt": "another", "key": "k"}) as response:
@@ -260,7 +260,7 @@ async def test_a_key_for_another_prompt_is_a_409(serve: Serve) -> None:
 
 
 async def test_several_readers_of_one_stream(serve: Serve) -> None:
-    """Who comes late gets everything from the start, then the same events as the others."""
+    """A late reader gets everything from the start, then the same events as the others."""
     service = await serve(by_hand=True)
     response, id = await opened(service)
     service.engine.delta(id, "a", "b")
@@ -272,7 +272,7 @@ async def test_several_readers_of_one_stream(serve: Serve) -> None:
 
 
 async def test_a_resumable_stream_survives_its_reader(serve: Serve) -> None:
-    """A GET's stream runs on without a reader, and the reader continues where it was."""
+    """A GET's stream keeps running without a reader, which can continue where it stopped."""
     service = await serve(by_hand=True)
     response, id = await opened(service)
     service.engine.delta(id, "a")
@@ -286,8 +286,8 @@ async def test_a_resumable_stream_survives_its_reader(serve: Serve) -> None:
     assert text(events) == "b"
 
 
-async def test_its_grace_ends(serve: Serve) -> None:
-    """Nobody came back: cancelled, counted as client_left."""
+async def test_the_resume_grace_ends(serve: Serve) -> None:
+    """A stream whose reader does not return is cancelled and counted as client_left."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, resume_grace_s=30)
     response, id = await opened(service)
@@ -301,7 +301,7 @@ async def test_its_grace_ends(serve: Serve) -> None:
 
 @pytest.mark.parametrize("stage", ["submitted", "accepted", "answering"])
 async def test_a_plain_post_ends_with_its_client(serve: Serve, stage: str) -> None:
-    """Whatever its handler is waiting for, a client that leaves is noticed and its sequence freed."""
+    """Whatever its handler waits for, a leaving client is noticed and its sequence freed."""
     service = await serve(by_hand=True)
     opening = asyncio.create_task(service.client.post("/stream", json=PROMPT))
     id = (await service.engine.submission()).id
@@ -320,8 +320,8 @@ async def test_a_plain_post_ends_with_its_client(serve: Serve, stage: str) -> No
     assert service.rill.admission.n_tickets == 0
 
 
-async def test_delete_cancels_and_the_readers_are_told(serve: Serve) -> None:
-    """The page's stop button: done, with finish_reason cancelled and what was delivered."""
+async def test_delete_cancels_and_informs_the_readers(serve: Serve) -> None:
+    """The page's stop button: done, with finish_reason cancelled and the delivered counts."""
     service = await serve(by_hand=True)
     response, id = await opened(service)
     service.engine.delta(id, "a")
@@ -339,14 +339,14 @@ async def test_delete_cancels_and_the_readers_are_told(serve: Serve) -> None:
 
 
 async def test_deleting_nothing_is_a_404(serve: Serve) -> None:
-    """In OpenAI's shape."""
+    """It has OpenAI's error format."""
     service = await serve()
     async with service.client.delete("/v1/streams/" + "0" * 32) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "stream_not_found")
 
 
 async def test_create_then_read(serve: Serve) -> None:
-    """POST /v1/streams keeps a private prompt out of any address: 201 with where to read it."""
+    """POST /v1/streams keeps a private prompt out of addresses: 201 with the address to read."""
     service = await serve()
     async with service.client.post("/v1/streams", json=PROMPT) as response:
         assert response.status == 201
@@ -357,7 +357,7 @@ async def test_create_then_read(serve: Serve) -> None:
 
 
 async def test_reading_an_unknown_stream(serve: Serve) -> None:
-    """A program gets 404; an EventSource, which could not read that, one failure."""
+    """A program gets 404; an EventSource, which can't read a 404's body, gets one failure."""
     service = await serve()
     path = "/v1/streams/" + "0" * 32
     async with service.client.get(path) as response:
@@ -367,7 +367,7 @@ async def test_reading_an_unknown_stream(serve: Serve) -> None:
 
 
 async def test_an_event_id_of_another_stream(serve: Serve) -> None:
-    """The address names the stream; another one's id does not lead elsewhere."""
+    """The address names the stream; another stream's event id does not lead to that other stream."""
     service = await serve()
     _, first = await read(service, params=PROMPT)
     _, second = await read(service, params=PROMPT)
@@ -377,7 +377,7 @@ async def test_an_event_id_of_another_stream(serve: Serve) -> None:
 
 
 async def test_the_queue_is_bounded(serve: Serve) -> None:
-    """Past n_seq + max_waiting: 429 before any header of a stream, with a time to come back in both spellings."""
+    """Beyond n_seq + max_waiting a request gets 429 before any stream header, with Retry-After in both forms."""
     service = await serve(by_hand=True, n_seq=1, max_waiting=1)
     tasks = [asyncio.create_task(service.client.post("/stream", json=PROMPT)) for _ in range(2)]
     await service.engine.submission(2)
@@ -397,7 +397,7 @@ async def test_the_queue_is_bounded(serve: Serve) -> None:
 
 
 async def test_waiting_too_long_is_a_failure(serve: Serve) -> None:
-    """On an open stream the queue's timeout is an event, and the engine is told."""
+    """On an open stream the queue timeout is an event, and the engine is told to cancel."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, queue_timeout_s=60)
     response, id = await opened(service)
@@ -408,7 +408,7 @@ async def test_waiting_too_long_is_a_failure(serve: Serve) -> None:
 
 
 async def test_a_stream_outlives_its_engine(serve: Serve) -> None:
-    """The next engine is sent what was delivered, and its readers get the rest with the ids that follow."""
+    """The next engine gets the delivered tokens, and the readers get the rest with the following ids."""
     service = await serve(by_hand=True)
     response, id = await opened(service)
     service.engine.delta(id, "a", "b")
@@ -426,7 +426,8 @@ async def test_a_stream_outlives_its_engine(serve: Serve) -> None:
 
 
 async def test_an_engine_that_stays_down_is_one_failure(serve: Serve) -> None:
-    """Every open stream ends with it; until the engine is back new ones get 503 and Retry-After; then they work."""
+    """Every open stream ends with it; until the engine is back new ones get 503 and Retry-After, afterwards they
+    work."""
     service = await serve(by_hand=True)
     response, id = await opened(service)
     service.engine.delta(id, "a")
@@ -448,15 +449,15 @@ async def test_an_engine_that_stays_down_is_one_failure(serve: Serve) -> None:
     assert await service.metric('llm_requests_total{outcome="engine_crash",route="/stream"}') == 2
 
 
-async def test_not_ready_is_said_before_any_header(serve: Serve) -> None:
-    """While the model loads: 503, Retry-After."""
+async def test_not_ready_is_sent_before_any_header(serve: Serve) -> None:
+    """While the model loads a request gets 503 and Retry-After."""
     service = await serve(starts_ready=False)
     async with service.client.get("/stream", params=PROMPT) as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "2")
 
 
 async def test_heartbeats_between_events(serve: Serve) -> None:
-    """Silence is filled with comments of one line feed, between whole events."""
+    """Silence is filled with comments of one line feed, between complete events."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, heartbeat_s=15)
     response, id = await opened(service)
@@ -472,8 +473,8 @@ async def test_heartbeats_between_events(serve: Serve) -> None:
     assert text(parse(raw)) == "ab"
 
 
-async def test_pace_holds_back_only_its_own_reader(serve: Serve) -> None:
-    """The log is complete while a paced reader still reads; another one gets all of it."""
+async def test_pace_delays_only_its_own_reader(serve: Serve) -> None:
+    """The log is complete while a paced reader still reads; another reader gets all of it."""
     service = await serve()
     slow = await service.client.get("/stream", params={**PROMPT, "pace": "0.01"})
     id = slow.headers["X-Stream-Id"]
@@ -485,7 +486,8 @@ async def test_pace_holds_back_only_its_own_reader(serve: Serve) -> None:
 
 
 async def test_the_engine_knows_the_pace(serve: Serve) -> None:
-    """From the query or the body: what it makes ahead of that is in no hurry. It counts for whoever starts a stream."""
+    """It comes from the query or the body and is the rate at which tokens are needed. The request that starts the
+    stream sets it."""
     service = await serve()
     await read(service, params={**PROMPT, "pace": "1e3"})
     for query, body in ({}, {"pace": 2e3}), ({"pace": "3e3"}, {"pace": 4e3}), ({}, {}):
@@ -499,7 +501,7 @@ async def test_the_engine_knows_the_pace(serve: Serve) -> None:
 
 @pytest.mark.parametrize("path", ["/stream", "/v1/streams/" + "0" * 32])
 async def test_head_never_generates(serve: Serve, path: str) -> None:
-    """405, with what is allowed."""
+    """405 with the allowed methods."""
     service = await serve()
     async with service.client.head(path, params=PROMPT) as response:
         assert response.status == 405
@@ -508,7 +510,8 @@ async def test_head_never_generates(serve: Serve, path: str) -> None:
 
 
 async def stalled(service: Service, path: str) -> socket.socket:
-    """A reader that takes nothing but what its small buffer does: left alone, the kernel makes room for megabytes."""
+    """A reader that takes only what its small buffer holds: with the default buffer the kernel makes room for
+    megabytes."""
     loop, sock = asyncio.get_running_loop(), socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before it connects; the kernel doubles it
     sock.setblocking(False)
@@ -517,8 +520,8 @@ async def stalled(service: Service, path: str) -> socket.socket:
     return sock
 
 
-async def test_a_stalled_reader_is_let_go_and_delays_nobody(serve: Serve) -> None:
-    """One that reads nothing blocks in its own write until the timeout aborts it; others read on meanwhile."""
+async def test_a_stalled_reader_is_dropped_and_delays_no_other(serve: Serve) -> None:
+    """A reader that reads nothing blocks only its own write, until the timeout aborts it; other readers continue."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, write_timeout_s=30)
     sock = await stalled(service, "/stream?prompt=x")
@@ -540,9 +543,9 @@ async def test_a_stalled_reader_is_let_go_and_delays_nobody(serve: Serve) -> Non
 
 
 async def test_stalled_readers_hold_little(serve: Serve) -> None:
-    """Whatever their stream has said, each of twenty readers that read nothing has less than 256 KiB waiting for it, in
-    the process and in the kernel, and who reads gets everything meanwhile."""
-    service = await serve(by_hand=True, clock=Clock())  # none of them is let go, however long this takes
+    """Whatever their stream has sent, each of twenty readers that read nothing has less than 256 KiB waiting for it, in
+    the process and in the kernel, and a reader that reads gets everything meanwhile."""
+    service = await serve(by_hand=True, clock=Clock())  # none of them is dropped, however long this takes
     quick = asyncio.create_task(read(service, "/stream?prompt=x"))
     id = (await service.engine.submission()).id
     service.engine.accept(id)
@@ -565,7 +568,7 @@ async def test_stalled_readers_hold_little(serve: Serve) -> None:
 
 
 async def test_streams_do_not_mix(serve: Serve) -> None:
-    """64 at once, words interleaved: each reader gets its own."""
+    """64 streams at once with interleaved words: each reader gets its own."""
     service = await serve(by_hand=True, n_seq=64)
     tasks = [asyncio.create_task(read(service, params={"prompt": f"p{n}"})) for n in range(64)]
     await service.engine.submission(64)
@@ -582,8 +585,8 @@ async def test_streams_do_not_mix(serve: Serve) -> None:
     assert sorted("".join(f"p{n}:{turn} " for turn in range(5)) for n in range(64)) == texts
 
 
-async def test_cancelling_readers_at_every_moment(serve: Serve) -> None:
-    """Readers that leave after 0, 1, 2 … turns of the loop: no ticket, reader or stream is left over."""
+async def test_cancelling_readers_at_every_await(serve: Serve) -> None:
+    """Readers that leave after 0, 1, 2 … turns of the loop leave no ticket, reader or stream behind."""
     service = await serve(n_seq=64, resume_grace_s=0)
     for n_turns in range(60):
         task = asyncio.create_task(read(service, params=PROMPT))
@@ -596,7 +599,7 @@ async def test_cancelling_readers_at_every_moment(serve: Serve) -> None:
     assert (service.rill.admission.n_tickets, service.rill.admission.n_running) == (0, 0)
 
 
-async def test_an_old_proxy_is_told_where_the_body_ends(serve: Serve) -> None:
+async def test_http_1_0_ends_a_body_by_closing(serve: Serve) -> None:
     """HTTP/1.0 has no chunks: the connection is closed at the end, whatever it asked for."""
     service = await serve()
     host, port = service.url.removeprefix("http://").split(":")
@@ -608,14 +611,14 @@ async def test_an_old_proxy_is_told_where_the_body_ends(serve: Serve) -> None:
 
 
 async def test_no_proxy_may_transform_it(serve: Serve) -> None:
-    """One that compresses would hold events back until it has enough."""
+    """A proxy that compresses would hold events back until it has enough."""
     service = await serve()
     response, _ = await read(service, params=PROMPT)
     assert response.headers["Cache-Control"] == "no-store, no-transform"
 
 
-async def test_an_expectation_that_nobody_knows(serve: Serve) -> None:
-    """417 in the shape of all errors; 100-continue is met."""
+async def test_an_unknown_expectation(serve: Serve) -> None:
+    """It gets 417 in the common error format; 100-continue is answered."""
     service = await serve()
     for method, path in (("POST", "/stream"), ("GET", "/nowhere"), ("DELETE", "/stream"), ("PATCH", "/v1/models")):
         async with service.client.request(method, path, json=PROMPT, headers={"Expect": "something"}) as response:

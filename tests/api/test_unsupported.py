@@ -1,4 +1,4 @@
-"""What peers would do and this service does not: refused by name, unless it asks for nothing."""
+"""Parameters of other servers that this service lacks: refused by name, unless their value changes nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from service.api.unsupported import HARMLESS, HARMLESS_BESIDE, HARMLESS_IN_MESSAGE, lost_of, refuse_unsupported
 from service.errors import Unsupported
 
-# What each asks for that would be another answer.
+# Values that would change the answer.
 ASKING: dict[str, Any] = {
     "n": 2,
     "best_of": 2,
@@ -72,7 +72,7 @@ USUAL: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("name", [*HARMLESS, *HARMLESS_BESIDE])
 def test_each_is_refused_by_its_name(name: str) -> None:
-    """With any value that would make another answer; null is none."""
+    """With any value that would change the answer; null is accepted."""
     asking = ASKING.get(name, True if name in FLAGS else {"x": 1})
     with pytest.raises(Unsupported) as refused:
         refuse_unsupported({"prompt": "x", name: asking})
@@ -81,21 +81,21 @@ def test_each_is_refused_by_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("body", USUAL)
-def test_what_asks_for_nothing_else(body: dict[str, Any]) -> None:
-    """Defaults that clients send, what says nothing of the answer, and what nobody knows."""
+def test_values_that_change_nothing(body: dict[str, Any]) -> None:
+    """Defaults that clients send, values that do not affect the answer, and unknown fields."""
     refuse_unsupported(body)
 
 
 @pytest.mark.parametrize("value", [True, "1", [1], {"n": 1}, 1.5, float("nan")])
-def test_what_is_merely_like_the_usual(value: Any) -> None:
-    """True is no 1."""
+def test_a_value_of_another_type_is_not_the_default(value: Any) -> None:
+    """True is not 1."""
     with pytest.raises(Unsupported):
         refuse_unsupported({"n": value})
 
 
 @pytest.mark.parametrize("name", HARMLESS_IN_MESSAGE)
-def test_what_would_be_lost_of_a_message(name: str) -> None:
-    """It is named; what is empty or null is nothing to lose, nor are fields that no template reads."""
+def test_unsupported_content_of_a_message(name: str) -> None:
+    """It is refused by name; empty values and null are accepted, and so are fields that no template uses."""
     message = {"role": "assistant", "content": "x"}
     assert lost_of({**message, name: [1]}) == name
     empty: Any = False if name in ("prefix", "partial") else []

@@ -16,7 +16,7 @@ async def nothing(chunk: bytes) -> None:
 
 
 class FakeTransport(asyncio.Transport):
-    """Takes all, and holds what the test says."""
+    """Accepts everything, and reports the buffer size that the test sets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class FakeTransport(asyncio.Transport):
 
 
 def test_a_chunk_is_framed_as_http_1_1_has_it() -> None:
-    """Its length in hexadecimal digits, and each of both on a line (RFC 9112, 7.1); HTTP/1.0 has no chunks."""
+    """Its length in hexadecimal digits and its bytes, each on a line (RFC 9112, 7.1); HTTP/1.0 has no chunks."""
     chunked, plain = FakeTransport(), FakeTransport()
     Wire(chunked, nothing, is_chunked=True).write(b"x" * 26)
     Wire(plain, nothing, is_chunked=False).write(b"x" * 26)
@@ -44,7 +44,7 @@ def test_a_chunk_is_framed_as_http_1_1_has_it() -> None:
 
 
 def test_it_is_free_while_its_client_keeps_up() -> None:
-    """Not when the kernel has not taken what was written before, nor when the client has left."""
+    """It is not free when the kernel has not taken what was written before, or when the client has left."""
     transport = FakeTransport()
     wire = Wire(transport, nothing, is_chunked=True)
     assert wire.is_free()
@@ -57,7 +57,7 @@ def test_it_is_free_while_its_client_keeps_up() -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_what_is_written_both_ways_is_one_body(serve: Serve, version: str) -> None:
-    """What goes over the wire stands between what response.write wrote and the end, by any version of HTTP."""
+    """Bytes sent over the wire come between those written by response.write and the end, in any version of HTTP."""
     service = await serve(by_hand=True)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(service.url.rsplit(":", 1)[1]))
     head = f"GET /stream?prompt=x HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -80,7 +80,7 @@ async def test_what_is_written_both_ways_is_one_body(serve: Serve, version: str)
 
 
 def unchunk(body: bytes) -> bytes:
-    """The chunks of a whole body joined; behind the empty one there is nothing."""
+    """The joined chunks of a whole body; nothing follows the empty chunk."""
     joined = b""
     while True:
         size, _, body = body.partition(b"\r\n")
