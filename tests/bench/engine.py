@@ -1,10 +1,10 @@
-"""An engine's process that computes nothing: one token of every stream in one frame a step, as fast as the front reads.
+"""A fake engine that computes nothing: each step is one frame with a token of every stream, as fast as the front reads.
 
 python tests/bench/engine.py --streams N [--steps-per-s HZ] [--idle] --door FD
 
-It begins to step when it has N streams. Without HZ the next frame leaves when the front has read the one before: there
-is one frame at each of its wake-ups, as behind a real engine, whose steps take longer. A delta's text is the moment at
-which it left, in monotonic seconds, from which a reader on this machine tells how long it was on its way.
+It starts stepping when it has N streams. Without HZ the next frame is sent when the front has read the last one: there
+is one frame per wake-up, as with a real engine, whose steps take longer. A delta's text is the time at
+which it was sent, in monotonic seconds, from which a reader on this machine computes its latency.
 idle: each stream gets its first token and nothing more.
 """
 
@@ -28,20 +28,20 @@ from service.protocol.frames import Accepted, Beat, Cancel, Frame, Step, Submit
 from tests.fakes import ready
 
 BEAT_S = 0.5
-LOOK_S = 0.0002  # between two looks whether the front has read
+LOOK_S = 0.0002  # between two polls whether the front has read
 
 
 class Engine:
-    """One door, and the streams behind it."""
+    """One connection to the front, and its streams."""
 
     def __init__(self, door: socket.socket, *, n_streams: int, steps_per_s: float, idle: bool) -> None:
         self.door, self.n_streams, self.idle = door, n_streams, idle
         self.step_s = 1 / steps_per_s if steps_per_s else 0.0
         self.step_at = 0.0
-        self.ids: dict[str, None] = {}  # in the order they came
+        self.ids: dict[str, None] = {}  # in order of arrival
 
     def run(self) -> None:
-        """Until the front closes its end."""
+        """Runs until the front closes its end."""
         self.send(ready(n_seq=2 * self.n_streams))
         decoder, selector, beat_at = Decoder(), selectors.DefaultSelector(), 0.0
         selector.register(self.door, selectors.EVENT_READ)
@@ -81,7 +81,7 @@ class Engine:
         return not self.idle and len(self.ids) >= self.n_streams
 
     def _n_unread(self) -> int:
-        """Bytes that we have sent and the front has not read."""
+        """Bytes sent that the front has not read."""
         (n,) = struct.unpack("i", fcntl.ioctl(self.door, termios.TIOCOUTQ, bytes(4)))
         return int(n)
 

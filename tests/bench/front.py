@@ -1,8 +1,8 @@
-"""How many token events a second the front gets out per core, and how late: python -m tests.bench.front
+"""How many token events per second and core the front delivers, and their latency: python -m tests.bench.front
 
-The front is a process of its own, with an engine behind its door that computes nothing, and with readers in two others.
-Events are counted where they arrive, and divided by the seconds that the front's process has computed meanwhile: what
-else is going on on the machine changes little of that. Ends by itself: a row takes about ten seconds, a minute at most.
+The front is a process of its own, connected to a fake engine that computes nothing, with the readers in two others.
+Events are counted where they arrive, and divided by the CPU seconds that the front's process used meanwhile, so
+other load on the machine matters little. Ends by itself: a row takes about ten seconds, a minute at most.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from tests.running import running
 
 FRONT, ENGINE = (str(Path(__file__).parents[1] / name) for name in ("front.py", "bench/engine.py"))
 ROUTES = ("/stream", "/v1/completions")
-N_PROCESSES = 2  # that read
+N_PROCESSES = 2  # of readers
 WARM_UP_S = 1.0
 ROW_S = 60.0
-READING_SPEED = 20  # tokens a second, as a person reads: for a row that shows the latency of a front that is not full
+READING_SPEED = 20  # tokens/s, as a person reads: for a row with the latency of a front that is not saturated
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement. Counts are of its `wall_s` seconds; the CPU time, in seconds, is of the front's process."""
+    """One measurement. Counts cover its `wall_s` seconds; the CPU time, in seconds, is the front process's."""
 
     route: str
     n_streams: int
-    steps_per_s: float  # 0: as fast as the front takes them
+    steps_per_s: float  # 0: as fast as the front reads them
     wall_s: float
     user_s: float
     system_s: float
@@ -60,14 +60,14 @@ HEAD = (
 
 
 def cpu_s(pid: int) -> tuple[float, float]:
-    """Seconds that the process has computed so far: its own, and the kernel's for it."""
+    """CPU seconds that the process has used so far: user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     tick_s = 1 / os.sysconf("SC_CLK_TCK")
     return int(fields[11]) * tick_s, int(fields[12]) * tick_s
 
 
 async def total(readers: list[Readers]) -> Counts:
-    """What all of them have got so far."""
+    """The sum of what all readers have received so far."""
     each = await asyncio.gather(*(reader.counts() for reader in readers))
     assert not any(counts.n_ended for counts in each), "a stream ended"
     latencies = [latency for counts in each for latency in counts.latencies_ms]
@@ -98,7 +98,7 @@ async def measure(route: str, n_streams: int, steps_per_s: float, wall_s: float)
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--seconds", type=float, default=5.0, help="that a row is measured, 30 at most")
+    parser.add_argument("--seconds", type=float, default=5.0, help="measuring time per row, 30 at most")
     args = parser.parse_args()
     allow_many_connections()
     print(HEAD, flush=True)

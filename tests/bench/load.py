@@ -1,4 +1,5 @@
-"""The load client: streams on /v1/completions, of Rill or of any server that speaks it, and when their tokens came."""
+"""The load client: streams on /v1/completions, of Rill or any server with that API, and the arrival times of their
+tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-ANSWER_S = 300.0  # an answer that takes longer has failed
+ANSWER_S = 300.0  # a longer answer counts as failed
 
 # Short and common: with a space in front each is one token of nearly every vocabulary.
 TEXT = """
@@ -29,16 +30,16 @@ WORDS = TEXT.split()
 
 @dataclass(frozen=True)
 class Ask:
-    """What every stream of a run asks for."""
+    """The request that every stream of a run makes."""
 
     n_words: int = 64
     n_tokens: int = 64
-    n_shared: int = 0  # words that all prompts of a run begin with
+    n_shared: int = 0  # words of the prefix that all prompts of a run share
     temperature: float = 0.0
     pace: float | None = None  # tokens/s
 
     def prompt(self, salt: str, i: int) -> str:
-        """The i-th prompt of the run that the salt names: of other words than every other run's."""
+        """The i-th prompt of the run that the salt names: no other run has the same words."""
         common, own = random.Random(f"{salt} common"), random.Random(f"{salt} {i}")
         words = [common.choice(WORDS) for _ in range(self.n_shared)]
         return " ".join(words + [own.choice(WORDS) for _ in range(self.n_words - self.n_shared)])
@@ -58,14 +59,14 @@ class Ask:
 
 @dataclass
 class Answer:
-    """What one stream came to, while it comes and after; times are seconds of one clock."""
+    """The result of one stream, while it runs and afterwards; times are seconds of one clock."""
 
     began: float = field(default_factory=time.perf_counter)
-    times: list[float] = field(default_factory=list)  # when each delta came
+    times: list[float] = field(default_factory=list)  # arrival of each delta
     n_prompt: int = 0  # tokens
     n_tokens: int = 0
-    error: str = ""  # empty: it came to its end
-    answering: asyncio.Event = field(default_factory=asyncio.Event)  # its first delta is there, or it has failed
+    error: str = ""  # empty: it ended normally
+    answering: asyncio.Event = field(default_factory=asyncio.Event)  # its first delta has arrived, or it has failed
 
     @property
     def ttft_s(self) -> float:
@@ -76,7 +77,7 @@ class Answer:
         return [after - before for before, after in pairwise(self.times)]
 
     def take(self, line: bytes) -> None:
-        """A line of the event stream."""
+        """Handles a line of the event stream."""
         data = line.removeprefix(b"data:").strip()
         if data == line.strip() or data == b"[DONE]":
             return
@@ -92,7 +93,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Run:
-    """Answers that belong together, and the seconds from the first's request to the last's end."""
+    """Answers of one run, and the seconds from the first request to the last end."""
 
     answers: list[Answer]
     wall_s: float
@@ -107,13 +108,13 @@ class Run:
 
 
 class Failed(Exception):
-    """A run that can't be compared with any other: not all of it was answered."""
+    """A run that is not comparable, as not every request was answered."""
 
 
 @asynccontextmanager
 async def client(url: str, key: str = "") -> AsyncIterator[aiohttp.ClientSession]:
-    """key: an API key, where one is asked for."""
-    # A connection a stream: a server that gives each kept connection a thread of its few is not made to wait for it.
+    """key: an API key, where one is required."""
+    # One connection per stream: a server with a thread for each keep-alive connection, of few, does not wait for one.
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=ANSWER_S)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -122,7 +123,7 @@ async def client(url: str, key: str = "") -> AsyncIterator[aiohttp.ClientSession
 
 
 async def stream(session: aiohttp.ClientSession, body: dict[str, Any], answer: Answer) -> None:
-    """Reads one stream to its end; whatever goes wrong is in the answer's error."""
+    """Reads one stream to its end; any failure is recorded in the answer's error."""
     try:
         async with session.post("/v1/completions", json=body) as response:
             if response.status != 200:
@@ -138,11 +139,11 @@ async def stream(session: aiohttp.ClientSession, body: dict[str, Any], answer: A
 
 
 async def closed_loop(session: aiohttp.ClientSession, ask: Ask, n_streams: int, n: int, salt: str) -> Run:
-    """n requests, n_streams of them at any time: each one's end is the next one's beginning."""
+    """n requests, n_streams of them at any time: as one ends the next begins."""
     answers: list[Answer] = []
     left = iter(range(n))
 
-    async def one_after_the_other() -> None:
+    async def worker() -> None:
         for i in left:
             answers.append(Answer())
             await stream(session, ask.body(salt, i), answers[-1])
@@ -150,18 +151,18 @@ async def closed_loop(session: aiohttp.ClientSession, ask: Ask, n_streams: int, 
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(min(n_streams, n)):
-            group.create_task(one_after_the_other())
+            group.create_task(worker())
     return Run(answers, time.perf_counter() - began)
 
 
 def checked(run: Run) -> Run:
-    """The run, if all of it was answered; raises Failed."""
+    """The run, if every request was answered; raises Failed."""
     if errors := [answer.error for answer in run.answers if answer.error]:
         raise Failed(f"{len(errors)} of {len(run.answers)} requests failed: {errors[0]}")
     return run
 
 
 def quantile(values: list[float], p: float) -> float:
-    """The value that a share p of them does not exceed: the nearest rank."""
+    """The value that a share p of the values does not exceed: the nearest rank."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(p * len(ordered)))]

@@ -1,6 +1,6 @@
-"""What is measured of a server: each function makes its load, waits for its end, and returns its figures by name.
+"""The measurements of a server: each function creates its load, waits for its end, and returns its figures by name.
 
-A name says what is counted, of what and in which unit; the table shows the names as they are.
+A name states the quantity, its conditions and its unit; the table shows the names unchanged.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from tests.bench.load import Answer, Ask, Run, checked, client, closed_loop, qua
 Figures = dict[str, float]
 Measure = Callable[[str, str], Awaitable[Figures]]  # of the server at a URL, with the salt of the round's prompts
 
-RUN_S = 900.0  # a run that takes longer has failed
+RUN_S = 900.0  # a longer run counts as failed
 
 N_LONG_WORDS = 1500
-N_LONG = 3  # such prompts, one after the other
+N_LONG = 3  # such prompts, one after another
 N_RUNNING = 4
-RUNNING = Ask(n_tokens=2000)  # outlasts the long prompts; should it end, the next one follows
+RUNNING = Ask(n_tokens=2000)  # outlasts the long prompts; if it ends, the next one starts
 
 READING = 10.0  # tokens/s
-FIRST_S = 2.0  # a reader who waits longer for the first token is not served
-SLACK_S = 0.25  # two and a half tokens at this speed: who reads does not notice
+FIRST_S = 2.0  # a reader that waits longer for the first token is not served in time
+SLACK_S = 0.25  # two and a half tokens at this speed: a reader does not notice
 
 
 def n_waves(n_streams: int) -> int:
-    """How often so many streams are tried: a single one is over too soon to be measured once."""
+    """How often this number of streams is measured: a single stream ends too soon to be measured only once."""
     return max(1, 4 // n_streams)
 
 
 def tokens_per_s(n_streams: int, temperature: float = 0.0) -> Measure:
-    """Of so many clients who ask again and again; if greedy, also how long they wait for a first token."""
+    """Throughput of n_streams clients that send one request after another; for greedy ones also the time to first
+    token."""
 
     async def measure(url: str, salt: str) -> Figures:
         n = n_streams * max(2, n_waves(n_streams))
@@ -51,7 +52,7 @@ def tokens_per_s(n_streams: int, temperature: float = 0.0) -> Measure:
 
 
 def share_of_engine(n_streams: int, engine_s: float, temperature: float = 0.0) -> Measure:
-    """The seconds that the engine alone takes for the same prompts and tokens ÷ those that the server takes."""
+    """The engine's own time for the same prompts and tokens ÷ the server's."""
     how = "seeded" if temperature else "greedy"
 
     async def measure(url: str, salt: str) -> Figures:
@@ -67,7 +68,7 @@ def share_of_engine(n_streams: int, engine_s: float, temperature: float = 0.0) -
 
 
 async def shared_prefix(url: str, salt: str) -> Figures:
-    """Sixteen that come at once and whose prompts begin alike; their answers are short, so that reading counts."""
+    """Sixteen concurrent requests whose prompts share a prefix; short answers, so that prefill dominates."""
     async with client(url) as session, asyncio.timeout(RUN_S):
         run = checked(await closed_loop(session, Ask(n_words=400, n_tokens=16, n_shared=380), 16, 16, f"{salt} shared"))
     return {
@@ -76,8 +77,8 @@ async def shared_prefix(url: str, salt: str) -> Figures:
     }
 
 
-async def beside_long_prompts(url: str, salt: str) -> Figures:
-    """What running streams notice of long prompts that arrive, and how long these wait."""
+async def with_long_prompts(url: str, salt: str) -> Figures:
+    """The effect of arriving long prompts on running streams, and how long these prompts wait."""
     answers: list[list[Answer]] = [[Answer()] for _ in range(N_RUNNING)]
     async with client(url) as session, asyncio.timeout(RUN_S):
 
@@ -98,17 +99,17 @@ async def beside_long_prompts(url: str, salt: str) -> Figures:
     prompt = f"{N_LONG_WORDS:,}-word prompt"
     return {
         f"{N_RUNNING} streams while {prompt}s arrive: ITL p99, s": quantile(gaps, 0.99),
-        f"{prompt} beside {N_RUNNING} streams: TTFT p50, s": median(long.ttfts_s),
+        f"{prompt}, {N_RUNNING} streams running: TTFT p50, s": median(long.ttfts_s),
     }
 
 
 def gaps_between(times: list[float], began: float, ended: float) -> list[float]:
-    """The gaps of which any part lies between these moments."""
+    """The gaps that overlap this interval."""
     return [after - before for before, after in pairwise(times) if after > began and before < ended]
 
 
 def readers_served(n_readers: int, n_tokens: int, pace: float | None) -> Measure:
-    """How many of so many readers who arrive together can read at their speed, from soon on and without a pause."""
+    """How many of n_readers that arrive together can read at their speed, soon after the start and without a pause."""
 
     async def measure(url: str, salt: str) -> Figures:
         ask = Ask(n_words=8, n_tokens=n_tokens, pace=pace)
@@ -122,10 +123,10 @@ def readers_served(n_readers: int, n_tokens: int, pace: float | None) -> Measure
 
 
 def is_served(answer: Answer, rate: float) -> bool:
-    """Whether somebody who reads `rate` tokens/s had soon something to read, and never had to wait then.
+    """Whether a reader of `rate` tokens/s soon had something to read, and never had to wait afterwards.
 
-    A delta may be of several tokens, and what is known is how many there are too many in all: each delta is taken to
-    hold those, which is at most their reading time too kind.
+    A delta may have several tokens, and only the total surplus of tokens over deltas is known: each delta is credited
+    with all of it, which errs in favour of the server by at most their reading time.
     """
     if answer.error or answer.ttft_s > FIRST_S:
         return False
@@ -134,7 +135,7 @@ def is_served(answer: Answer, rate: float) -> bool:
 
 
 def greedy(n_streams: int) -> str:
-    """The name of the figure that the engine alone has too."""
+    """The name of the figure that is also measured of the engine alone."""
     return f"tok/s, {streams(n_streams)}, greedy"
 
 
@@ -143,7 +144,7 @@ def streams(n: int) -> str:
 
 
 async def warm_up(url: str) -> int:
-    """Some streams that are not counted, for the first touches what is made once; how many tokens a prompt has."""
+    """Uncounted streams that warm the server up; returns how many tokens a prompt has."""
     async with client(url) as session, asyncio.timeout(RUN_S):
         run = checked(await closed_loop(session, Ask(n_tokens=2), 1, 4, "warm"))
     return round(mean(answer.n_prompt for answer in run.answers))

@@ -1,8 +1,8 @@
-"""What an open stream costs in memory while nothing is said: python -m tests.bench.memory
+"""The memory that an idle open stream costs: python -m tests.bench.memory
 
-10,000 streams that have got their first token and wait for the next, through nginx with the configuration that is
-shipped (but for its bound of 2,000 streams a worker): what the front's process has grown by, and beside it what nginx's
-have and what the kernel holds. Ends by itself: two minutes at most.
+10,000 streams that have received their first token and wait for the next, through nginx with its shipped
+configuration (but for its limit of 2,000 streams per worker): the growth of the front's process, and that of nginx's
+processes and of the kernel. Ends by itself: two minutes at most.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.nginx.conftest import NGINX, ROOT, Nginx, free_port
 from tests.nginx.conftest import running as running_nginx
 from tests.running import running
 
-N_WARM = 100  # streams before the first look: what is made once must not count as theirs
+N_WARM = 100  # streams before the first reading: one-time allocations must not count
 MOST_S = 120.0
 SETTLE_S = 2.0
 KINDS = ("Rss", "Pss", "Anonymous")
@@ -35,12 +35,12 @@ class Memory:
 
     front: dict[str, int]  # by kind
     nginx: dict[str, int]
-    sockets: int  # what the kernel has in TCP's buffers, all of this machine
-    slab: int  # what it has in objects of its own (sockets, files, epoll entries), likewise
+    sockets: int  # the kernel's TCP buffers, of the whole machine
+    slab: int  # the kernel's objects (sockets, files, epoll entries), likewise
 
 
 def of_processes(pids: Iterable[int]) -> dict[str, int]:
-    """By kind, of all of them together."""
+    """By kind, the sum over these processes."""
     texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     return {kind: 1024 * sum(int(re.findall(rf"^{kind}: +(\d+)", t, re.M)[0]) for t in texts) for kind in KINDS}
 
@@ -57,7 +57,7 @@ def look(front: int, nginx: Nginx) -> Memory:
 
 
 def configure(home: Path, port: int, upstream: int) -> None:
-    """The shipped configuration, with room for more connections, in front of this one service."""
+    """The shipped configuration, with more connections allowed, in front of this one service."""
     (home / "temp").mkdir()
     shipped = (ROOT / "nginx" / "nginx.conf").read_text()
     roomy = re.sub(r"worker_connections \d+", "worker_connections 30000", shipped)
@@ -103,7 +103,7 @@ async def main() -> None:
     args = parser.parse_args()
     allow_many_connections()
     with tempfile.TemporaryDirectory() as home:
-        os.chmod(home, 0o755)  # nginx's workers are another user's
+        os.chmod(home, 0o755)  # nginx's workers run as another user
         async with asyncio.timeout(MOST_S):
             print(table(args.streams, *await measure(args.streams, Path(home))), flush=True)
 

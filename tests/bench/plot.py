@@ -1,4 +1,4 @@
-"""The figures as an SVG that reads in light and in dark: python -m tests.bench.plot FIGURES.json >FIGURES.svg. Pure."""
+"""The figures as an SVG for light and dark mode: python -m tests.bench.plot FIGURES.json >FIGURES.svg. Pure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.bench.figures import PEER, RILL, Figure, Figures, load, short
 WIDTH, MARGIN = 860, 16
 LABEL = 400  # where the bars begin
 BAR, GAP, ROW_GAP = 11, 2, 12
-LONGEST = WIDTH - LABEL - 150  # what is left beside it is for the values
+LONGEST = WIDTH - LABEL - 150  # the rest of the width is for the values
 TOP = 44
 N_COLUMNS = 120  # characters that fit into the width
 CLASSES = {RILL: "rill", PEER: "peer"}
 
-# The background is drawn too: a page may be dark where the reader's machine is light.
+# The background is drawn too: a page may be dark although the system's theme is light.
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #1f2328; }
   .paper { fill: #ffffff; } .rill { fill: #0a7f8f; } .peer { fill: #a8b0b8; } .faint { fill: #59636e; }
@@ -33,7 +33,7 @@ STYLE = """
 
 
 def svg(figures: Figures) -> str:
-    """A row of the table is a pair of bars; the longer of a pair has the full length, for units differ."""
+    """Each row of the table is a pair of bars; the longer one has the full length, as units differ."""
     body: list[str] = []
     y = TOP
     for row in figures.rows.values():
@@ -57,22 +57,22 @@ def svg(figures: Figures) -> str:
 
 
 def legend() -> Iterator[str]:
-    for i, (who, name) in enumerate(CLASSES.items()):
+    for i, (server, name) in enumerate(CLASSES.items()):
         x = LABEL + 90 * i
         yield f'<rect class="{name}" x="{x}" y="{MARGIN}" width="{BAR}" height="{BAR}" rx="2"/>'
-        yield text(x + BAR + 6, MARGIN + 10, who)
+        yield text(x + BAR + 6, MARGIN + 10, server)
     yield text(MARGIN, MARGIN + 10, "medians; ↓: less is better", "faint")
 
 
 def pair(row: Figure, y: int) -> Iterator[str]:
     """A row's name, its bars and their values."""
-    values = {who: value for who in CLASSES if (value := row.median(who)) is not None}
+    values = {server: value for server in CLASSES if (value := row.median(server)) is not None}
     most = max(values.values(), default=0.0)
     yield text(MARGIN, y + BAR + GAP + 4, row.name if row.more_is_better else f"{row.name} ↓")
-    for i, (who, value) in enumerate(values.items()):
+    for i, (server, value) in enumerate(values.items()):
         top, length = y + i * (BAR + GAP), max(1.0, LONGEST * value / most if most else 0.0)
-        yield f'<rect class="{CLASSES[who]}" x="{LABEL}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2"/>'
-        times = f" ({short(median(row.ratios))}×)" if who == RILL and row.ratios else ""
+        yield f'<rect class="{CLASSES[server]}" x="{LABEL}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2"/>'
+        times = f" ({short(median(row.ratios))}×)" if server == RILL and row.ratios else ""
         yield text(LABEL + length + 6, top + BAR - 1, short(value) + times)
 
 

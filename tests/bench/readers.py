@@ -1,4 +1,4 @@
-"""Readers in a process of their own: many streams' sockets, of whose bytes nothing is done but counting.
+"""Readers in a process of their own: sockets of many streams, whose bytes are only counted.
 
 `reading` starts such a process and gives its `Readers`; run as a program it is that process. It answers each line on
 its stdin with its counts, and ends with its stdin.
@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-N_UNANSWERED = 100  # requests on their way at once, well within every backlog
-PER_ADDRESS = 100  # streams from one address of 127.0.0.0/8: nginx bounds them
-EVERY = 16  # one in so many streams has its latency taken
+N_UNANSWERED = 100  # concurrent unanswered requests, well below every backlog
+PER_ADDRESS = 100  # streams from one address of 127.0.0.0/8: nginx limits them
+EVERY = 16  # one stream in EVERY has its latency measured
 BODY = b'{"prompt": "Tell me a story about a fox", "stream": true}'
-# What a browser says beside: the front keeps it for as long as the stream lasts.
+# The other headers of a browser's request: the front keeps them as long as the stream lasts.
 HEADERS = (
     b"Host: 127.0.0.1:8080\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n"
     b"Accept: text/event-stream\r\nAccept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
@@ -36,10 +36,10 @@ STAMP = re.compile(rb'"text":"([0-9.]+)"')
 
 @dataclass(slots=True)
 class Counts:
-    """What came since the process began; the latencies, in milliseconds, since it was last asked."""
+    """What was received since the process began; the latencies, in milliseconds, since the last query."""
 
     n_events: int = 0
-    n_writes: int = 0  # as the chunks of HTTP/1.1 tell
+    n_writes: int = 0  # counted as HTTP/1.1 chunks
     n_ended: int = 0  # connections
     latencies_ms: list[float] = field(default_factory=list)
 
@@ -57,7 +57,7 @@ class Client:
         self._counts = Counts()
 
     def open(self, first: int, n: int) -> None:
-        """Streams number `first` and following, until each has got its first bytes."""
+        """Opens the streams from number `first` on, until each has received its first bytes."""
         for i in range(n):
             number = (first + i) // PER_ADDRESS
             source = f"127.0.{1 + number // 200}.{1 + number % 200}"
@@ -70,7 +70,7 @@ class Client:
                 self._read(-1)
 
     def serve(self) -> None:
-        """Read, and answer what is asked on stdin, until that ends."""
+        """Reads, and answers the queries on stdin, until that ends."""
         self._epoll.register(sys.stdin, select.EPOLLIN)
         stdin = sys.stdin.fileno()
         while True:
@@ -81,7 +81,7 @@ class Client:
                 self._counts.latencies_ms = []
 
     def _read(self, stdin: int) -> bool:
-        """One read of all that have something; whether stdin has."""
+        """Reads once from every ready socket; returns whether stdin is ready."""
         ready = {fd for fd, _ in self._epoll.poll()}
         for fd in ready - {stdin}:
             self._take(fd, self._sockets[fd].recv(1 << 16))
@@ -96,7 +96,7 @@ class Client:
         if fd not in self._tails:
             assert data.startswith(b"HTTP/1.1 200"), data
         counts.n_events += data.count(b"\n\n") + (self._tails.get(fd) == b"\n" and data[:1] == b"\n")
-        counts.n_writes += data.count(b"\n\r\n")  # a chunk of events ends so
+        counts.n_writes += data.count(b"\n\r\n")  # the end of a chunk of events
         self._tails[fd] = data[-1:]
         if fd % EVERY == 0 and (stamps := STAMP.findall(data)):
             counts.latencies_ms.append(1000 * (time.monotonic() - float(stamps[-1])))
@@ -109,7 +109,7 @@ class Readers:
     process: asyncio.subprocess.Process
 
     async def counts(self) -> Counts:
-        """What has come so far."""
+        """What was received so far."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(b"\n")
         return Counts(**json.loads(await self.process.stdout.readline()))
@@ -117,7 +117,7 @@ class Readers:
 
 @asynccontextmanager
 async def reading(port: int, path: str, *, first: int, n: int) -> AsyncIterator[Readers]:
-    """n readers of as many new streams, once each has got its first bytes."""
+    """n readers of n new streams, once each has received its first bytes."""
     command = (sys.executable, "-m", "tests.bench.readers", str(port), path, str(first), str(n))
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 26, cwd=ROOT

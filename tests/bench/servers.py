@@ -1,4 +1,5 @@
-"""Who is measured: Rill, a llama-server as its peer, and llama-batched-bench, the engine without any server."""
+"""The servers that are measured: Rill, llama-server as its peer, and llama-batched-bench, the engine without a
+server."""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ from service.engine.host.resources import usable_cores
 from tests.compose.stack import free_port
 from tests.running import running
 
-START_S = 300.0  # a model is loaded within
+START_S = 300.0  # maximum time to load a model
 BENCH_S = 600.0
-CELLS = 256  # llama.cpp makes each sequence's part of the context a multiple of it, some versions by rounding down
-DEFAULT = "default"  # OpenMP's own way to wait: threads spin, for as long as they please
+CELLS = 256  # llama.cpp makes each sequence's part of the context a multiple of it; some versions round down
+DEFAULT = "default"  # OpenMP's default wait policy: threads spin for an unspecified time
 
 
 class NotStarted(Exception):
-    """A program that did not come to work; the message has the end of what it said."""
+    """A program that did not start; the message has the end of its output."""
 
 
 @asynccontextmanager
@@ -54,7 +55,7 @@ async def peer(programs: Path, model: Path, n_seq: int, n_ctx: int, spin: str, *
                     if process.returncode is not None:
                         said.seek(0)
                         raise NotStarted(f"llama-server: {said.read().decode(errors='replace')[-1000:]}")
-                    await asyncio.sleep(0.05)  # another process: nothing tells
+                    await asyncio.sleep(0.05)  # another process: there is nothing to wait on
             yield url
         finally:
             with suppress(ProcessLookupError):
@@ -72,10 +73,10 @@ async def healthy(client: aiohttp.ClientSession) -> bool:
 async def bare_engine(
     programs: Path, model: Path, n_prompt: int, n_tokens: int, levels: dict[int, int], spin: str
 ) -> dict[int, float]:
-    """Seconds that the engine alone takes for so many streams of n_prompt + n_tokens tokens; levels says how often each
-    number of streams is tried, and the mean is what counts."""
+    """Seconds that the engine alone takes for n streams of n_prompt + n_tokens tokens. `levels` has how often each
+    number of streams is run, and the mean counts."""
     tries = [str(n_streams) for n_streams, n in levels.items() for _ in range(n)]
-    tries.append(str(min(levels)))  # the program may end before its last line is written: one more, that may be missing
+    tries.append(str(min(levels)))  # the program may exit before it writes its last line: a spare one
     n_each = -(-(n_prompt + n_tokens) // CELLS) * CELLS
     process = await asyncio.create_subprocess_exec(
         *(programs / "llama-batched-bench", "-m", model, "-c", str(max(levels) * n_each)),
@@ -98,7 +99,7 @@ async def bare_engine(
 
 
 def seconds(said: bytes) -> dict[int, float]:
-    """What llama-batched-bench's JSON lines say, by number of streams."""
+    """The results in llama-batched-bench's JSON lines, by number of streams."""
     found: dict[int, list[float]] = defaultdict(list)
     for line in said.splitlines():
         if line.startswith(b'{"n_kv_max"'):
@@ -108,6 +109,6 @@ def seconds(said: bytes) -> dict[int, float]:
 
 
 def environment(spin: str) -> dict[str, str]:
-    """This process's, but for what OpenMP would be told by it."""
+    """This process's environment, without its OpenMP variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     return kept if spin == DEFAULT else kept | {"GOMP_SPINCOUNT": spin}

@@ -1,4 +1,4 @@
-"""Figures become medians, ratios, a table, a plot and JSON, and nothing of them is lost on the way."""
+"""Figures become medians, ratios, a table, a plot and JSON without loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.bench.figures import ENGINE, PEER, RILL, Figures, load, spread
 
 @pytest.fixture
 def figures() -> Figures:
-    """Two rounds of both servers, and a row of Rill's own."""
+    """Two rounds of both servers, and a row that only Rill has."""
     figures = Figures({"machine": "a <machine> & two cores", "model": "m.gguf", "command": "make bench"})
     for rill, peer in ((100.0, 50.0), (110.0, 50.0)):
         figures.enter(RILL, {"tok/s, 1 stream": rill, "TTFT p50, s": 1.0, "of 48 readers": 48.0})
@@ -25,13 +25,13 @@ def figures() -> Figures:
     return figures
 
 
-def test_the_better_way_counts(figures: Figures) -> None:
-    """A server that was tried in two ways has in each row the better: more tokens, less waiting."""
+def test_the_better_configuration_counts(figures: Figures) -> None:
+    """A server measured in two configurations has in each row the better value: more tokens, less waiting."""
     assert figures.rows["tok/s, 1 stream"].rounds[PEER] == [50.0, 50.0]
     assert figures.rows["TTFT p50, s"].rounds[PEER] == [2.0, 2.0]
 
 
-def test_the_ratio_says_how_many_times_better(figures: Figures) -> None:
+def test_the_ratio_is_times_better(figures: Figures) -> None:
     """Twice the tokens and half the wait are both two times better."""
     assert figures.rows["tok/s, 1 stream"].ratios == pytest.approx([2.0, 2.2])
     assert figures.rows["TTFT p50, s"].ratios == [2.0, 2.0]
@@ -39,7 +39,7 @@ def test_the_ratio_says_how_many_times_better(figures: Figures) -> None:
 
 
 def test_the_table(figures: Figures) -> None:
-    """Machine, model and command stand above it; a row has medians with the least and the most."""
+    """Machine, model and command precede it; a row has medians with minimum and maximum."""
     head, table = figures.table().split("\n\n")
     assert head.split("  \n")[1:] == ["model: m.gguf", "command: make bench  "]
     assert table.splitlines()[2:] == [
@@ -50,39 +50,39 @@ def test_the_table(figures: Figures) -> None:
 
 
 def test_three_digits() -> None:
-    """Shown is what the measurement can tell, whatever the size."""
+    """A value is shown with the precision of the measurement, whatever its size."""
     assert [spread([x]) for x in (1234.5, 99.94, 1.2345, 0.01234)] == ["1234", "99.9", "1.23", "0.0123"]
     assert spread([]) == ""
 
 
 def test_saved_and_loaded(figures: Figures) -> None:
-    """What was kept in a file is what was measured."""
+    """Figures loaded from a file equal those that were saved."""
     assert load(json.loads(json.dumps(figures.json()))) == figures
 
 
 def test_the_plot(figures: Figures) -> None:
-    """It is well-formed, each row has a bar for every server that has a value, the longer of a pair in full length; it
-    has colours for light and for dark, and fetches nothing."""
+    """It is well-formed, each row has a bar for every server with a value, the longer one in full length; it has
+    colours for light and dark mode, and fetches nothing."""
     drawn = plot.svg(figures)
     root = ElementTree.fromstring(drawn)
-    bars = {name: root.findall(f"{{*}}rect[@class='{name}']")[1:] for name in ("rill", "peer")}  # less the legend's
+    bars = {name: root.findall(f"{{*}}rect[@class='{name}']")[1:] for name in ("rill", "peer")}  # without the legend's
     lengths = {name: [float(bar.attrib["width"]) for bar in found] for name, found in bars.items()}
     assert lengths["rill"] == pytest.approx([plot.LONGEST, plot.LONGEST / 2, plot.LONGEST])
     assert lengths["peer"] == pytest.approx([plot.LONGEST * 50 / 105, plot.LONGEST], abs=0.1)
     words = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"TTFT p50, s ↓", "105 (2.1×)", "machine: a <machine> & two cores"} <= set(words)
     assert "prefers-color-scheme: dark" in drawn
-    assert drawn.count("http") == 1  # the name of SVG itself
+    assert drawn.count("http") == 1  # SVG's namespace
 
 
-def test_what_batched_bench_says() -> None:
-    """Its JSON lines, among others, as mean seconds by number of streams."""
+def test_parsing_batched_bench_output() -> None:
+    """Its JSON lines, among other lines, become mean seconds by number of streams."""
     lines = [b"note", *(b'{"n_kv_max": 1, "pl": %d, "t": %d}' % pair for pair in ((1, 1), (1, 2), (8, 4)))]
     assert servers.seconds(b"\n".join(lines)) == {1: 1.5, 8: 4.0}
 
 
 async def test_a_last_line_may_be_missing(tmp_path: Path) -> None:
-    """llama-batched-bench sometimes ends before its last line is written: it is asked for one more than is needed."""
+    """llama-batched-bench sometimes exits before writing its last line: it gets one run more than is needed."""
     program = tmp_path / "llama-batched-bench"
     program.write_text(
         "#!/bin/sh\n"
@@ -96,8 +96,8 @@ async def test_a_last_line_may_be_missing(tmp_path: Path) -> None:
         await servers.bare_engine(tmp_path, Path("m.gguf"), 64, 64, {1: 2, 8: 1}, "1000")
 
 
-def test_openmp_waits_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this process was told of OpenMP is not passed on; a number is its GOMP_SPINCOUNT."""
+def test_the_openmp_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's OpenMP variables are not passed on; a number becomes GOMP_SPINCOUNT."""
     monkeypatch.setenv("GOMP_SPINCOUNT", "5")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     assert not {name for name in servers.environment(servers.DEFAULT) if "OMP" in name}

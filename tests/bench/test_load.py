@@ -1,4 +1,4 @@
-"""The load client counts what came, when it came, and what did not come."""
+"""The load client counts arrivals, their times, and what did not arrive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fakes import STORY
 
 
 async def test_a_closed_loop(serve: Serve) -> None:
-    """All requests are made, so many at a time, and each answer's tokens and times are known."""
+    """All requests are made, at most n_streams at a time, and each answer's tokens and times are recorded."""
     service = await serve()
     async with client(service.url) as session:
         run = checked(await closed_loop(session, Ask(), 2, 5, "salt"))
@@ -22,7 +22,7 @@ async def test_a_closed_loop(serve: Serve) -> None:
 
 
 async def test_a_refusal_is_no_answer(serve: Serve) -> None:
-    """Who was refused has the reason for an answer, and a run with such a one is not compared with others."""
+    """A refused request records the reason as its error, and a run with one is not compared with others."""
     service = await serve(starts_ready=False)
     answer = Answer()
     async with client(service.url) as session:
@@ -34,7 +34,7 @@ async def test_a_refusal_is_no_answer(serve: Serve) -> None:
 
 
 def test_a_failure_in_the_stream_is_no_answer() -> None:
-    """An error that comes after tokens is one."""
+    """An error after tokens counts as a failure."""
     answer = Answer()
     for line in (b'data: {"choices": [{"text": "a"}]}\n', b'data: {"error": {"code": "engine_crash"}}\n', b"\n"):
         answer.take(line)
@@ -42,7 +42,7 @@ def test_a_failure_in_the_stream_is_no_answer() -> None:
 
 
 def test_what_is_not_a_token_has_no_time() -> None:
-    """Ids, heartbeats, empty texts and the end are no deltas."""
+    """Ids, heartbeats, empty texts and the end are not deltas."""
     answer = Answer()
     for line in (b"id: 1.0\n", b": hb\n", b'data: {"choices": [{"text": ""}]}\n', b"data: [DONE]\n", b"\n"):
         answer.take(line)
@@ -50,7 +50,7 @@ def test_what_is_not_a_token_has_no_time() -> None:
 
 
 def test_prompts_differ_from_run_to_run() -> None:
-    """The same salt and number are the same prompt; any other shares no more than it is meant to share."""
+    """The same salt and number give the same prompt; others share no more than the common prefix."""
     ask = Ask(n_words=40, n_shared=30)
     one, other = ask.prompt("a", 0).split(), ask.prompt("a", 1).split()
     assert one == ask.prompt("a", 0).split()

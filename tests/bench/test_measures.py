@@ -1,4 +1,4 @@
-"""What is counted as a pause, and who as served."""
+"""What counts as a gap, and which reader counts as served."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def answer(*times: float, n_tokens: int | None = None, error: str = "") -> Answe
 
 
 def test_gaps_that_overlap() -> None:
-    """A gap counts if any of it lies in the time looked at: a pause that began before it, or ends after, is its own."""
+    """Every gap that overlaps the interval counts, also one that begins before it or ends after it."""
     assert measures.gaps_between([0.0, 1.0, 3.0, 4.0, 9.0, 10.0], 2.0, 5.0) == [2.0, 1.0, 5.0]
     assert measures.gaps_between([], 2.0, 5.0) == []
 
@@ -26,7 +26,7 @@ def test_gaps_that_overlap() -> None:
     ("what", "served"),
     [
         (answer(1.0, 1.1, 1.2, 1.3), True),
-        (answer(1.0, 1.0, 1.0, 1.0), True),  # all at once: nobody has to wait
+        (answer(1.0, 1.0, 1.0, 1.0), True),  # all at once: the reader never waits
         (answer(2.5, 2.6), False),  # too late
         (answer(1.0, 1.1, 1.9, 1.9), False),  # a pause that a reader notices
         (answer(1.0, 1.9, n_tokens=2), False),
@@ -35,15 +35,16 @@ def test_gaps_that_overlap() -> None:
         (answer(error="429"), False),
     ],
 )
-def test_who_is_served(what: Answer, served: bool) -> None:
-    """A reader of ten tokens a second got the first within two seconds and never waited for a next one."""
+def test_is_served(what: Answer, served: bool) -> None:
+    """A reader of ten tokens a second is served if the first came within two seconds and no later one was waited
+    for."""
     assert measures.is_served(what, 10.0) is served
 
 
 async def test_every_measure_has_its_figures(serve: Serve) -> None:
-    """Against a service whose engine is a script each measure comes to its end, with names of its own."""
+    """Against a service with a scripted engine each measure ends, and has figure names of its own."""
     service = await serve(n_seq=16)
-    assert await measures.warm_up(service.url) == 3  # tokens, says the script
+    assert await measures.warm_up(service.url) == 3  # tokens, by the script
     found: dict[str, float] = {}
     for measure in (
         measures.tokens_per_s(2),
@@ -58,18 +59,18 @@ async def test_every_measure_has_its_figures(serve: Serve) -> None:
         found |= figures
     assert len(found) == 8
     served = {found.pop(name) for name in list(found) if name.startswith("of 3 readers")}
-    assert served <= {0.0, 1.0, 2.0, 3.0}  # as fast as this machine happens to be
+    assert served <= {0.0, 1.0, 2.0, 3.0}  # depends on the speed of this machine
     assert min(found.values()) > 0
     prompts = [submit.text for submit in service.engine.submitted]
-    assert len(prompts) == len(set(prompts))  # no cache of one measure helps another
+    assert len(prompts) == len(set(prompts))  # no measure profits from another's prefix cache
 
 
-async def test_long_prompts_beside_running_streams(serve: Serve) -> None:
-    """The running streams are kept running while the long prompts come, and end with the measure."""
+async def test_long_prompts_with_running_streams(serve: Serve) -> None:
+    """The streams run while the long prompts arrive, and end with the measurement."""
     service = await serve(n_seq=16)
     service.engine.pause_s = 0.001
-    figures = await measures.beside_long_prompts(service.url, "long")
+    figures = await measures.with_long_prompts(service.url, "long")
     assert sorted(name.rpartition(": ")[2] for name in figures) == ["ITL p99, s", "TTFT p50, s"]
     async with asyncio.timeout(PATIENCE_S):
-        while await service.metric("llm_streams"):  # noqa: ASYNC110  # the service tells by its metrics alone
+        while await service.metric("llm_streams"):  # noqa: ASYNC110  # only the service's metrics show it
             await asyncio.sleep(0.01)

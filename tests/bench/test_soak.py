@@ -1,4 +1,4 @@
-"""The soak tells growth from noise, and its visits are what they say."""
+"""The soak test distinguishes growth from noise, and its visits do what they should."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.patience import PATIENCE_S
 from tests.running import running
 
 
-def test_what_does_not_grow() -> None:
-    """Memory that goes up and down about one value has not grown."""
+def test_noise_is_not_growth() -> None:
+    """Memory that fluctuates about one value has not grown."""
     found = growth([(i, 100 * MIB + (i % 2) * MIB) for i in range(100)])
     assert found.first == pytest.approx(found.last, abs=MIB / 10)
     assert abs(found.per_thousand) < MIB
 
 
-def test_what_grows() -> None:
-    """A KiB each request is a thousand KiB for a thousand, and the last quarter has more than the first by its way."""
+def test_growth_is_measured() -> None:
+    """A KiB per request is a thousand KiB per thousand, and the last quarter exceeds the first accordingly."""
     found = growth([(i, 100 * MIB + 1024 * i) for i in range(0, 4000, 40)])
     assert found.per_thousand == pytest.approx(1024 * 1000)
     assert found.last - found.first == pytest.approx(1024 * 3000)
@@ -30,13 +30,13 @@ def test_what_grows() -> None:
 
 
 def test_the_warm_up_does_not_count() -> None:
-    """What a process takes in the first quarter is not its growth."""
+    """Allocations in the first quarter are not growth."""
     looks = [Look(i, front=MIB * min(i, 10), engine=MIB) for i in range(40)]
     assert all(row.endswith("| +0.0 KiB |") for row in soak.rows(looks))
 
 
 async def test_a_short_soak() -> None:
-    """Sixty visits to the real service: every kind of end is there, nothing goes wrong, and nothing is left behind."""
+    """Sixty visits to the real service have every outcome, no failure, and leave nothing behind."""
     async with running(**soak.SETTINGS) as service:
         looks, visits = await soak.soak(service, 60, PATIENCE_S, random.Random(1))
         assert [look.n for look in looks] == list(range(1, 61))

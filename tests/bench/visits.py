@@ -1,4 +1,4 @@
-"""Visits of all sorts to a service: what is asked for, how it is read and when its reader leaves, drawn by chance."""
+"""Random visits to a service: the request, how it is read and when its reader leaves."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import aiohttp
 from tests.bench.load import WORDS
 from tests.events import Event, numbers, parse
 
-LEAVE = 0.4  # of all visits leave in the middle of whatever they do
-LEAVE_S = 0.3  # within so long
+LEAVE = 0.4  # the share of visits that leave before they are done
+LEAVE_S = 0.3  # the latest time to leave
 MAX_WORDS, MAX_TOKENS = 100, 60
 
 SAMPLERS: tuple[dict[str, Any], ...] = (
@@ -30,16 +30,16 @@ SAMPLERS: tuple[dict[str, Any], ...] = (
     {"logit_bias": {"5": -5, "6": False}},
     {"grammar": 'root ::= ([a-f]+ " " [0-9]{2,5} "\\n")+'},
     {"stop": [" the", " and"]},
-    {"temperature": "hot"},  # a mistake: 400
+    {"temperature": "hot"},  # invalid: 400
 )
 
 
 class Visits:
-    """Makes visits to one service, and counts what they came to."""
+    """Makes visits to one service, and counts their outcomes."""
 
     def __init__(self, client: aiohttp.ClientSession, rng: random.Random) -> None:
         self.outcomes: Counter[str] = Counter()
-        self.wrong: Counter[str] = Counter()  # what must not be: failures, other statuses, events lost or repeated
+        self.wrong: Counter[str] = Counter()  # errors: failures, unexpected statuses, events lost or repeated
         self._client = client
         self._rng = rng
 
@@ -73,7 +73,7 @@ class Visits:
         return await self._stream("/v1/chat/completions", order | {"messages": messages, "stream": True})
 
     async def _whole(self, order: dict[str, Any]) -> str:
-        """An answer in one piece."""
+        """A non-streamed answer."""
         async with self._client.post("/v1/completions", json=order) as response:
             return self._status(response) or self._end(b"error" if "error" in await response.json() else b"[DONE]")
 
@@ -82,7 +82,7 @@ class Visits:
             return self._status(response) or self._end(await response.read())
 
     async def _resumed(self, order: dict[str, Any]) -> str:
-        """Read a bit, hang up, and come back for the rest."""
+        """Reads a part, disconnects, and resumes to read the rest."""
         id, raw = "", b""
         async with self._client.post("/stream", json=order, headers={"X-Resumable": "1"}) as response:
             if refused := self._status(response):
@@ -105,7 +105,7 @@ class Visits:
         return self._end(b"event: failure" if events[-1].name == "failure" else b"event: done", "resumed")
 
     async def _cancelled(self, order: dict[str, Any]) -> str:
-        """Start a stream that nobody reads, and end it."""
+        """Starts a stream that is never read, and cancels it."""
         async with self._client.post("/v1/streams", json=order) as response:
             if response.status != 201:
                 return self._status(response)
@@ -115,8 +115,8 @@ class Visits:
             return "cancelled"
 
     def _status(self, response: aiohttp.ClientResponse) -> str:
-        """Empty, if it is the beginning of an answer."""
-        if response.status not in (200, 400, 429):  # 400: the mistake among SAMPLERS
+        """Empty if the response is an answer."""
+        if response.status not in (200, 400, 429):  # 400: the invalid one in SAMPLERS
             self.wrong[f"status {response.status}"] += 1
         return "" if response.status == 200 else f"refused ({response.status})"
 
@@ -128,7 +128,7 @@ class Visits:
 
 
 def whole_events(raw: bytes) -> list[Event]:
-    """The events that have come whole."""
+    """The complete events in these bytes."""
     whole, end, _ = raw.rpartition(b"\n\n")
     return parse(whole + end)
 
