@@ -1,4 +1,4 @@
-"""`make chaos`: trials that would take too long for the tests, and a table of what they came to."""
+"""`make chaos`: trials that take too long for the tests, and a table of their results."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from tests.chaos.busy import busy
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50, help="of the engine, under 16 streams")
+    parser.add_argument("--kills", type=int, default=50, help="SIGKILLs of the engine, under 16 streams")
     parser.add_argument("--stops", type=int, default=10, help="SIGSTOPs of the engine")
-    parser.add_argument("--busy", type=int, default=2, help="loops that never rest, beside which both are done again")
-    parser.add_argument("--cuts", type=int, default=1000, help="of connections, for each client")
+    parser.add_argument("--busy", type=int, default=2, help="busy loops with which both are run again")
+    parser.add_argument("--cuts", type=int, default=1000, help="cuts of connections, for each client")
     parser.add_argument("--stalled", type=int, default=500, help="readers that stop reading")
-    parser.add_argument("--live", type=int, default=50, help="streams that are read beside them")
-    parser.add_argument("--streams", type=int, default=300, help="at three ill-treated replicas; half an hour at most")
-    parser.add_argument("--together", type=int, default=60, help="streams while a replica and Redis die, as long")
+    parser.add_argument("--live", type=int, default=50, help="streams that are read meanwhile")
+    parser.add_argument("--streams", type=int, default=300, help="at three faulty replicas; half an hour at most")
+    parser.add_argument("--together", type=int, default=60, help="streams while a replica and Redis die; likewise")
     parser.add_argument("--storm", type=int, default=1000, help="readers that leave; 10 minutes at most")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
 
 async def lines(args: argparse.Namespace) -> AsyncIterator[str]:
-    """The tables, as their rows become known."""
+    """The lines of the tables, as they become known."""
     kinds = (
         ("bf16", signal.SIGKILL, args.kills),
         ("bf16", signal.SIGSTOP, args.stops),
         ("f16", signal.SIGKILL, args.kills // 5),
     )
     for n_busy in dict.fromkeys([0, args.busy]) if any(n for _, _, n in kinds) else []:
-        yield f"\nBeside {n_busy} busy processes:\n" if n_busy else "Quiet:\n"
+        yield f"\nNext to {n_busy} busy processes:\n" if n_busy else "Quiet:\n"
         yield engine.HEAD
         notes: list[str] = []
         async with busy(n_busy):
@@ -63,7 +63,7 @@ async def lines(args: argparse.Namespace) -> AsyncIterator[str]:
 
 
 async def main() -> None:
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # clients complain of what we do to them
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # clients log the faults caused on purpose
     async for line in lines(arguments()):
         print(line, flush=True)
 

@@ -1,4 +1,4 @@
-"""Clients that are no Python: Chromium's own EventSource, and npm's for Node. None where the program is missing."""
+"""Clients outside Python: Chromium's own EventSource, and npm's for Node. None where the program is missing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from playwright.async_api import async_playwright
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[str]]
 
-# A stream's text, put together with nothing but EventSource; the same lines run in both. An EventSource closes for good
-# when a cut leaves it half a header, which looks like another kind of answer: then a new one goes on.
+# A stream's text, assembled with nothing but EventSource; both clients run these lines. An EventSource closes for good
+# when a cut leaves half a header, which looks like another kind of response: then a new one continues.
 READ = """
 (address) => new Promise((resolve, reject) => {
   let text = "", last = "";
@@ -40,13 +40,13 @@ console.log(JSON.stringify(await read(process.argv[2])));
 
 
 def address(url: str, order: dict[str, Any]) -> str:
-    """Where GET /stream starts this, or attaches to it."""
+    """The address at which GET /stream starts this request or attaches to it."""
     return f"{url}/stream?" + urlencode({**order, "key": f"k{order['seed']}-{url.rpartition(':')[2]}"})
 
 
 @asynccontextmanager
 async def chromium(home: str) -> AsyncIterator[Ask | None]:
-    """Reads in a page of `home`, a service that lets its own pages call other ports of this machine."""
+    """Reads in a page of `home`, a service that allows its pages to call other ports of this machine."""
     program = shutil.which("chromium")
     if program is None:
         yield None
@@ -67,7 +67,7 @@ async def chromium(home: str) -> AsyncIterator[Ask | None]:
 
 @asynccontextmanager
 async def node() -> AsyncIterator[Ask | None]:
-    """Reads in a process of Node each, with npm's eventsource."""
+    """Reads with npm's eventsource, in a Node process per stream."""
     npm, program = shutil.which("npm"), shutil.which("node")
     if npm is None or program is None:
         yield None

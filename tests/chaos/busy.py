@@ -1,4 +1,4 @@
-"""Neighbours that never rest: loops, each of which takes a core for as long as it lives."""
+"""Busy processes: loops, each of which uses a core for as long as it lives."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 
 @asynccontextmanager
 async def busy(n: int) -> AsyncIterator[None]:
-    """n processes beside whatever is done meanwhile."""
+    """n busy processes, while the context lasts."""
     loops: list[asyncio.subprocess.Process] = []
     try:
         for _ in range(n):
             loops.append(await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass"))
         yield
-        assert all(loop.returncode is None for loop in loops), "a neighbour has left"
+        assert all(loop.returncode is None for loop in loops), "a busy process has ended"
     finally:
         for loop in loops:
             if loop.returncode is None:

@@ -1,4 +1,5 @@
-"""A reader that comes back until its stream has ended, as README's client does; and an account of what it was told."""
+"""A reader that reconnects until its stream has ended, as README's client does; and a summary of what readers
+received."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ import aiohttp
 
 from tests.events import Event, parse, text
 
-RETRY_S = 2.0  # README's client waits so long when it was refused; the service asks for about as much
+RETRY_S = 2.0  # README's client waits this long after a refusal; Retry-After is about the same
 
 
 @dataclass
 class Reading:
-    """What one reader got of one stream."""
+    """What one reader received of one stream."""
 
     events: list[Event] = field(default_factory=list)
     n_openings: int = 0
@@ -31,18 +32,19 @@ class Reading:
 
     @property
     def failure(self) -> str | None:
-        """The code that it ended with, if it did not end well."""
+        """The failure's code, if the stream ended with one."""
         last = self.events[-1] if self.events else None
         return str(last.json()["error"]["code"]) if last is not None and last.name == "failure" else None
 
     @property
     def stream(self) -> str:
-        """The stream that its first event names."""
+        """The stream that the first event names."""
         return self.events[0].id.partition(".")[0]
 
 
 async def read(client: aiohttp.ClientSession, url: str, fields: dict[str, Any], reading: Reading) -> None:
-    """GET /stream with these fields (a `key` among them), again and again, behind the last event that came whole."""
+    """GET /stream with these fields (among them `key`), reconnecting after the last complete event until the stream has
+    ended."""
     last_at = time.monotonic()
     while not reading.has_ended:
         if reading.n_openings:
@@ -52,7 +54,7 @@ async def read(client: aiohttp.ClientSession, url: str, fields: dict[str, Any], 
         raw = b""
         with contextlib.suppress(aiohttp.ClientError):
             async with client.get(url + "/stream", params=fields, headers=headers) as response:
-                if response.status != 200:  # to an EventSource, whatever its body says
+                if response.status != 200:  # for an EventSource, whatever the body says
                     continue
                 async for chunk in response.content.iter_any():
                     whole, end, raw = (raw + chunk).rpartition(b"\n\n")
@@ -64,29 +66,29 @@ async def read(client: aiohttp.ClientSession, url: str, fields: dict[str, Any], 
 
 @dataclass
 class Account:
-    """What many readings came to."""
+    """The results of many readings."""
 
     n_streams: int = 0
-    n_cut: int = 0  # times that a reader had to come back
+    n_cut: int = 0  # reconnections
     n_lost: int = 0  # events
     n_repeated: int = 0
     n_mixed: int = 0  # events that name another stream than the reader's first
     n_changed: int = (
-        0  # streams with a word that the undisturbed run has not there, or an id that tells of another text
+        0  # streams whose text differs from the undisturbed run's, or an id whose checksum is of another text
     )
-    n_unended: int = 0  # streams without done or failure when the time was over
+    n_unended: int = 0  # streams without done or failure at the time limit
     failures: Counter[str] = field(default_factory=Counter)  # streams by the code of their failure
     longest_pause_s: float = 0.0
 
     def enter(self, reading: Reading, whole: str) -> None:
-        """One more, which undisturbed would say `whole`."""
+        """Adds one reading, whose undisturbed text would be `whole`."""
         self.n_streams += 1
         self.n_cut += max(0, reading.n_openings - 1)
         self.n_unended += not reading.has_ended
         self.longest_pause_s = max(self.longest_pause_s, reading.longest_pause_s)
         if reading.failure is not None:
             self.failures[reading.failure] += 1
-        own = [e for e in reading.events if e.name != "failure"]  # a failure may stand beside the log: its id is none
+        own = [e for e in reading.events if e.name != "failure"]  # a failure outside the log has no event id
         ids = [e.id.split(".") for e in own]
         self.n_mixed += sum(stream != reading.stream for stream, _, _ in ids)
         numbers = [int(number) for _, number, _ in ids]
@@ -97,8 +99,8 @@ class Account:
         self.n_changed += not (is_right and all(_fits(own)))
 
     @property
-    def is_spotless(self) -> bool:
-        """Every stream ended well, and every reader has all of it, once, and nothing else."""
+    def is_correct(self) -> bool:
+        """Every stream ended with done, and every reader has each event once and no other."""
         return self == Account(self.n_streams, self.n_cut, longest_pause_s=self.longest_pause_s)
 
     def row(self, what: str, *more: object) -> str:
@@ -108,14 +110,14 @@ class Account:
 
 
 def head(what: str, *more: str) -> str:
-    """What stands above such rows."""
+    """The heads of such rows."""
     cells = (what, "streams", "readers cut", "events lost", "repeated", "mixed", "text changed", "not ended")
     names = (*cells, "ended in failure", "longest pause", *more)
     return "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|"
 
 
 def _fits(events: list[Event]) -> list[bool]:
-    """Whether each id's checksum (CRC-32) is that of the text told so far."""
+    """For each event whether the checksum (CRC-32) in its id is that of the text so far."""
     checksum, fits = 0, []
     for event in events:
         if event.name == "message":

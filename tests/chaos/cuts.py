@@ -1,4 +1,4 @@
-"""Connections cut at any byte: does every client put the text together again, with nothing lost or repeated?"""
+"""Connections cut at any byte: does every client assemble the text, with nothing lost or repeated?"""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tests.events import Event, numbers, parse, text
 from tests.running import Service, orders, running
 
 MAX_TOKENS = 60
-N_CUTS = 4  # a stream, at the most
+N_CUTS = 4  # per stream, at most
 N_AT_ONCE = 8
 
 
 @dataclass
 class Tally:
-    """What one client's streams came to."""
+    """The results of one client's streams."""
 
     n_streams: int = 0
     n_cuts: int = 0
     n_lost: int = 0  # events
     n_repeated: int = 0
-    n_changed: int = 0  # texts that are not the uncut one
+    n_changed: int = 0  # texts that differ from the undisturbed one
 
 
 class Saw:
-    """A wire to the service that breaks after a random number of bytes, N_CUTS times, and then holds."""
+    """A proxy to the service whose connection breaks after a random number of bytes, N_CUTS times, and then holds."""
 
     def __init__(self, port: int, rng: random.Random, longest: int) -> None:
         self._port, self._rng, self._longest = port, rng, longest
@@ -70,7 +70,7 @@ class Saw:
             self._done.set()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None) -> bool:
-        """Carries bytes to their end, or `limit` of them; whether it stopped there."""
+        """Forwards bytes to their end, or `limit` of them; returns whether it stopped at the limit."""
         n = 0
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(4096):
@@ -83,7 +83,7 @@ class Saw:
 
 
 async def by_event_source(url: str, order: dict[str, Any]) -> tuple[str, list[Event]]:
-    """As a browser does: the whole address again, with the id of the last event that came whole."""
+    """As a browser does: the same address again, with the id of the last complete event."""
     fields = {name: str(value) for name, value in order.items()} | {"key": f"k{random.getrandbits(64)}"}
     events: list[Event] = []
     async with aiohttp.ClientSession() as client:
@@ -100,13 +100,14 @@ async def by_event_source(url: str, order: dict[str, Any]) -> tuple[str, list[Ev
 
 
 async def by_openai(url: str, order: dict[str, Any]) -> tuple[str, list[Event]]:
-    """openai-python: when its stream breaks, it attaches to X-Stream-Id and reads on behind what it has."""
+    """openai-python: when its stream breaks, it attaches to X-Stream-Id and reads on after the last event that it
+    has."""
     client = openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", max_retries=0)
     body = {name: value for name, value in order.items() if name != "prompt"}
     headers = {"X-Resumable": "1", "Idempotency-Key": f"k{random.getrandbits(64)}"}
     id = ""
     for _ in range(10 * N_CUTS):
-        with contextlib.suppress(Exception):  # of whatever kind its transport raises in the middle of a body
+        with contextlib.suppress(Exception):  # any that its transport raises in the middle of a body
             if not id:
                 raw = await client.chat.completions.with_raw_response.create(
                     model="any",
@@ -123,14 +124,14 @@ async def by_openai(url: str, order: dict[str, Any]) -> tuple[str, list[Event]]:
                     cast_to=ChatCompletionChunk,
                     stream=True,
                     stream_cls=openai.AsyncStream[ChatCompletionChunk],
-                    options={"headers": {"Accept": "text/event-stream"}},  # its own asks for JSON: the receipt
+                    options={"headers": {"Accept": "text/event-stream"}},  # its default, JSON, gets the receipt
                 )
             whole = ""
             async for chunk in stream:
                 whole += chunk.choices[0].delta.content or "" if chunk.choices else ""
                 if chunk.choices and chunk.choices[0].finish_reason:
                     return whole, []
-    raise AssertionError("it never came to its end")
+    raise AssertionError("the stream never ended")
 
 
 Client = Callable[[str, dict[str, Any]], Awaitable[tuple[str, list[Event]]]]
@@ -138,7 +139,7 @@ Client = Callable[[str, dict[str, Any]], Awaitable[tuple[str, list[Event]]]]
 
 @asynccontextmanager
 async def clients(home: str) -> AsyncIterator[dict[str, Client | None]]:
-    """By name; None for one that this machine has not. A client returns the text, and the events if it shows them."""
+    """By name; None for one that this machine lacks. A client returns the text, and the events if it exposes them."""
 
     def text_only(ask: browsers.Ask | None) -> Client | None:
         async def client(url: str, order: dict[str, Any]) -> tuple[str, list[Event]]:
@@ -157,7 +158,7 @@ async def clients(home: str) -> AsyncIterator[dict[str, Client | None]]:
 
 
 async def trials(n_cuts: int, seed: int) -> AsyncIterator[str]:
-    """A row of the table for each client: streams until n_cuts of its connections have been cut."""
+    """A row of the table for each client: streams are read until n_cuts of its connections have been cut."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

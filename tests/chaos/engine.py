@@ -1,6 +1,6 @@
-"""The engine is killed or stopped under 16 streams, again and again: what did their readers get?
+"""The engine is repeatedly killed or stopped under 16 streams: what do their readers receive?
 
-What went wrong is kept: the last events of each stream that failed, and what the engine died of where that was not us.
+Failures are recorded: the last events of each failed stream, and each death of the engine that the trial did not cause.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ OURS = {signal.SIGKILL: "it died of SIGKILL", signal.SIGSTOP: "it was stopped (S
 
 @dataclass
 class Tally:
-    """What became of the streams of one kind of trial."""
+    """The results of the streams of one kind of trial."""
 
     n_trials: int = 0
     n_streams: int = 0
-    n_hit: int = 0  # streams that were still being made when the engine died
-    n_lost: int = 0  # events that did not come
+    n_hit: int = 0  # streams that were running when the engine died
+    n_lost: int = 0  # events not received
     n_repeated: int = 0
-    n_changed: int = 0  # streams whose text is not the undisturbed run's
+    n_changed: int = 0  # streams whose text differs from the undisturbed run's
     n_dropped: int = 0  # connections that broke
     n_failed: int = 0  # streams that ended in a failure
     recoveries_s: list[float] = field(default_factory=list)  # from the kill to the last stream's next event
     bounds_s: list[float] = field(default_factory=list)  # model load + prefill of the live tokens + 1 s
-    notes: list[str] = field(default_factory=list)  # on what should not have been
+    notes: list[str] = field(default_factory=list)  # on failures
 
 
 async def follow(response: aiohttp.ClientResponse, seen: list[tuple[float, int]]) -> tuple[bytes, bool]:
-    """All bytes of a stream, and whether its connection broke; notes when how many had come."""
+    """All bytes of a stream, and whether its connection broke; records (time, bytes so far) in `seen`."""
     raw = b""
     try:
         async for chunk in response.content.iter_any():
@@ -89,18 +89,18 @@ async def trial(service: Service, number: signal.Signals, rng: random.Random, ta
         tally.n_streams += 1
         tally.n_hit += was_hit
         tally.n_dropped += dropped
-        # What was on its way when the engine died may arrive a little later.
+        # Bytes that were on their way when the engine died may arrive a little later.
         after += [min((at for at, _ in times if at > killed + 0.1), default=killed)] if was_hit else []
     await service.ready()
     if after:
         detect_s = STOPPED_S * 1.5 if number is signal.SIGSTOP else 0.0
-        live_prefill_s = usual_s / 2  # the live tokens are at most all of them, and reading is faster than making
+        live_prefill_s = usual_s / 2  # at most all tokens are live, and prefill is faster than decoding
         tally.recoveries_s.append(max(after) - killed)
         tally.bounds_s.append(await service.metric("llm_model_load_seconds") + live_prefill_s + detect_s + 1)
 
 
 async def trials(kv_type: str, number: signal.Signals, n: int, seed: int) -> Tally:
-    """n trials, four a service."""
+    """n trials, four per service."""
     rng, tally = random.Random(seed), Tally()
     settings = {"kv_type": kv_type, "max_waiting": "64"}
     while tally.n_trials < n:
@@ -114,7 +114,7 @@ async def trials(kv_type: str, number: signal.Signals, n: int, seed: int) -> Tal
 
 
 def other_deaths(log: Path, ours: str) -> Iterator[str]:
-    """What the engine died of, with its last words, but for the deaths that we caused."""
+    """The reasons of the engine's deaths, with its last output, without those that the trial caused."""
     for line in log.read_text().splitlines():
         entry = json.loads(line) if line.startswith("{") else {}
         if entry.get("message") == "engine ended" and not entry["reason"].startswith(ours):

@@ -1,4 +1,4 @@
-"""Three replicas behind nginx, with Redis, in containers; streams are read while one thing after another goes wrong."""
+"""Three replicas behind nginx, with Redis, in containers; streams are read while one fault after another occurs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from tests.chaos.comeback import Account, Reading, head, read
-from tests.chaos.troubles import TOGETHER, TROUBLES, Trouble, mended, throttled
+from tests.chaos.faults import FAULTS, TOGETHER, Fault, throttled, wait_until_recovered
 from tests.compose import standins
 from tests.compose.stack import Stack, docker, engine_runs, up
 from tests.events import text
@@ -22,39 +22,39 @@ from tests.running import orders
 
 MAX_TOKENS = 600
 N_AT_ONCE = 48
-BOUND_S = 900.0  # of the undisturbed and of the disturbed run; what has not ended by then is counted
-SHARE = 0.15  # of a core, for each replica: what reads their streams, on the same cores, keeps up
+BOUND_S = 900.0  # of the undisturbed and of the disturbed run; streams that have not ended by then are counted
+SHARE = 0.15  # of a core, for each replica: the readers, on the same cores, keep up
 SETTINGS = {"kv_type": "bf16", "n_threads": "1", "drain_s": "3", "stream_ttl_s": "3600", "max_waiting": "256"}
 
 
 @dataclass
 class Outcome:
-    """What the streams came to; and by the name of each trouble how often there was one, and what it met."""
+    """The results of the streams; and by fault how often it was caused, and how many streams were affected."""
 
     account: Account = field(default_factory=Account)
     n_durable: int = 0  # streams whose receipt says so at the end
-    n_leases: int = 0  # that are left
-    n_troubles: Counter[str] = field(default_factory=Counter)
+    n_leases: int = 0  # that remain
+    n_faults: Counter[str] = field(default_factory=Counter)
     n_open: Counter[str] = field(default_factory=Counter)  # streams that were being read when it began
-    n_refused: Counter[str] = field(default_factory=Counter)  # streams that a zombie was refused further writes of
+    n_refused: Counter[str] = field(default_factory=Counter)  # streams of which a zombie's writes were refused
 
     def table(self) -> Iterator[str]:
         yield "\n" + head("three replicas", "durable at the end", "leases left")
-        yield self.account.row(f"{sum(self.n_troubles.values())} troubles", self.n_durable, self.n_leases)
-        yield "\n| trouble | trials | streams open then | of which a zombie was refused |\n|---|---|---|---|"
-        for name, n in self.n_troubles.items():
+        yield self.account.row(f"{sum(self.n_faults.values())} faults", self.n_durable, self.n_leases)
+        yield "\n| fault | trials | streams open then | of which a zombie's writes were refused |\n|---|---|---|---|"
+        for name, n in self.n_faults.items():
             yield f"| {name} | {n} | {self.n_open[name]} | {self.n_refused[name]} |"
 
 
 async def trial(
     stack: Stack,
     asked: list[dict[str, Any]],
-    troubles: Iterable[tuple[str, Trouble]],
+    faults: Iterable[tuple[str, Fault]],
     rng: random.Random,
     n_at_once: int = N_AT_ONCE,
 ) -> Outcome:
-    """Reads streams of these orders, n_at_once at a time. Meanwhile one trouble after another, until all are read; when
-    the troubles are over first, no further stream is begun."""
+    """Reads streams of these requests, n_at_once at a time, while one fault after another is caused, until all are
+    read. Once there are no more faults, no further stream is begun."""
     outcome, readings = Outcome(), [Reading() for _ in asked]
     over, calm = asyncio.Event(), asyncio.Event()
     run_id = f"{rng.getrandbits(64):x}"
@@ -66,14 +66,14 @@ async def trial(
         over.set()
 
     async def cause() -> None:
-        for name, trouble in troubles:
+        for name, fault in faults:
             await asyncio.sleep(rng.uniform(1, 3))
             if over.is_set():
                 return
             outcome.n_open[name] += sum(bool(r.events) and not r.has_ended for r in readings)
-            outcome.n_troubles[name] += 1
-            outcome.n_refused[name] += await asyncio.to_thread(trouble, stack, rng)
-            await asyncio.to_thread(mended, stack)
+            outcome.n_faults[name] += 1
+            outcome.n_refused[name] += await asyncio.to_thread(fault, stack, rng)
+            await asyncio.to_thread(wait_until_recovered, stack)
         calm.set()
 
     async with _client() as client:
@@ -102,7 +102,7 @@ async def _read(
     n_at_once: int,
     calm: asyncio.Event | None = None,
 ) -> None:
-    """All of them, or those that are begun before it is calm."""
+    """All of them, or those begun before `calm` is set."""
     places = asyncio.Semaphore(n_at_once)
 
     async def one(order: dict[str, Any], reading: Reading) -> None:
@@ -131,7 +131,7 @@ def _client() -> aiohttp.ClientSession:
 
 
 async def trials(n_streams: int, n_together: int, seed: int) -> AsyncIterator[str]:
-    """The tables' lines: n_streams under all TROUBLES, n_together under kill_both."""
+    """The lines of the tables: n_streams under all FAULTS, n_together under kill_both."""
     rng = random.Random(seed)
     if script := os.environ.get("RILL_STANDINS"):
         await asyncio.to_thread(standins.make, script)
@@ -140,14 +140,14 @@ async def trials(n_streams: int, n_together: int, seed: int) -> AsyncIterator[st
         return
     with up("rillchaos", "rill-chaos", **SETTINGS) as stack:
         await asyncio.to_thread(stack.scale, 3)
-        for n, troubles in ((n_streams, TROUBLES), (n_together, TOGETHER)):
+        for n, faults in ((n_streams, FAULTS), (n_together, TOGETHER)):
             if n:
-                outcome = await trial(stack, orders(n, 0, MAX_TOKENS), _in_turn(troubles, rng), rng)
+                outcome = await trial(stack, orders(n, 0, MAX_TOKENS), _in_turn(faults, rng), rng)
                 for line in outcome.table():
                     yield line
 
 
-def _in_turn(troubles: Mapping[str, Trouble], rng: random.Random) -> Iterator[tuple[str, Trouble]]:
-    """All of them, in one order and then in others, for ever."""
+def _in_turn(faults: Mapping[str, Fault], rng: random.Random) -> Iterator[tuple[str, Fault]]:
+    """All faults in one order, then in other orders, without end."""
     while True:
-        yield from rng.sample(list(troubles.items()), len(troubles))
+        yield from rng.sample(list(faults.items()), len(faults))

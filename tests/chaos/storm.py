@@ -1,4 +1,4 @@
-"""Readers leave in the middle of whatever they do, at two replicas with one log; those who stay must get their own."""
+"""Readers leave at any moment, at two replicas with one log; the readers that stay must get their own streams."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from tests.running import Service, orders, running
 N_STAY = 20
 N_AT_ONCE = 60
 MAX_TOKENS = 800
-STAY_S = 4.0  # nobody who leaves has stayed longer
+STAY_S = 4.0  # the longest stay of a reader that leaves
 BOUND_S = 600.0
 
 
 @dataclass
 class Visit:
-    """What one who leaves had asked for, and had got by then."""
+    """The request of a reader that leaves, and what it had received by then."""
 
     id: str = ""  # of the stream
     raw: bytes = b""
-    whole: str | None = None  # the text that it would have got; None: in another dialect
+    whole: str | None = None  # the complete text; None: in another dialect
 
 
 @dataclass
 class Storm:
-    """The replicas' addresses, the orders and their texts; and what became of those who asked."""
+    """The replicas' addresses, the requests and their texts; and the results of all visits."""
 
     urls: list[str]
     client: aiohttp.ClientSession
@@ -45,10 +45,11 @@ class Storm:
     asked: list[dict[str, Any]]
     wholes: list[str]
     visits: list[Visit] = field(default_factory=list)
-    streams: dict[str, str] = field(default_factory=dict)  # that were begun in the native dialect: their whole texts
+    streams: dict[str, str] = field(default_factory=dict)  # begun in the native dialect: their complete texts
 
-    async def blow(self, n: int) -> Account:
-        """N_AT_ONCE readers come and leave until there were n; what those came to who stay, one for each order."""
+    async def run(self, n: int) -> Account:
+        """n readers leave early, N_AT_ONCE of them at a time; returns the results of those that stay, one per
+        request."""
         readings, places = [Reading() for _ in self.asked], asyncio.Semaphore(N_AT_ONCE)
 
         async def leave() -> None:
@@ -72,13 +73,13 @@ class Storm:
 
     @property
     def n_foreign(self) -> int:
-        """Visits that were told of another stream, or another text."""
+        """Visits that received events of another stream, or another text."""
         return sum(not _is_own(visit) for visit in self.visits)
 
     async def _leave(self) -> None:
-        """Do one of the things that can be done, and be cancelled in it."""
+        """Starts one random action and cancels it."""
         kinds: list[Callable[[Visit], Awaitable[None]]]
-        kinds = [self._start, self._start, self._attach, self._attach, self._complete, self._end, self._tear]
+        kinds = [self._start, self._start, self._attach, self._attach, self._complete, self._cancel, self._send_part]
         visit = Visit()
         self.visits.append(visit)
         doing = asyncio.ensure_future(self.rng.choice(kinds)(visit))
@@ -96,13 +97,13 @@ class Storm:
         await self._read(visit, "POST", "/v1/completions", json=order | {"stream": True}, headers=headers)
 
     async def _attach(self, visit: Visit) -> None:
-        """To any stream that there is, or was."""
+        """To any running or ended stream."""
         if self.streams:
             visit.id, visit.whole = self.rng.choice(list(self.streams.items()))
             await self._read(visit, "GET", f"/v1/streams/{visit.id}", headers={"Accept": "text/event-stream"})
 
-    async def _end(self, visit: Visit) -> None:
-        """Begin a stream, read it at one replica, and end it at another."""
+    async def _cancel(self, visit: Visit) -> None:
+        """Starts a stream, reads it at one replica, and cancels it at another."""
         order, visit.whole = self._any_order()
         async with self.client.post(self._any_url() + "/v1/streams", json=order) as response:
             visit.id = (await response.json())["id"]
@@ -113,8 +114,8 @@ class Storm:
         await asyncio.sleep(self.rng.random() * STAY_S / 8)
         (await self.client.delete(f"{self._any_url()}/v1/streams/{id}")).close()
 
-    async def _tear(self, visit: Visit) -> None:
-        """Send a part of a request, perhaps all of it, and hang up."""
+    async def _send_part(self, visit: Visit) -> None:
+        """Sends a part of a request, perhaps all of it, and disconnects."""
         order, visit.whole = self._any_order()
         host, _, port = self._any_url().removeprefix("http://").rpartition(":")
         request = f"GET /stream?{urlencode(_query(order))} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
@@ -146,8 +147,7 @@ def _query(order: dict[str, Any]) -> dict[str, str]:
 
 
 def _is_own(visit: Visit) -> bool:
-    """Whether every event that has an id names the stream that was asked for, and its text, if we know it, is that
-    one's."""
+    """Whether every event with an id names the requested stream, and the text, if known, is that stream's."""
     whole, end, _ = visit.raw.rpartition(b"\n\n")
     events = [event for event in parse(whole + end) if event.name != "failure"]
     names = {event.id.partition(".")[0] for event in events}
@@ -155,7 +155,7 @@ def _is_own(visit: Visit) -> bool:
 
 
 async def trials(n: int, seed: int) -> AsyncIterator[str]:
-    """The table's lines, of n readers who leave and N_STAY who stay."""
+    """The table's lines, of n readers that leave and N_STAY that stay."""
     if PROGRAM is None:
         yield "Cancellation storm: not run, no redis-server here."
         return
@@ -165,11 +165,11 @@ async def trials(n: int, seed: int) -> AsyncIterator[str]:
         settings = {"redis_url": redis.url, "kv_type": "bf16", "max_waiting": "2000", "resume_grace_s": "1"}
         try:
             async with running(**settings) as one, running(**settings) as two:
-                yield "\n" + head("storm", "events had by who left", "of other streams or texts", "left over")
+                yield "\n" + head("storm", "events of readers that left", "of other streams or texts", "left over")
                 asked = orders(N_STAY, 0, MAX_TOKENS)
                 wholes = [text(await one.whole(**order)) for order in asked]
                 storm = Storm([one.url, two.url], one.client, random.Random(seed), asked, wholes)
-                account = await storm.blow(n)
+                account = await storm.run(n)
                 left = await _left_over([one, two], redis)
                 yield account.row(f"{N_STAY} stay, {n} leave", storm.n_events, storm.n_foreign, left)
         finally:
@@ -177,7 +177,7 @@ async def trials(n: int, seed: int) -> AsyncIterator[str]:
 
 
 async def _left_over(services: list[Service], redis: RedisServer) -> str:
-    """What is still there of streams, readers and leases, when they have had time to go."""
+    """The streams, readers and leases that remain after time to close."""
     end = time.monotonic() + 60
     while True:
         streams = sum([await service.metric("llm_streams") for service in services])

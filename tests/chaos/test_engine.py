@@ -1,4 +1,4 @@
-"""What the trials of the engine keep of what went wrong."""
+"""What the engine's trials record about failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def events(*names: str) -> list[Event]:
 
 
 def test_a_stream_that_failed_leaves_its_last_events() -> None:
-    """For whoever wants to know why; one that is done leaves nothing."""
+    """They are recorded as evidence; a stream that is done leaves none."""
     tally = Tally()
     compare(tally, ID, events("status", "message", "message", "done"), events("status", "message", "message", "done"))
     assert (tally.n_failed, tally.notes) == (0, [])
@@ -31,8 +31,8 @@ def test_a_stream_that_failed_leaves_its_last_events() -> None:
     assert note.endswith('[failure {"text": "failure"}]')
 
 
-def test_deaths_that_we_did_not_cause_are_kept_with_their_last_words(tmp_path: Path) -> None:
-    """Of the service's log, in which there is more than that."""
+def test_unexpected_deaths_are_recorded_with_their_last_output(tmp_path: Path) -> None:
+    """They are extracted from the service's log, which has other lines too."""
     lines = [
         "not JSON",
         json.dumps({"message": "ready"}),
@@ -44,12 +44,12 @@ def test_deaths_that_we_did_not_cause_are_kept_with_their_last_words(tmp_path: P
 
 
 def test_a_row_has_a_cell_for_each_column() -> None:
-    """Also of trials that never hit a stream."""
+    """Also for trials in which no stream was running."""
     assert row("bf16", signal.SIGKILL, Tally()).count("|") == HEAD.splitlines()[0].count("|")
 
 
-async def test_neighbours_leave_with_the_trial() -> None:
-    """As many as asked for, alive until then and no longer."""
+async def test_busy_processes_end_with_the_trial() -> None:
+    """The requested number of processes is alive until then and no longer."""
 
     def children() -> set[str]:
         tasks = Path("/proc/self/task").glob("*/children")

@@ -1,4 +1,4 @@
-"""One stack for all tests of a process, gone when they are done."""
+"""One stack for all tests of a process, removed when they are done."""
 
 import asyncio
 import contextlib
@@ -17,13 +17,11 @@ from tests.compose.stack import Stack, engine_runs, until, up
 from tests.patience import LIMITS
 from tests.programs import missing
 
-STANDINS = os.environ.get("RILL_STANDINS")  # a script that starts an engine and makes stand-ins for the base images
+STANDINS = os.environ.get("RILL_STANDINS")  # a script: starts a container engine and makes stand-ins for images
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "e2e: needs a program beside Python (nginx, Redis, Docker, Chromium); CI skips none"
-    )
+    config.addinivalue_line("markers", "e2e: needs more than Python (nginx, Redis, Docker, Chromium); CI skips none")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +47,7 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 @dataclass
 class Event:
-    """One event of a stream, and when it was here (time.time())."""
+    """One event of a stream, and when it arrived (time.time())."""
 
     id: str
     name: str
@@ -58,7 +56,7 @@ class Event:
 
 
 async def events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
-    """The events of a stream as they arrive; its ends are the caller's to judge."""
+    """The events of a stream as they arrive; the caller checks the stream's end."""
     fields: dict[str, str] = {}
     async for line in response.content:
         text = line.decode().rstrip("\n")
@@ -77,5 +75,5 @@ async def read_all(response: aiohttp.ClientResponse) -> list[Event]:
 
 
 async def soon(condition: Callable[[], bool], within_s: float = 60) -> None:
-    """`until` for a test that has streams open: they are read on meanwhile."""
+    """`until` for a test with open streams, which are read meanwhile."""
     await asyncio.to_thread(until, condition, within_s)

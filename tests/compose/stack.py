@@ -1,4 +1,4 @@
-"""The project's own docker-compose.yml, run for real: how its containers are brought up, asked, and taken down."""
+"""The project's own docker-compose.yml, run for real: its containers are started, queried and removed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from typing import Any
 from tests.programs import search_path
 
 ROOT = Path(__file__).parents[2]
-# The distribution's docker comes first: its command line brings BuildKit's client with it.
+# The distribution's docker comes first: its command line includes BuildKit's client.
 PATH = search_path()
-BUILD_S = 2400  # llama.cpp for six kinds of CPU: 6 minutes of one core's time, on busy cores several times that
+BUILD_S = 2400  # llama.cpp for six kinds of CPU: 6 minutes of one core's time, several times that on busy cores
 
 
 def free_port() -> int:
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def run(*command: str, env: dict[str, str] | None = None, timeout_s: float = 120) -> str:
-    """What a command prints; if it fails, an AssertionError with all it said."""
+    """A command's output; if it fails, an AssertionError with all of it."""
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -50,16 +50,16 @@ def docker(*arguments: str) -> str:
 
 
 def until(condition: Callable[[], bool], within_s: float = 60) -> None:
-    """Waits for what another process does, which nothing in this one announces."""
+    """Waits for something that another process does, of which there is no notification."""
     end = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "the condition did not hold in time"
         time.sleep(0.1)
 
 
 @dataclass
 class Stack:
-    """One running project of docker-compose."""
+    """One running docker-compose project."""
 
     project: str
     env: dict[str, str]
@@ -96,7 +96,7 @@ class Stack:
         return health == "healthy"
 
     def logs(self, service: str) -> str:
-        """Everything that the containers of a service have printed, as they printed it."""
+        """Everything that the containers of a service have printed."""
         out = []
         for container in self.containers(service):
             done = subprocess.run(
@@ -116,11 +116,11 @@ class Stack:
         return [json.loads(line) for line in self.logs("nginx").splitlines() if line.startswith("{")]
 
     def python(self, container: str, program: str) -> str:
-        """Runs a program inside a container of the service."""
+        """Runs a Python program inside a container of the service."""
         return docker("exec", container, "python", "-c", program)
 
     def metrics(self, container: str) -> dict[str, float]:
-        """What one replica says of itself, series by series."""
+        """One replica's metrics, by series."""
         program = (
             "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics', timeout=5).read().decode())"
         )
@@ -128,19 +128,19 @@ class Stack:
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
     def known_replicas(self) -> set[str]:
-        """The addresses that nginx sends requests to."""
+        """The addresses to which nginx sends requests."""
         [nginx] = self.containers("nginx")
         text = docker("exec", nginx, "cat", "/tmp/nginx/replicas.conf")
         return {line.split()[1] for line in text.splitlines() if line}
 
     def addresses(self) -> set[str]:
-        """The addresses that the replicas have where nginx is."""
+        """The replicas' addresses in nginx's network."""
         networks = (self.inspect(c)["NetworkSettings"]["Networks"] for c in self.containers("service"))
         shared = [network for of_one in networks for name, network in of_one.items() if name.endswith("_default")]
         return {f"{network['IPAddress']}:8000" for network in shared if network["IPAddress"]}
 
     def scale(self, n: int) -> None:
-        """Waits until n replicas are healthy and are the ones that nginx knows."""
+        """Waits until n replicas are healthy and nginx knows exactly these."""
         self.compose("up", "-d", "--no-recreate", "--scale", f"service={n}", "service")
         until(lambda: all(self.healthy(c) for c in self.containers("service")))
         until(lambda: self.known_replicas() == self.addresses())
@@ -155,7 +155,7 @@ def engine_runs() -> bool:
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """No two of the processes that run tests are in here together."""
+    """A lock between the processes that run tests."""
     with (Path(tempfile.gettempdir()) / "rill-test-image.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -163,7 +163,7 @@ def one_at_a_time() -> Iterator[None]:
 
 @contextlib.contextmanager
 def up(project: str, image: str, *services: str, **settings: str) -> Iterator[Stack]:
-    """nginx, one replica with these settings, Redis and `services`, built if need be; gone after use."""
+    """nginx, one replica with these settings, Redis and `services`, built if necessary; removed after use."""
     port, prometheus, alertmanager, grafana = (free_port() for _ in range(4))
     own = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
     env = own | {
@@ -179,7 +179,7 @@ def up(project: str, image: str, *services: str, **settings: str) -> Iterator[St
     env |= {f"RILL_{name.upper()}": value for name, value in settings.items()}
     one = Stack(f"{project}{os.getpid()}", env, port, prometheus, alertmanager)
     try:
-        with one_at_a_time():  # what one process has built the others find
+        with one_at_a_time():  # the other processes find what one has built
             one.compose("build", "service", timeout_s=BUILD_S)
         one.compose("up", "-d", "nginx", "service", *services, timeout_s=300)
         until(lambda: one.known_replicas() == one.addresses())

@@ -1,9 +1,9 @@
-"""Local stand-ins for the images that compose and the Dockerfiles name, where no registry is in reach:
+"""Local stand-ins for the images that compose and the Dockerfiles name, where no registry can be reached:
 
     RILL_STANDINS=SCRIPT python -m tests.compose.standins
 
-SCRIPT starts a container engine and makes an image under a tag, of a kind: SCRIPT TAG=KIND ... What its images lack of
-those that they stand for is added here. Of the standard library alone, for it runs before anything is installed."""
+SCRIPT starts a container engine and makes images of a kind under a tag: SCRIPT TAG=KIND ... What they lack of
+the originals is added here. Uses only the standard library, as it runs before anything is installed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ LACKS = {
         f" && ln -s prometheus-alertmanager /usr/bin/alertmanager && {NOBODY} /alertmanager"
     ),
 }
-LABEL = "rill.standin"  # set when nothing is lacking any more
+LABEL = "rill.standin"  # set when the image is complete
 
 
 def images() -> list[str]:
-    """The tags that compose and the CPU's Dockerfiles name; of those that nobody builds, ours and Grafana's, none."""
+    """The tags that compose and the CPU's Dockerfiles name, without images of our own and Grafana's, which the script
+    does not make."""
     text = "".join((ROOT / name).read_text() for name in ("docker-compose.yml", "deploy/Dockerfile"))
     found = re.findall(r"^(?: +image:|FROM) ([\w./-]+:[\w.-]+)", text, re.MULTILINE)
     return [image for image in dict.fromkeys(found) if image.partition(":")[0] in KINDS]
 
 
 def make(script: str) -> None:
-    """Have the script make them, and add what it leaves out. Raises AssertionError."""
+    """Runs the script, and adds what its images lack. Raises AssertionError."""
     with one_at_a_time():
         run(script, *(f"{image}={KINDS[image.partition(':')[0]]}" for image in images()), timeout_s=900)
         for image in images():

@@ -1,4 +1,4 @@
-"""The files that describe the deployment agree with each other and with the service. This needs no container."""
+"""The files of the deployment agree with each other and with the service. This needs no container."""
 
 import json
 import re
@@ -28,7 +28,7 @@ DOCKERFILES = ("Dockerfile", "Dockerfile.cuda", "Dockerfile.loadtest")
 
 
 def stages(name: str) -> dict[str, list[str]]:
-    """A Dockerfile's instructions, stage by stage, continued lines joined."""
+    """A Dockerfile's instructions by stage, continued lines joined."""
     text = re.sub(r"^#.*\n", "", (ROOT / "deploy" / name).read_text(), flags=re.M).replace("\\\n", "")
     found: dict[str, list[str]] = {}
     lines: list[str] = []
@@ -53,14 +53,15 @@ def queries(node: Any) -> Iterator[str]:
 
 
 def test_compose_passes_every_setting() -> None:
-    """Each setting of the service can be set in the environment of docker-compose; host and port are the image's."""
+    """Each setting of the service can be set in docker-compose's environment, except host and port, which the image
+    sets."""
     passed = {line.partition("=")[0] for line in COMPOSE["services"]["service"]["environment"]}
     assert passed - {"HF_TOKEN"} == {f"RILL_{n.upper()}" for n in Settings.model_fields if n not in ("host", "port")}
 
 
-def test_the_grace_is_more_than_the_drain() -> None:
-    """compose kills only after the service's own times are over: the notice, the drain, a hand-over, and the readers'
-    last words."""
+def test_the_stop_grace_exceeds_the_drain() -> None:
+    """compose kills only after the service's own times: the notice, the drain, the handover, and the readers' last
+    events."""
     grace = COMPOSE["services"]["service"]["stop_grace_period"]
     seconds = re.fullmatch(r"\$\{RILL_STOP_GRACE:-(\d+)s\}", grace)
     assert seconds is not None
@@ -68,14 +69,14 @@ def test_the_grace_is_more_than_the_drain() -> None:
     assert int(seconds[1]) > notice_s() + Settings.model_fields["drain_s"].default + rest
 
 
-def test_nginx_hears_of_a_drain_before_requests_are_refused() -> None:
-    """It asks every second, and a replica that does not answer holds it up for two: the notice is no shorter."""
+def test_nginx_learns_of_a_drain_before_requests_are_refused() -> None:
+    """It polls every second, and a replica that does not answer delays it by up to two: the notice is no shorter."""
     assert notice_s() >= 3
 
 
-def test_wrong_settings_are_unhealthy_and_not_still_starting() -> None:
-    """Nothing that the health check says is passed over (a start period would), and the container is there for as long
-    as that takes: a loop of restarts would be `starting` for ever."""
+def test_wrong_settings_are_unhealthy_not_starting() -> None:
+    """The health check's result counts at once (there is no start period), and the container stays up long enough for
+    it: in a restart loop it would be `starting` for ever."""
     service = COMPOSE["services"]["service"]
     health = service["healthcheck"]
     assert "start_period" not in health
@@ -87,22 +88,21 @@ def test_wrong_settings_are_unhealthy_and_not_still_starting() -> None:
 
 
 def notice_s() -> float:
-    """RILL_DRAIN_NOTICE_S, unless somebody sets it."""
+    """The default of RILL_DRAIN_NOTICE_S."""
     [line] = [v for v in COMPOSE["services"]["service"]["environment"] if v.startswith("RILL_DRAIN_NOTICE_S=")]
     default = re.fullmatch(r"\S+\$\{RILL_DRAIN_NOTICE_S:-([\d.]+)\}", line)
     assert default is not None
     return float(default[1])
 
 
-def test_nginx_bounds_a_body_as_the_service_does() -> None:
-    """nginx neither refuses a body that the service would take nor reads one that it would not."""
+def test_nginx_and_the_service_have_one_body_limit() -> None:
+    """nginx neither refuses a body that the service would accept nor reads one that it would not."""
     assert "client_max_body_size 1m;" in (ROOT / "nginx" / "nginx.conf").read_text()
     assert Settings.model_fields["max_body_bytes"].default == 1024 * 1024
 
 
-def test_only_nginx_is_for_everyone() -> None:
-    """nginx alone is published to the network; who observes and who loads it to this machine; nothing is named or
-    numbered so that it could not be scaled."""
+def test_only_nginx_is_published_to_the_network() -> None:
+    """Observation and load testing are published to this machine only; no name or port prevents scaling."""
     ports = {name: service.get("ports", []) for name, service in COMPOSE["services"].items()}
     assert ports["nginx"] == ["${RILL_PUBLISH:-8080}:8080"]
     assert ports["service"] == []
@@ -112,8 +112,8 @@ def test_only_nginx_is_for_everyone() -> None:
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
-def test_containers_may_do_little(name: str) -> None:
-    """Read-only, without capabilities or new privileges, under an init."""
+def test_containers_are_restricted(name: str) -> None:
+    """They are read-only, without capabilities or new privileges, under an init."""
     service = COMPOSE["services"][name]
     assert service["read_only"] is True
     assert service["init"] is True
@@ -121,16 +121,16 @@ def test_containers_may_do_little(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_nobody_is_root() -> None:
-    """Each container has a user of its own, said here where the image is somebody else's; Redis' entry point, which has
-    to give its volume away first, becomes one."""
+def test_no_container_runs_as_root() -> None:
+    """Each container has its own user, set here for images of other projects; Redis' entry point changes to one after
+    it has changed the owner of its volume."""
     users = {name: service.get("user") for name, service in COMPOSE["services"].items()}
     assert {name for name, user in users.items() if user is None} == {"service", "loadtest", "redis"}
     assert not [user for user in users.values() if user and user.split(":")[0] in ("0", "root")]
 
 
-def test_images_of_others_are_pinned() -> None:
-    """What is pulled tomorrow is what was tried today: a version, or a line that gets repairs alone; never `latest`."""
+def test_foreign_images_are_pinned() -> None:
+    """Images pulled later are the tested ones: a version, or a line that gets only fixes; never `latest`."""
     images = {service["image"] for service in COMPOSE["services"].values() if "build" not in service}
     tags = {name: tag for name, _, tag in (image.rpartition(":") for image in images)}
     assert (tags.pop("nginx"), tags.pop("redis")) == ("stable", "8")
@@ -138,14 +138,14 @@ def test_images_of_others_are_pinned() -> None:
     assert all(re.fullmatch(r"v?\d+\.\d+\.\d+", tag) for tag in tags.values())
 
 
-def test_stand_ins_are_of_the_tags_that_compose_names() -> None:
-    """Where no registry is in reach, everything but Grafana can be tried all the same."""
+def test_stand_ins_have_the_tags_that_compose_names() -> None:
+    """Without a registry everything but Grafana can be tested."""
     named = {service["image"] for service in COMPOSE["services"].values() if "build" not in service}
     assert set(standins.images()) == named - {COMPOSE["services"]["grafana"]["image"]} | {"python:3.13-slim"}
 
 
 def test_observation_and_load_are_profiles() -> None:
-    """Who observes starts under the profile `observe` and only there, Locust under `loadtest`."""
+    """The observation services start only under the profile `observe`, Locust only under `loadtest`."""
     profiles = {name: service.get("profiles") for name, service in COMPOSE["services"].items()}
     assert profiles == {
         "nginx": None,
@@ -158,8 +158,8 @@ def test_observation_and_load_are_profiles() -> None:
     }
 
 
-def test_the_log_is_the_replicas_own() -> None:
-    """Redis writes each change to disk, never evicts, and is in a network that only it and the replicas are in."""
+def test_only_replicas_reach_redis() -> None:
+    """Redis writes each change to disk, never evicts, and is in a network with the replicas alone."""
     services = COMPOSE["services"]
     assert "--appendonly yes" in services["redis"]["command"]
     assert "--maxmemory-policy noeviction" in services["redis"]["command"]
@@ -171,14 +171,15 @@ def test_the_log_is_the_replicas_own() -> None:
 
 
 def test_mounted_files_exist() -> None:
-    """Every path that compose mounts from here is here: Docker would make an empty directory of a missing one."""
+    """Every path that compose mounts from the repository exists: Docker would make an empty directory of a missing
+    one."""
     mounts = [v for service in COMPOSE["services"].values() for v in service.get("volumes", []) if v.startswith("./")]
     assert mounts
     assert [m for m in mounts if not (ROOT / m.split(":")[0]).exists()] == []
 
 
 def test_the_gpu_override() -> None:
-    """It builds the CUDA image under a tag of its own and reserves one NVIDIA GPU."""
+    """It builds the CUDA image under its own tag and reserves one NVIDIA GPU."""
     service = GPU["services"]["service"]
     assert service["build"] == {"dockerfile": "deploy/Dockerfile.cuda"}
     assert service["image"] != COMPOSE["services"]["service"]["image"]
@@ -187,7 +188,7 @@ def test_the_gpu_override() -> None:
 
 
 def test_an_image_is_built_from_its_own_stages_alone() -> None:
-    """No Dockerfile has a stage of another image: without BuildKit all are built that stand before the target."""
+    """No Dockerfile has a stage of another image: without BuildKit all stages before the target are built."""
     assert {name: list(stages(name)) for name in DOCKERFILES} == {
         "Dockerfile": ["build", "cpu"],
         "Dockerfile.cuda": ["build", "cuda"],
@@ -195,13 +196,13 @@ def test_an_image_is_built_from_its_own_stages_alone() -> None:
     }
 
 
-# NVIDIA's base has no Python, and the image needs nothing else of Debian's.
+# NVIDIA's base has no Python, and the image needs no other Debian package.
 PYTHON_ALONE = r"apt-get update -q && apt-get install -qy --no-install-recommends python3 && rm -rf \S+ \S+ && "
 
 
-def test_the_cuda_image_is_the_cpu_image_but_for_cuda() -> None:
-    """Both are built and run by the same instructions; base, packages, the CUDA switch and its cards differ, no more.
-    (The CUDA image can't be built where there is no registry to fetch its base from: this holds what can be held.)"""
+def test_the_cuda_image_differs_from_the_cpu_image_only_in_cuda() -> None:
+    """Both are built and run by the same instructions; only base, packages, the CUDA switch and its architectures
+    differ. (The CUDA image can't be built where its base can't be fetched: this checks what can be checked.)"""
     cpu, cuda = stages("Dockerfile"), stages("Dockerfile.cuda")
     for ours, theirs in zip(cpu.values(), cuda.values(), strict=True):
         same = [re.sub(rf" CUDA=1| -DCMAKE_CUDA_ARCHITECTURES=[^\"]*|{PYTHON_ALONE}", "", line) for line in theirs]
@@ -213,13 +214,13 @@ def test_the_cuda_image_is_the_cpu_image_but_for_cuda() -> None:
 
 @pytest.mark.parametrize("card", ["75", "80", "89", "90", "100", "120"])  # T4, A100, L4, H100, B200, RTX 50
 def test_the_cuda_image_has_code_for(card: str) -> None:
-    """What is in wide use as a card has machine code in the image: no start compiles it."""
+    """Widely used cards have machine code in the image: none is compiled at start."""
     [cards] = re.findall(r"CMAKE_CUDA_ARCHITECTURES=([^\" ]*)", " ".join(stages("Dockerfile.cuda")["build"]))
     assert {f"{card}-real", card} & set(cards.split(";"))
 
 
 def test_images_run_without_root() -> None:
-    """Images end as a user of their own, the service's with SIGTERM to stop them, and no build stage behind them."""
+    """Images end as their own user, the service's with SIGTERM as stop signal, and no build stage comes after them."""
     for name, stage, user in zip(DOCKERFILES, ("cpu", "cuda", "loadtest"), ("rill", "rill", "loadtest"), strict=True):
         lines = stages(name)[stage]
         assert f"USER {user}" in lines
@@ -227,8 +228,9 @@ def test_images_run_without_root() -> None:
         assert "STOPSIGNAL SIGTERM" in lines or stage == "loadtest"
 
 
-def test_the_build_context_is_what_is_copied() -> None:
-    """What the Dockerfiles copy from the context is there and passes .dockerignore, which lets nothing else in."""
+def test_the_build_context_is_exactly_what_is_copied() -> None:
+    """Everything that the Dockerfiles copy from the context exists and passes .dockerignore, and nothing else
+    passes."""
     lines = [line for name in DOCKERFILES for stage in stages(name).values() for line in stage]
     copies = [line.split() for line in lines if re.match(r"COPY (?!--from)", line)]
     copied = {source for _, *sources, _ in copies for source in sources}
@@ -237,8 +239,8 @@ def test_the_build_context_is_what_is_copied() -> None:
     assert [path for path in copied if not (ROOT / path).exists()] == []
 
 
-def test_dashboard_and_alerts_ask_for_series_that_exist() -> None:
-    """Every series that the dashboard and the alerts name is one that the service exports."""
+def test_dashboard_and_alerts_query_existing_series() -> None:
+    """Every series that the dashboard and the alerts name is exported by the service."""
     text = Metrics(version="0").text().decode()
     series = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
@@ -251,14 +253,14 @@ def test_dashboard_and_alerts_ask_for_series_that_exist() -> None:
 
 
 def sources(name: str) -> list[dict[str, Any]]:
-    """The data sources that a file of Grafana's provisions."""
+    """The data sources in a provisioning file of Grafana's."""
     text = (ROOT / "deploy" / "grafana" / "datasources" / f"{name}.yml").read_text()
     found: list[dict[str, Any]] = yaml.safe_load(text)["datasources"]
     return found
 
 
-def test_alerts_are_seen_without_a_receiver() -> None:
-    """Prometheus hands alerts to Alertmanager, whose page is published, and Grafana shows what it has."""
+def test_alerts_are_visible_without_a_receiver() -> None:
+    """Prometheus sends alerts to Alertmanager, whose page is published, and Grafana shows them."""
     prometheus = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     [manager] = prometheus["alerting"]["alertmanagers"]
     assert manager["static_configs"] == [{"targets": ["alertmanager:9093"]}]
@@ -267,8 +269,8 @@ def test_alerts_are_seen_without_a_receiver() -> None:
     assert COMPOSE["services"]["alertmanager"]["ports"] == ["${ALERTMANAGER_PUBLISH:-127.0.0.1:9093}:9093"]
 
 
-def test_the_dashboard_is_whole() -> None:
-    """Every panel has a title, a description, queries and a place of its own, and asks the provisioned data source."""
+def test_the_dashboard_is_complete() -> None:
+    """Every panel has a title, a description, queries and its own place, and uses the provisioned data source."""
     [prometheus] = sources("prometheus")
     panels = DASHBOARD["panels"]
     assert len({p["id"] for p in panels}) == len(panels)
@@ -289,21 +291,21 @@ def test_the_dashboard_is_whole() -> None:
         taken |= cells
 
 
-def test_the_engine_is_locked_once() -> None:
-    """Its own lock file, which decides whether an image compiles it again, says what all of them say."""
+def test_lock_files_agree_on_the_engine() -> None:
+    """The engine's own lock file, which decides whether an image compiles it again, agrees with the others."""
     lock = ROOT / "deploy" / "lock"
     assert (lock / "engine.txt").read_text().startswith("llama-cpp-python==")
     assert (lock / "engine.txt").read_text() in (lock / "run.txt").read_text()
 
 
 @pytest.mark.parametrize("name", ["run", "dev", "loadtest"])
-def test_no_package_is_locked_that_nobody_uses(name: str) -> None:
+def test_unused_packages_are_not_locked(name: str) -> None:
     """diskcache (CVE-2025-69872) came with llama-cpp-python, which is built without it."""
     assert "diskcache" not in (ROOT / "deploy" / "lock" / f"{name}.txt").read_text()
 
 
-def test_uv_locks_for_the_engine_that_is_built() -> None:
-    """What `make lock` takes for llama-cpp-python's requirements is said for the version that is locked."""
+def test_uv_metadata_is_for_the_locked_engine() -> None:
+    """The requirements that `make lock` uses for llama-cpp-python are stated for the locked version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     [engine] = project["tool"]["uv"]["dependency-metadata"]
     assert f"{engine['name']}=={engine['version']}" in project["project"]["dependencies"]

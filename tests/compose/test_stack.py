@@ -1,4 +1,4 @@
-"""What `docker-compose up` promises, tried on real containers: nginx, the service with its starter, Prometheus."""
+"""What `docker-compose up` provides, on real containers: nginx, the service with its starter, Prometheus."""
 
 import asyncio
 import contextlib
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.e2e
 SECRET = "whisper-4821"
 STORY = "Tell me a story about a fox"
 STARTER = ROOT / "service" / "starter" / "rill-starter-q8_0.gguf"
-N_TRIES = 20  # a stream takes 0.2 s: beside other work it may be over before the second reader comes
+N_TRIES = 20  # a stream takes 0.2 s: under load it may end before the second reader attaches
 
 # Reads a stream, whose id comes on standard input, from inside the replica's own container, past nginx; prints when
-# each event came.
+# each event arrived.
 READER = """
 import http.client, json, time
 connection = http.client.HTTPConnection("127.0.0.1", 8000)
@@ -50,7 +50,7 @@ def ends(stream: list[Event]) -> list[str]:
 async def until_prometheus(
     stack: Stack, client: aiohttp.ClientSession, query: str, value: float, within_s: float = 60
 ) -> None:
-    """Waits until the query's one value is this: a scrape comes every 5 s."""
+    """Waits until the query's single value is this: there is a scrape every 5 s."""
     end = asyncio.get_running_loop().time() + within_s
     while True:
         result = await ask_prometheus(stack, client, query)
@@ -68,14 +68,14 @@ async def ask_prometheus(stack: Stack, client: aiohttp.ClientSession, query: str
 
 
 async def test_the_service_becomes_healthy(stack: Stack) -> None:
-    """The replica is healthy by its own healthcheck, not published, and nothing else had to be set."""
+    """The replica is healthy by its own health check and not published, and no setting is needed."""
     [service] = stack.containers("service")
     assert stack.healthy(service)
     assert not any(stack.inspect(service)["NetworkSettings"]["Ports"].values())
 
 
 async def test_the_page(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """The page and every file that it names come through nginx, under its security headers."""
+    """The page and every file that it names are served through nginx, with its security headers."""
     async with client.get(stack.url + "/") as response:
         page = await response.text()
         assert response.status == 200
@@ -92,7 +92,7 @@ async def test_the_page(stack: Stack, client: aiohttp.ClientSession) -> None:
 
 
 async def test_a_stream_and_its_end(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """A prompt becomes a text with exactly one end, and its finished stream answers 204 to whoever asks for more."""
+    """A prompt yields a text with exactly one end, and resuming its finished stream gets 204."""
     params = {"prompt": STORY, "max_tokens": "30"}
     async with client.get(stack.url + "/stream", params=params) as response:
         assert response.status == 200
@@ -119,7 +119,8 @@ async def test_the_openai_route(stack: Stack, client: aiohttp.ClientSession) -> 
 async def read_twice(
     stack: Stack, client: aiohttp.ClientSession, service: str
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """When each event of a new stream came to a reader through nginx, and to one inside that container, by its id."""
+    """When each event of a new stream arrived at a reader through nginx, and at one inside that container, by event
+    id."""
     params = {"prompt": STORY, "max_tokens": "400", "ignore_eos": "true"}
     through: dict[str, float] = {}
     reader = await asyncio.create_subprocess_exec(
@@ -138,7 +139,7 @@ async def read_twice(
     return through, direct
 
 
-async def test_each_token_leaves_nginx_when_it_leaves_the_service(
+async def test_nginx_adds_no_delay_to_a_token(
     stack: Stack, client: aiohttp.ClientSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two readers of one stream, one through nginx and one inside the replica's container, see each event at the same
@@ -150,16 +151,16 @@ async def test_each_token_leaves_nginx_when_it_leaves_the_service(
         late_ms = [1000 * (through[i] - at) for i, at in direct.items() if at > joined_at + 0.05]
         if len(late_ms) >= 20:
             break
-    assert len(late_ms) >= 20, "the direct reader came too late to compare"
+    assert len(late_ms) >= 20, "the direct reader attached too late to compare"
     p95 = statistics.quantiles(late_ms, n=20)[-1]
     p50 = statistics.median(late_ms)
     with capsys.disabled():
         print(f"\n{len(late_ms)} events came later through nginx: p50 {p50:.2f} ms, p95 {p95:.2f} ms")
-    assert p50 < 500  # a bound that a busy machine keeps; the figure printed is the result
+    assert p50 < 500  # a bound that holds on a busy machine too; the result is the printed figure
 
 
 async def test_tokens_come_one_by_one(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """With pace=20, 40 tokens take two seconds through nginx as well: a buffer would hand them over together."""
+    """With pace=20, 40 tokens take two seconds through nginx as well: a buffer would deliver them together."""
     params = {"prompt": STORY, "max_tokens": "40", "pace": "20", "ignore_eos": "true"}
     async with client.get(stack.url + "/stream", params=params) as response:
         times = [event.at async for event in events(response) if event.name == "message"]
@@ -168,7 +169,7 @@ async def test_tokens_come_one_by_one(stack: Stack, client: aiohttp.ClientSessio
 
 
 async def test_64_streams_at_once(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """64 streams through nginx from one address all come to their one end."""
+    """64 streams through nginx from one address each get exactly one end."""
     client.connector._limit = 0  # type: ignore[union-attr]
 
     async def one(n: int) -> list[str]:
@@ -181,7 +182,7 @@ async def test_64_streams_at_once(stack: Stack, client: aiohttp.ClientSession) -
 
 
 async def test_metrics_are_for_prometheus_only(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """nginx refuses /metrics; Prometheus finds the replica, and its numbers grow by exactly what was sent."""
+    """nginx refuses /metrics; Prometheus finds the replica, and its counters grow by exactly what was sent."""
     async with client.get(stack.url + "/metrics") as response:
         assert response.status == 404
         assert "llm_" not in await response.text()
@@ -205,8 +206,8 @@ async def test_metrics_are_for_prometheus_only(stack: Stack, client: aiohttp.Cli
 
 
 async def test_three_replicas(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """`--scale service=3` while nginx runs: streams are spread evenly, each replica's metrics and Prometheus say so;
-    scaled back, a stream that is open on a replica that stays goes on, and new ones are served."""
+    """With `--scale service=3` while nginx runs, streams are spread evenly, by each replica's metrics and Prometheus;
+    scaled back, an open stream on a remaining replica continues, and new ones are served."""
     await asyncio.to_thread(stack.scale, 3)
     replicas = stack.containers("service")
     assert len(replicas) == 3
@@ -233,8 +234,9 @@ async def test_three_replicas(stack: Stack, client: aiohttp.ClientSession) -> No
         assert await one() == ["done"]
 
 
-async def test_a_key_finds_its_stream_again_among_three(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """With three replicas a reader that lost its connection continues where it was: key= leads it to its replica."""
+async def test_a_key_leads_to_its_replica_among_three(stack: Stack, client: aiohttp.ClientSession) -> None:
+    """With three replicas a reader that lost its connection continues where it stopped: key= routes it to the same
+    replica."""
     await asyncio.to_thread(stack.scale, 3)
     try:
         for n in range(6):
@@ -258,8 +260,8 @@ async def test_a_key_finds_its_stream_again_among_three(stack: Stack, client: ai
 
 
 async def test_a_killed_replica_is_an_error(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """kill -9 of the service's container in mid-stream never looks like the end of the stream; while nothing serves, a
-    reader that comes back is asked to try again; when the replica is back, so is the service."""
+    """kill -9 of the service's container in mid-stream never looks like the end of the stream; while no replica serves,
+    a reader that reconnects is asked to retry; when the replica is back, so is the service."""
     [service] = stack.containers("service")
     params = {"prompt": STORY, "max_tokens": "200", "pace": "10", "ignore_eos": "true"}
     async with client.get(stack.url + "/stream", params=params) as response:
@@ -274,7 +276,7 @@ async def test_a_killed_replica_is_an_error(stack: Stack, client: aiohttp.Client
         assert (response.status, response.content_type) == (200, "text/event-stream")
         assert (await response.text()).startswith("retry: ")
     async with client.post(stack.url + "/v1/completions", json={"prompt": "a"}) as response:
-        # Until its address is forgotten, or is known to be nobody's, to connect to it takes too long.
+        # Until its address is forgotten or known to be unused, connecting to it takes too long.
         told = response.status, (await response.json())["error"]["code"]
         assert told in ((502, "service_unreachable"), (504, "service_timeout"))
     await asyncio.to_thread(docker, "start", service)
@@ -285,7 +287,7 @@ async def test_a_killed_replica_is_an_error(stack: Stack, client: aiohttp.Client
 
 
 async def test_a_stop_lets_streams_end(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """docker stop: the stream that is open is told to its end, and the container ends with 0 within its grace."""
+    """docker stop: the open stream is sent to its end, and the container exits with 0 within its grace period."""
     [service] = stack.containers("service")
     params = {"prompt": STORY, "max_tokens": "40", "pace": "20", "ignore_eos": "true"}
     stop = None
@@ -305,7 +307,7 @@ async def test_a_stop_lets_streams_end(stack: Stack, client: aiohttp.ClientSessi
 
 
 async def test_no_prompt_is_in_any_log(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """Neither nginx nor the service prints a word of a prompt, whichever way it came, served or refused."""
+    """Neither nginx nor the service prints any of a prompt, by whatever route it came, served or refused."""
     for path in ("/stream", "/v1/completions", "/nowhere", "/v1/streams/x"):
         for method in ("GET", "POST"):
             body = {"prompt": SECRET, "messages": [{"role": "user", "content": SECRET}], "max_tokens": 2}
@@ -320,9 +322,9 @@ async def test_no_prompt_is_in_any_log(stack: Stack, client: aiohttp.ClientSessi
     assert SECRET not in logged
 
 
-async def test_a_model_of_one_s_own(stack: Stack) -> None:
-    """deploy/put-model puts a file into the volume `models`, as the service's own; what it prints is what serves it;
-    a name that is not there is an error."""
+async def test_a_custom_model(stack: Stack) -> None:
+    """deploy/put-model copies a file into the volume `models`, owned by the service's user; the settings that it prints
+    serve the model; a file name that does not exist is an error."""
     program = str(ROOT / "deploy" / "put-model")
     said = await asyncio.to_thread(run, program, str(STARTER), "-p", stack.project, env=stack.env)
     settings = re.findall(r"(RILL_\w+=\S+)", said)
@@ -344,16 +346,17 @@ async def test_a_model_of_one_s_own(stack: Stack) -> None:
         await asyncio.to_thread(up, "RILL_MODEL=/models/missing.gguf")
 
 
-async def test_the_address_that_is_printed_can_be_opened(stack: Stack, client: aiohttp.ClientSession) -> None:
-    """The replica's banner names what nginx publishes, and not the port inside its container."""
+async def test_the_printed_address_can_be_opened(stack: Stack, client: aiohttp.ClientSession) -> None:
+    """The replica's banner has the address that nginx publishes, and not the port inside its container."""
     printed = set(re.findall(r"http://[^/']+", stack.logs("service")))
     assert printed == {stack.url}
     async with client.get(printed.pop()) as response:
         assert response.status == 200
 
 
-async def test_wrong_settings_are_told_at_once(stack: Stack) -> None:
-    """`up -d` ends with an error, not after ten minutes of restarts, and the log has the line, as has the health."""
+async def test_wrong_settings_are_reported_at_once(stack: Stack) -> None:
+    """`up -d` ends with an error, not after ten minutes of restarts, and both the log and the health check have the
+    line."""
     own = Stack(f"{stack.project}wrong", stack.env | {"RILL_N_SEQ": "0", "RILL_PUBLISH": "127.0.0.1:0"}, 0, 0, 0)
     try:
         with pytest.raises(AssertionError, match="unhealthy"):
@@ -368,9 +371,9 @@ async def test_wrong_settings_are_told_at_once(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", ["nginx", "service", "prometheus"])
-async def test_a_container_may_do_little(name: str, stack: Stack) -> None:
-    """Not root, no capability, no new privileges, a root file system that can't be written; only /tmp, and /models for
-    the service, can."""
+async def test_a_container_is_restricted(name: str, stack: Stack) -> None:
+    """Not root, no capability, no new privileges, a read-only root file system; only /tmp, and /models for the service,
+    are writable."""
     [container] = stack.containers(name)
     pids = docker("exec", container, "sh", "-c", "grep -l . /proc/[0-9]*/status").split()
     status = docker("exec", container, "cat", "/proc/1/status")
@@ -385,9 +388,8 @@ async def test_a_container_may_do_little(name: str, stack: Stack) -> None:
     assert writable == (["/tmp", "/models"] if name == "service" else ["/tmp"])
 
 
-async def test_the_image_holds_what_runs_and_no_more(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    """No compiler, no pip and no diskcache is in the environment; the CPU library that was loaded is the best of
-    several."""
+async def test_the_image_has_no_build_tools(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    """The environment has no compiler, no pip and no diskcache; the loaded CPU library is the best of several."""
     [service] = stack.containers("service")
     tools = docker("exec", service, "sh", "-c", "command -v g++ gcc cc cmake ninja; ls /opt/rill/bin; true").split()
     assert not {"g++", "gcc", "cc", "cmake", "ninja", "pip"} & {tool.rpartition("/")[2] for tool in tools}
@@ -401,8 +403,8 @@ async def test_the_image_holds_what_runs_and_no_more(stack: Stack, capsys: pytes
     assert size - base < 250e6
 
 
-async def test_the_engine_runs_on_a_cpu_with_avx2_and_no_more(stack: Stack) -> None:
-    """With the libraries for better processors taken away, the engine loads the one for AVX2 and makes tokens."""
+async def test_the_engine_runs_on_a_cpu_with_only_avx2(stack: Stack) -> None:
+    """Without the libraries for better processors the engine loads the one for AVX2 and generates tokens."""
     script = (
         "cd /opt/rill/ggml && ls | grep -v haswell | xargs rm && cd /app && "
         "python -m service.engine --max-tokens 5 --temperature 0"
@@ -411,7 +413,7 @@ async def test_the_engine_runs_on_a_cpu_with_avx2_and_no_more(stack: Stack) -> N
 
 
 async def test_compose_takes_the_gpu_override(stack: Stack) -> None:
-    """docker-compose merges it: the CUDA image, one NVIDIA GPU, and all else as it was."""
+    """docker-compose merges it: the CUDA image, one NVIDIA GPU, and everything else unchanged."""
     plain, gpu = (
         yaml.safe_load(stack.compose(*files, "config"))["services"]
         for files in ([], ["-f", "docker-compose.yml", "-f", "deploy/compose.gpu.yml"])
@@ -424,6 +426,6 @@ async def test_compose_takes_the_gpu_override(stack: Stack) -> None:
     assert plain["service"].pop("image") == "rill-test"
     for services in (plain, gpu):
         for service in services.values():
-            for name in ("volumes", "cap_add", "networks"):  # the order of a merge is nobody's promise
+            for name in ("volumes", "cap_add", "networks"):  # the order of a merge is unspecified
                 service[name] = sorted(service.get(name) or ())
     assert gpu == plain

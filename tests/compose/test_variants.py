@@ -1,4 +1,4 @@
-"""The CPU libraries that the image holds: those of them that this machine can run."""
+"""The CPU libraries in the image: those that this machine can run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.engine.llama.kernels import KINDS
 pytestmark = pytest.mark.e2e
 
 KERNELS = Path(__file__).parents[1] / "engine" / "llama" / "kernels.py"
-# Prints for each library that can run here, and each kind of weights: whether products are right, and rows alike.
-# Without AVX2 these products are not used: ggml puts no columns together then.
+# Prints for each library that runs here, and each type of weights, whether products are right and rows independent.
+# Without AVX2 these products are not used: ggml then repacks no columns.
 PROGRAM = """
 import json
 import llama_cpp  # has what they are linked with loaded
@@ -39,8 +39,8 @@ print(json.dumps(found))
 
 
 def test_each_library_multiplies_exactly(stack: Stack) -> None:
-    """Every product of the image that can run here is right, and no row depends on the others, also those that this
-    machine's own build has no use for."""
+    """Every product of the image that runs here is right, and no row depends on the others, also for products that this
+    machine's own build does not use."""
     [container] = stack.containers("service")
     found = json.loads(stack.python(container, KERNELS.read_text() + PROGRAM))
     assert {f"haswell {kind}" for kind in KINDS} <= set(found)

@@ -1,1 +1,1 @@
-"""Tests of what builds and measures Rill."""
+"""Tests of the programs that build and measure Rill."""

@@ -16,7 +16,7 @@ FAKE = Path(__file__).parent / "fake_docker.py"
 
 @dataclass
 class FakeDocker:
-    """home: an empty directory. See fake_docker.py for what the state holds."""
+    """home: an empty directory. See fake_docker.py for the contents of the state."""
 
     home: Path
 
@@ -38,7 +38,7 @@ class FakeDocker:
         (self.home / "state").write_text(json.dumps(value))
 
     def has(self, *ids: str, status: str = "running", oneoff: str = "False") -> None:
-        """These containers too."""
+        """Adds these containers to the state."""
         more = [{"id": id, "status": status, "health": "healthy", "oneoff": oneoff} for id in ids]
         self.state = self.state | {"containers": self.state["containers"] + more}
 

@@ -1,7 +1,7 @@
-"""Stands for docker and docker-compose on PATH: containers are a list in the file FAKE_STATE, and nothing runs but what
-`run` is given, with FAKE_MODELS for /models. Each command is added to the list `said` there.
+"""A fake docker and docker-compose for PATH: containers are a list in the file FAKE_STATE, and nothing runs but what
+`run` is given, with FAKE_MODELS as /models. Each command is appended to the list `said` in the state.
 
-In the state: has_v2 (whether `docker compose` is there), fate (the health of a new container, look by look), containers
+The state has has_v2 (whether `docker compose` exists), fate (the successive health of a new container), containers
 ({id, status, health, oneoff})."""
 
 import json

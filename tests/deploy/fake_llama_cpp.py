@@ -1,6 +1,6 @@
-"""llama_cpp/llama_cpp.py of a wheel that took no minutes to build: what the proof calls, over a tiny C library.
+"""llama_cpp/llama_cpp.py of a fake wheel that builds quickly: what the proof calls, over a tiny C library.
 
-Tests put it into wheels, and deploy/engine/prove.py takes it for the real one; nothing here imports it."""
+Tests put it into wheels, where deploy/engine/prove.py uses it as the real one; no test imports it."""
 
 import ctypes
 import pathlib

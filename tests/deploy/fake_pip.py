@@ -1,7 +1,7 @@
-"""Stands for pip in a virtual environment without one: pip/__main__.py, and patch_ng/__main__.py too.
+"""A fake pip for a virtual environment without one: pip/__main__.py, and patch_ng/__main__.py too.
 
-`wheel` takes the wheel in FAKE_WHEEL for what it built, `install WHEEL` unpacks it, NVIDIA's wheels are an empty
-directory, all else does nothing. Each call is a line of FAKE_LOG, with what CMake would be told."""
+`wheel` uses the wheel in FAKE_WHEEL as its result, `install WHEEL` unpacks it, NVIDIA's wheels are an empty
+directory, all else does nothing. Each call is a line of FAKE_LOG, with CMake's arguments."""
 
 import os
 import pathlib

@@ -1,4 +1,5 @@
-"""What is compiled, for which card, with whose compiler: decided from what was found, without a card or a compiler."""
+"""What is compiled, for which card, with which compiler: decided from the detected machine, without a card or
+compiler."""
 
 from __future__ import annotations
 
@@ -27,21 +28,21 @@ def machine(*cards: Version, driver: Version = NEW, nvcc: Version | None = None)
         (None, machine(H100), "wheels", ("90-real",)),
         (None, machine(H100, T4), "wheels", ("75-real", "90-real")),
         (None, machine(H100, nvcc=(12, 4)), "toolkit", ("90-real",)),
-        (None, machine(B200, nvcc=(12, 4)), "wheels", ("100-real",)),  # a toolkit that does not know the card
+        (None, machine(B200, nvcc=(12, 4)), "wheels", ("100-real",)),  # a toolkit that does not support the card
         (None, machine(B200, nvcc=(12, 8)), "toolkit", ("100-real",)),
         (None, machine(H100, nvcc=(11, 5)), "wheels", ("90-real",)),
         (None, machine(H100, driver=OLD), "", ()),
         (None, machine(V100), "", ()),
         (None, machine(V100, nvcc=(12, 8)), "toolkit", ("70-real",)),
-        (None, machine(), "", ()),  # a driver, and no card seen
+        (None, machine(), "", ()),  # a driver, but no visible card
         ("0", machine(H100, nvcc=(12, 8)), "", ()),
-        ("1", Machine(nvcc=(12, 8)), "toolkit", ()),  # an image: no card where it is built
+        ("1", Machine(nvcc=(12, 8)), "toolkit", ()),  # an image, built without a card
         ("1", machine(H100), "wheels", ("90-real",)),
     ],
 )
 def test_the_compiler_and_the_cards(wish: str | None, found: Machine, compiler: str, cards: tuple[str, ...]) -> None:
-    """CUDA is built for the cards that are here: by the toolkit if it knows them, else by NVIDIA's compiler from wheels
-    where the driver can run what that makes; CUDA=0 never, CUDA=1 also for no card."""
+    """CUDA is built for the cards of this machine: by the toolkit if it supports them, else by NVIDIA's compiler from
+    wheels if the driver can run its code; never with CUDA=0, and with CUDA=1 also without a card."""
     plan = choose(wish, found)
     assert (plan.compiler, plan.cards) == (compiler, cards)
 
@@ -54,30 +55,31 @@ def test_the_compiler_and_the_cards(wish: str | None, found: Machine, compiler: 
         (machine(), "no card is seen"),
     ],
 )
-def test_what_hinders_is_said(found: Machine, words: str) -> None:
-    """A driver without a build for its card is told with the cause; asked for by CUDA=1, it is refused with it."""
+def test_the_obstacle_is_reported(found: Machine, words: str) -> None:
+    """A driver without a build for its card is reported with the cause; with CUDA=1 it is refused with the cause."""
     with pytest.raises(Refused, match=words):
         choose("1", found)
     assert "for the CPU only" in choose(None, found).said
 
 
 def test_the_command_line_of_wheels() -> None:
-    """NVIDIA's compiler is named by where the wheels lie, and the user's own arguments come last, and so win."""
+    """NVIDIA's compiler is named by the wheels' path, and the user's own arguments come last and so take precedence."""
     arguments = choose(None, machine(H100)).cmake_args("-DGGML_CUDA_FA=OFF", "/site/nvidia/cu13").split()
     assert {"-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90-real"} < set(arguments)
     assert {"-DCUDAToolkit_ROOT=/site/nvidia/cu13", "-DCMAKE_CUDA_COMPILER=/site/nvidia/cu13/bin/nvcc"} < set(arguments)
     assert arguments[-1] == "-DGGML_CUDA_FA=OFF"
 
 
-def test_cards_of_ones_own() -> None:
-    """CMAKE_CUDA_ARCHITECTURES among the user's arguments are the cards, on a machine without any too."""
+def test_architectures_set_by_the_user() -> None:
+    """CMAKE_CUDA_ARCHITECTURES in the user's arguments decides, on a machine without cards too."""
     own = "-DCMAKE_CUDA_ARCHITECTURES=75-real;80-real"
     assert choose("1", Machine(), own).compiler == "wheels"
     assert choose("1", machine(H100), own).cmake_args(own).count("CMAKE_CUDA_ARCHITECTURES") == 1
 
 
 def test_a_driver_is_found(tmp_path: Path) -> None:
-    """The kernel's file gives the driver, and nvidia-smi driver and cards: a fake tree and a fake program here."""
+    """The driver is read from the kernel's file, driver and cards from nvidia-smi: here a fake tree and a fake
+    program."""
     programs = tmp_path / "bin"
     programs.mkdir()
     environment = {"PATH": str(programs)}
@@ -99,7 +101,7 @@ def test_a_driver_is_found(tmp_path: Path) -> None:
 
 
 def test_a_toolkit_and_a_quota_are_found(tmp_path: Path) -> None:
-    """nvcc's version is that of its release line; a container's quota bounds the cores."""
+    """nvcc's version is that of its release line; a container's CPU quota limits the cores."""
     nvcc = tmp_path / "nvcc"
     nvcc.write_text("#!/bin/sh\necho Cuda compilation tools, release 12.8, V12.8.93\n")
     nvcc.chmod(0o755)
@@ -112,8 +114,8 @@ def test_a_toolkit_and_a_quota_are_found(tmp_path: Path) -> None:
     assert look({"PATH": str(tmp_path)}, tmp_path).cores == len(os.sched_getaffinity(0))
 
 
-def test_the_ways_to_build() -> None:
-    """The newest instruction set that the processor has is left out first, and only what it has."""
+def test_the_build_attempts() -> None:
+    """The newest instruction set that the processor has is left out first; sets that it lacks are not tried."""
     amx, avx512 = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16", "-mno-avx512f"
     last = Attempt("all that came after AVX2", "", "-DGGML_NATIVE=OFF")
     assert attempts(["avx2", "avx512f", "amx_tile"], "") == (
@@ -131,8 +133,8 @@ def name(plan: Plan = CPU, found: Machine = ANY, contents: bytes = b"", **enviro
     return key(plan, found, environment, [contents], "3.13")
 
 
-def test_a_wheels_name_is_all_that_makes_another_library() -> None:
-    """Flags, compilers, card, processor and the files' contents change the name; where anything lies does not."""
+def test_a_wheels_name_depends_on_all_build_inputs() -> None:
+    """Flags, compilers, card, processor and the files' contents change the name; paths do not."""
     others = [
         name(contents=b"patch"),
         name(CMAKE_ARGS="-DX=1"),
@@ -150,8 +152,9 @@ def test_a_wheels_name_is_all_that_makes_another_library() -> None:
     assert name(found=Machine(load=9, cores=2)) == name()
 
 
-def test_the_time_is_told_by_cores_and_load() -> None:
-    """Twice the cores take half the time; as many busy neighbours as cores double it; each kind of card costs more."""
+def test_the_time_is_estimated_from_cores_and_load() -> None:
+    """Twice the cores take half the time; as many busy processes as cores double it; each card architecture adds to
+    it."""
     alone = Plan().seconds(Machine(cores=2))
     assert Plan().seconds(Machine(cores=4)) == alone / 2
     assert Plan().seconds(Machine(cores=2, load=2)) == 2 * alone

@@ -1,4 +1,4 @@
-"""The engine's installer, with wheels that take no minutes to build: what does not live is never kept or installed."""
+"""The engine's installer with fake wheels that build quickly: a build that crashes is never cached or installed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FINE = {"PLANTED": 1000, "REFUSED": -1, "WRONG": -1}
 
 
 def make_wheel(to: Path, **faults: int) -> Path:
-    """A wheel of llama_cpp whose library dies, fails or miscounts at a number of rows, or does none of these."""
+    """A wheel of llama_cpp whose library crashes, fails or miscounts for a number of rows, or works."""
     to.mkdir(parents=True, exist_ok=True)
     library, wheel = to / "libllama.so", to / "llama_cpp_python-1-py3-none-any.whl"
     defined = [f"-D{name}={value}" for name, value in {**FINE, **faults}.items()]
@@ -58,7 +58,7 @@ def prove_wheel(wheel: Path) -> Death | None:
 
 
 class Builds:
-    """Builds a wheel as told for each way, and remembers for which it was asked."""
+    """Builds a prepared wheel for each attempt, and records the attempts."""
 
     def __init__(self, directory: Path, *faults: dict[str, int]) -> None:
         self.directory, self.faults = directory, list(faults)
@@ -78,21 +78,21 @@ def kept(tmp_path: Path) -> Kept:
     return Kept(tmp_path / "cache" / "key")
 
 
-def test_what_lives_is_kept_and_not_built_again(tmp_path: Path, kept: Kept) -> None:
-    """A build that lives is kept with its proof; the next installer takes it, and neither builds nor proves."""
+def test_a_working_build_is_cached(tmp_path: Path, kept: Kept) -> None:
+    """A build that works is cached with its proof; the next installer uses it, and neither builds nor proves."""
     builds = Builds(tmp_path, {})
     builds.living(kept)
     assert builds.asked == [""]
 
     def never(_: object) -> Any:
-        raise AssertionError("it was built or proven again, or something was said")
+        raise AssertionError("it was built or proven again, or something was printed")
 
     assert kept.wheel is not None
     assert living_wheel(kept, WAYS, never, never, never) == (kept.wheel, "")
 
 
 @pytest.mark.parametrize("rows", [1, 8, 64])
-def test_what_dies_is_built_again_without_the_instructions_at_fault(tmp_path: Path, kept: Kept, rows: int) -> None:
+def test_a_crashing_build_is_repeated_without_the_faulty_instructions(tmp_path: Path, kept: Kept, rows: int) -> None:
     """An illegal instruction, for one row, eight or a prompt, costs its instruction set, not the engine."""
     builds = Builds(tmp_path, {"PLANTED": rows}, {})
     wheel, without = builds.living(kept)
@@ -103,8 +103,8 @@ def test_what_dies_is_built_again_without_the_instructions_at_fault(tmp_path: Pa
     assert "again without AMX" in builds.said[0]
 
 
-def test_what_dies_in_every_way_is_refused(tmp_path: Path, kept: Kept) -> None:
-    """When no way gives a build that lives, the installer says what it died of and what to do, and keeps nothing."""
+def test_a_build_that_crashes_in_every_attempt_is_refused(tmp_path: Path, kept: Kept) -> None:
+    """When no attempt works, the installer reports the cause and what to do, and caches nothing."""
     builds = Builds(tmp_path, *[{"PLANTED": 8}] * 3)
     with pytest.raises(Refused, match=r"(?s)without AVX2 and does not live: it died of SIGILL.*Nothing.*CMAKE_ARGS"):
         builds.living(kept)
@@ -118,10 +118,10 @@ def test_what_dies_in_every_way_is_refused(tmp_path: Path, kept: Kept) -> None:
     ("fault", "words"),
     [({"REFUSED": 8}, "a decode of 8 rows failed"), ({"WRONG": 64}, "gives other logits in another number of rows")],
 )
-def test_what_other_instructions_do_not_mend_is_refused(
+def test_a_build_that_other_instructions_do_not_fix_is_refused(
     tmp_path: Path, kept: Kept, fault: dict[str, int], words: str
 ) -> None:
-    """A build that complains or miscounts, but does not die, is refused without building it again."""
+    """A build that fails or miscounts without crashing is refused without building it again."""
     builds = Builds(tmp_path, fault)
     with pytest.raises(Refused, match=words):
         builds.living(kept)
@@ -130,8 +130,8 @@ def test_what_other_instructions_do_not_mend_is_refused(
 
 
 @pytest.mark.parametrize("fault", [{}, {"PLANTED": 8}])
-def test_a_kept_wheel_without_a_proof_is_proven(tmp_path: Path, kept: Kept, fault: dict[str, int]) -> None:
-    """A wheel in the cache that was never proven is: if it lives it gets its proof, if not it is replaced."""
+def test_a_cached_wheel_without_a_proof_is_proven(tmp_path: Path, kept: Kept, fault: dict[str, int]) -> None:
+    """A wheel in the cache that was never proven is proven: if it works it gets its proof, otherwise it is replaced."""
     assert kept.directory is not None
     make_wheel(kept.directory, **fault)
     builds = Builds(tmp_path, {})
@@ -151,8 +151,8 @@ def make_variants(directory: Path, **scores: int) -> None:
         subprocess.run(command, input=source, text=True, check=True)
 
 
-def test_an_image_leaves_out_the_kinds_of_cpu_that_die(tmp_path: Path) -> None:
-    """Of an image's CPU libraries those that die on this processor are deleted and named; those for others stay."""
+def test_an_image_leaves_out_crashing_cpu_libraries(tmp_path: Path) -> None:
+    """An image's CPU libraries that crash on this processor are deleted and named; those for other processors stay."""
     package = unpack(make_wheel(tmp_path / "made"))
     make_variants(tmp_path, x64=1, dies=3, foreign=0)
     [said] = drop_dead_variants(package, tmp_path)
@@ -160,8 +160,8 @@ def test_an_image_leaves_out_the_kinds_of_cpu_that_die(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.so")} == {"libggml-cpu-x64.so", "libggml-cpu-foreign.so"}
 
 
-def test_an_image_that_dies_in_every_kind_is_refused(tmp_path: Path) -> None:
-    """An image whose every library dies here, or is for other processors, is not built."""
+def test_an_image_without_a_working_library_is_refused(tmp_path: Path) -> None:
+    """An image whose every library crashes here, or is for other processors, is not built."""
     package = unpack(make_wheel(tmp_path / "made"))
     make_variants(tmp_path, dies=1, foreign=0)
     with pytest.raises(Refused, match="SIGILL"):
@@ -170,8 +170,8 @@ def test_an_image_that_dies_in_every_kind_is_refused(tmp_path: Path) -> None:
         drop_dead_variants(package, tmp_path)
 
 
-def test_a_death_is_told_by_its_name() -> None:
-    """The signal's name and meaning, and the weights that were multiplied, stand in the message."""
+def test_a_crash_is_reported_by_name() -> None:
+    """The message has the signal's name and meaning, and the type of the weights."""
     assert str(Death(signal.SIGILL, "Q4_0")) == "it died of SIGILL (Illegal instruction) with Q4_0 weights"
-    assert not Death(signal.SIGKILL).is_codes_fault  # memory: another instruction set does not help
+    assert not Death(signal.SIGKILL).is_codes_fault  # out of memory: another instruction set does not help
     assert not Death(None, words="no").is_codes_fault

@@ -1,4 +1,4 @@
-"""deploy/install-engine as make calls it, from its first line to its last, with a pip that builds nothing."""
+"""deploy/install-engine as make calls it, from beginning to end, with a pip that builds nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.deploy.test_install_engine import HERE, make_wheel
 
 @dataclass
 class Checkout:
-    """A virtual environment with the fake pip, and what the installers of one machine share: a cache and a log."""
+    """A virtual environment with the fake pip, and the cache and log that the installers of one machine share."""
 
     home: Path
     wheel: Path
@@ -46,7 +46,7 @@ class Checkout:
 
     @property
     def told(self) -> list[list[str]]:
-        """What CMake was told in each build."""
+        """CMake's arguments in each build."""
         return [line.split()[1:] for line in self.calls if line.startswith("wheel ")]
 
     def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -66,9 +66,9 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path, make_wheel(tmp_path / "made"))
 
 
-def test_the_first_time_builds_and_the_second_asks(checkout: Checkout) -> None:
-    """What was built is installed, with what it was made from and its patches beside it, and the stamp is touched; the
-    next call neither builds nor touches the stamp, so that make does nothing after it."""
+def test_the_second_call_does_not_build(checkout: Checkout) -> None:
+    """A build is installed together with its inputs and its patches, and the stamp is touched; the next call neither
+    builds nor touches the stamp, so that make does nothing after it."""
     done = checkout.install()
     assert done.returncode == 0, done.stderr
     assert re.search(r"for the CPU: about .* on .* cores", done.stdout)
@@ -95,14 +95,14 @@ def test_other_flags_are_another_build(checkout: Checkout) -> None:
     assert checkout.told[1][-1] == "-DGGML_CPU_REPACK=OFF"
 
 
-def test_a_card_is_built_for_where_no_toolkit_is(checkout: Checkout) -> None:
-    """A card that nvidia-smi shows is built for without asking, by NVIDIA's compiler from wheels, and the time is said
-    beforehand; CUDA=0 after it builds for the CPU."""
+def test_a_card_is_supported_without_a_toolkit(checkout: Checkout) -> None:
+    """A card that nvidia-smi lists is built for automatically, by NVIDIA's compiler from wheels, and the time is
+    announced beforehand; a later CUDA=0 builds for the CPU."""
     smi = checkout.home / "bin" / "nvidia-smi"
     smi.parent.mkdir()
     smi.write_text("#!/bin/sh\necho 7.5, 580.65.06\n")
     smi.chmod(0o755)
-    nvcc = smi.with_name("nvcc")  # if this machine has one, it is not asked
+    nvcc = smi.with_name("nvcc")  # shadows this machine's own
     nvcc.write_text("#!/bin/sh\nexit 1\n")
     nvcc.chmod(0o755)
     there = {"PATH": f"{smi.parent}:/usr/bin:/bin"}
@@ -119,7 +119,7 @@ def test_a_card_is_built_for_where_no_toolkit_is(checkout: Checkout) -> None:
 
 
 def test_two_checkouts_share_a_wheel(checkout: Checkout) -> None:
-    """Another virtual environment of the same Python takes what the first has built."""
+    """Another virtual environment of the same Python uses the wheel that the first one built."""
     checkout.install()
     other = Checkout(checkout.home, checkout.wheel, "other")
     assert other.install().returncode == 0
@@ -129,8 +129,8 @@ def test_two_checkouts_share_a_wheel(checkout: Checkout) -> None:
 
 
 def test_a_broken_build_is_neither_kept_nor_installed(checkout: Checkout) -> None:
-    """When each way to build gives a library that dies, the installer fails with words, and leaves nothing behind; once
-    the compiler is mended the next call builds."""
+    """When every attempt gives a library that crashes, the installer fails with a message, and leaves nothing behind;
+    once the compiler is repaired the next call builds."""
     fine, checkout.wheel = checkout.wheel, make_wheel(checkout.home / "broken", PLANTED=8)
     done = checkout.install()
     assert done.returncode != 0
@@ -144,7 +144,7 @@ def test_a_broken_build_is_neither_kept_nor_installed(checkout: Checkout) -> Non
 
 
 def test_a_broken_wheel_in_the_cache_is_replaced(checkout: Checkout) -> None:
-    """A kept wheel that was never proven, and dies, is found, said and replaced."""
+    """A cached wheel that was never proven, and crashes, is found, reported and replaced."""
     checkout.install()
     [kept] = checkout.home.glob("cache/rill/*/*.whl")
     (kept.parent / "proof").unlink()
@@ -157,6 +157,6 @@ def test_a_broken_wheel_in_the_cache_is_replaced(checkout: Checkout) -> None:
     assert kept.read_bytes() == checkout.wheel.read_bytes()
 
 
-def test_the_engine_that_is_installed_here_lives() -> None:
-    """The real proof of the real engine: all types of weights and numbers of rows that it tries give the same."""
+def test_the_installed_engine_works() -> None:
+    """The real proof of the real engine: all types of weights and numbers of rows in it give equal results."""
     assert prove(Path(sysconfig.get_path("platlib"), "llama_cpp"), {}) is None

@@ -1,4 +1,5 @@
-"""The load tester counts what came and how it ended. Locust itself is its edge, and is not installed here."""
+"""The load tester counts what it received and how streams ended. Locust itself is its edge, and is not installed
+here."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ CHAT = (
 
 
 def fed(raw: bytes, size: int) -> Stream:
-    """A stream that came in pieces of so many bytes, one a tenth of a second."""
+    """A stream received in pieces of `size` bytes, one every tenth of a second."""
     stream = Stream(began=1.0)
     for i in range(0, len(raw), size):
         stream.feed(raw[i : i + size], 2.0 + i / size / 10)
@@ -46,7 +47,7 @@ def fed(raw: bytes, size: int) -> Stream:
 @pytest.mark.parametrize("raw", [NATIVE, CHAT])
 @pytest.mark.parametrize("size", [1, 7, 64, 4096])
 def test_streams_of_both_dialects(raw: bytes, size: int) -> None:
-    """Wherever the bytes are cut: two deltas, three tokens, done."""
+    """Wherever the bytes are cut there are two deltas, three tokens and done."""
     stream = fed(raw, size)
     assert (len(stream.times), stream.n_tokens, stream.outcome, stream.n_bytes) == (2, 3, "done", len(raw))
 
@@ -61,18 +62,18 @@ def test_figures() -> None:
 
 @pytest.mark.parametrize("times", [[], [2.0], [2.0, 2.0], [2.0, 2.0001]])
 def test_too_few_tokens_have_no_speed(times: list[float]) -> None:
-    """Where no time passed between tokens, or next to none, there is nothing to tell."""
+    """Where no time passed between tokens, or almost none, there is no speed."""
     assert Stream(began=1.0, times=times, n_tokens=len(times)).tokens_per_s is None
 
 
 @pytest.mark.parametrize("raw", [NATIVE, CHAT])
 def test_an_end_in_the_middle(raw: bytes) -> None:
-    """A connection that ends before the stream said so has cut it, however much had come."""
+    """A connection that ends before the stream's end counts as cut, whatever was received."""
     assert fed(raw[: raw.rindex(b"data: ")], 64).outcome == "cut"
 
 
-def test_failures_have_their_code() -> None:
-    """A failure after tokens is one, in both dialects; the tokens before it count."""
+def test_failures_are_counted_by_code() -> None:
+    """A failure after tokens counts, in both dialects; the tokens before it count too."""
     body = b'data: {"error":{"code":"engine_crash","message":"no"}}\n\n'
     for before in (b'data: {"text":"a"}\n\nid: a.9.9\nevent: failure\n', b'data: {"choices":[{"text":"a"}]}\n\n'):
         stream = fed(before + body, 5)
@@ -80,7 +81,7 @@ def test_failures_have_their_code() -> None:
 
 
 def test_refusals_have_status_code_and_time() -> None:
-    """Ours have a code, a proxy's page has none; Retry-After may be missing or a date."""
+    """Our refusals have a code, a proxy's page has none; Retry-After may be missing or a date."""
     stream = Stream(began=0.0)
     stream.refuse(429, b'{"error":{"code":"queue_full"}}', "3")
     assert (stream.outcome, stream.retry_after_s) == ("refused 429 queue_full", 3.0)
@@ -90,7 +91,7 @@ def test_refusals_have_status_code_and_time() -> None:
 
 
 def test_ranges() -> None:
-    """Both ends are drawn; one number is a range too; nonsense is none."""
+    """Both ends can be drawn; one number is a range too; anything else is refused."""
     assert {Range.parse("2-4").draw(random.Random(i)) for i in range(50)} == {2, 3, 4}
     assert Range.parse("7") == Range(7, 7)
     for words in ("0-3", "5-2", "many", "-3"):
@@ -99,8 +100,9 @@ def test_ranges() -> None:
 
 
 @pytest.mark.parametrize("api", ["chat", "stream"])
-def test_a_share_begins_alike(api: str) -> None:
-    """So many of the prompts have the same system prompt, of so many words, and all have words of their own behind."""
+def test_a_share_of_prompts_has_a_common_prefix(api: str) -> None:
+    """This share of the prompts has the same system prompt, of the given number of words, followed by different
+    words."""
     orders, rng = Orders(api=api, shared=0.3, shared_words=50), random.Random(1)
     drawn = [json.dumps(orders.draw(rng)) for _ in range(1000)]
     system = [re.search(r'"system": "([a-z ]+)"|"system", "content": "([a-z ]+)"', body) for body in drawn]
@@ -111,7 +113,7 @@ def test_a_share_begins_alike(api: str) -> None:
 
 
 def test_lengths_are_drawn() -> None:
-    """Prompts and answers are as long as their ranges say."""
+    """The lengths of prompts and answers are within their ranges."""
     orders, rng = Orders(prompt_words=Range(3, 5), max_tokens=Range(10, 12)), random.Random(1)
     drawn: list[dict[str, Any]] = [orders.draw(rng) for _ in range(100)]
     words = {len(body["messages"][-1]["content"].removeprefix("Tell me a story about ").split()) for body in drawn}
@@ -119,7 +121,7 @@ def test_lengths_are_drawn() -> None:
 
 
 def test_arrivals_are_a_poisson_process() -> None:
-    """As many a second as asked for, independent of each other: the gaps' deviation is their mean."""
+    """The rate is as requested and arrivals are independent: the deviation of the gaps is their mean."""
     arrivals = Arrivals(20.0, 100.0, random.Random(1))
     moments = [arrivals.next() for _ in range(20_000)]
     gaps = [b - a for a, b in zip([100.0, *moments], moments, strict=False)]
@@ -136,21 +138,22 @@ async def asked(url: str, orders: Orders, **options: Any) -> Stream:
 
 @pytest.mark.parametrize("api", ["chat", "stream"])
 async def test_against_the_service(serve: Serve, api: str) -> None:
-    """Its requests are understood, and its streams read to their ends, with as many tokens as the service counts."""
+    """The service accepts its requests, and its streams are read to their ends, with as many tokens as the service
+    counts."""
     service = await serve()
     stream = await asked(service.url, Orders(api=api, shared=1.0, shared_words=5))
     assert (stream.outcome, len(stream.times), stream.n_tokens) == ("done", len(STORY), len(STORY))
 
 
 async def test_the_key_is_sent(serve: Serve) -> None:
-    """With the API key it is let in, without one it is told why not."""
+    """With the API key it is accepted; without one the error is reported."""
     service = await serve(api_keys="secret")
     assert (await asked(service.url, Orders(), api_key="secret")).is_done
     assert (await asked(service.url, Orders())).outcome == "refused 401 invalid_api_key"
 
 
-async def test_refused_and_not_there(serve: Serve) -> None:
-    """A service that is not ready, and none at all, are different ends."""
+async def test_refused_and_unreachable(serve: Serve) -> None:
+    """A service that is not ready and one that can't be reached are different ends."""
     service = await serve(starts_ready=False)
     refused = await asked(service.url, Orders())
     assert refused.outcome == f"refused {NotReady.status} {NotReady.code}"
@@ -159,13 +162,13 @@ async def test_refused_and_not_there(serve: Serve) -> None:
 
 
 async def test_a_service_that_falls_silent(serve: Serve) -> None:
-    """Silence for longer than allowed is a cut: nobody waits for ever."""
+    """Silence longer than allowed counts as a cut: no client waits for ever."""
     service = await serve(by_hand=True)
     assert (await asked(service.url, Orders(), timeout_s=0.2)).outcome == "cut"
 
 
 def test_compose_passes_every_option() -> None:
-    """Each option of the locustfile can be set in the environment of docker compose, as the file says."""
+    """Each option of the locustfile can be set in docker compose's environment, as the file says."""
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     passed = {line for line in compose["services"]["loadtest"]["environment"] if line.startswith("LOADTEST_")}
     names = re.findall(r'add\("([a-z-]+)"', (ROOT / "deploy" / "loadtest" / "locustfile.py").read_text())
@@ -174,7 +177,7 @@ def test_compose_passes_every_option() -> None:
 
 
 def test_only_the_edge_imports_locust() -> None:
-    """What counts can be tested without it."""
+    """The counting code can be tested without it."""
     files = (ROOT / "deploy" / "loadtest").glob("*.py")
     assert [
         file.name for file in files if re.search(r"import (locust|gevent)|from (locust|gevent)", file.read_text())

@@ -1,4 +1,4 @@
-"""The engine's patches: numbered, one concern each, and each says what it is for."""
+"""The engine's patches: numbered, one concern each, and each explains its purpose."""
 
 import re
 from pathlib import Path
@@ -9,14 +9,14 @@ PATCHES = sorted((Path(__file__).parents[2] / "deploy" / "patches").iterdir())
 
 
 def test_patches_are_applied_in_the_order_of_their_numbers() -> None:
-    """The files are named 0001-..., 0002-..., with no gap and nothing else beside them."""
+    """The files are named 0001-..., 0002-..., without a gap, and there are no other files."""
     numbers = [re.fullmatch(r"(\d{4})-[a-z0-9_-]+\.patch", path.name) for path in PATCHES]
     assert [match and int(match[1]) for match in numbers] == list(range(1, len(PATCHES) + 1))
 
 
 @pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
-def test_a_patch_says_why_it_is_there(path: Path) -> None:
-    """Before its first hunk a patch has a subject, and tells what, why, what was gained and what upstream has."""
+def test_a_patch_explains_itself(path: Path) -> None:
+    """Before its first hunk a patch has a subject, and says what it does, why, what is gained and what upstream has."""
     header, _, diff = path.read_text().partition("\n--- a/")
     assert re.match(r"\S.*\.\n\n", header)
     told = re.findall(r"^(What|Why|Gain|Upstream)(?=:| \()", header, re.MULTILINE)

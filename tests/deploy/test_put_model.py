@@ -1,4 +1,5 @@
-"""deploy/put-model: a model is in the volume whole, or not at all. On a real volume: tests/compose/test_stack.py."""
+"""deploy/put-model: a model is in the volume completely, or not at all. On a real volume:
+tests/compose/test_stack.py."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("has_v2", [True, False])
-def test_a_model_arrives(docker: FakeDocker, model: Path, has_v2: bool) -> None:
-    """Byte by byte; the settings that serve it are printed, its hash among them."""
+def test_a_model_is_copied(docker: FakeDocker, model: Path, has_v2: bool) -> None:
+    """The copy is identical; the settings that serve it are printed, with its hash."""
     docker.state = docker.state | {"has_v2": has_v2}
     done = docker.run("put-model", str(model))
     assert done.returncode == 0, done.stderr
@@ -36,8 +37,8 @@ def test_a_model_arrives(docker: FakeDocker, model: Path, has_v2: bool) -> None:
     assert docker.state["said"] == ["run --rm --no-deps -T --entrypoint sh"]
 
 
-def test_what_does_not_arrive_whole_is_not_there(docker: FakeDocker, model: Path) -> None:
-    """A disk that is full leaves the file that was there before, and no part of the new one."""
+def test_an_incomplete_copy_is_discarded(docker: FakeDocker, model: Path) -> None:
+    """A full disk leaves the previous file in place, and no part of the new one."""
     models = docker.home / "models"
     (models / model.name).write_bytes(b"GGUF before")
     limited = docker.home / "docker"
@@ -49,8 +50,8 @@ def test_what_does_not_arrive_whole_is_not_there(docker: FakeDocker, model: Path
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", "two words.gguf", ".hidden.gguf", "text.gguf", ""])
-def test_what_is_no_model_is_refused(docker: FakeDocker, name: str) -> None:
-    """Before anything is started: one line, and exit status 2."""
+def test_a_file_that_is_not_a_model_is_refused(docker: FakeDocker, name: str) -> None:
+    """It is refused before anything is started, with one line and exit status 2."""
     if name and name != "missing.gguf":
         (docker.home / name).write_bytes(b"text" if name == "text.gguf" else MODEL)
     done = docker.run("put-model", *([str(docker.home / name)] if name else []))

@@ -1,4 +1,4 @@
-"""The starter's corpus: the same every time, and blind to everything that evaluation asks."""
+"""The starter's corpus: deterministic, and disjoint from everything that evaluation asks."""
 
 import re
 from collections import Counter
@@ -26,13 +26,13 @@ def training_wordings() -> frozenset[str]:
 
 
 def test_same_seed_same_corpus() -> None:
-    """A seed names one corpus: training can be run again."""
+    """A seed names one corpus: training can be repeated."""
     assert list(corpus.documents("1:0", 50)) == list(corpus.documents("1:0", 50))
     assert list(corpus.documents("1:0", 50)) != list(corpus.documents("1:1", 50))
 
 
-def test_at_least_a_hundred_held_out_prompts_a_skill() -> None:
-    """Each skill is measured on at least 100 prompts, no two alike, and always the same ones."""
+def test_at_least_a_hundred_held_out_prompts_per_skill() -> None:
+    """Each skill is measured on at least 100 different prompts, which are always the same."""
     held = problems.held_out()
     assert len({words.plain(one.prompt) for one in held}) == len(held)
     assert all(count >= 100 for count in Counter(one.skill for one in held).values())
@@ -48,7 +48,7 @@ def test_no_held_out_wording_in_training() -> None:
 
 
 def test_no_held_out_topic_in_training() -> None:
-    """No word of a held-out topic stands in any document, asked or answered, nor in what documents are made of."""
+    """No word of a held-out topic occurs in any document, question or answer, or in the material for documents."""
     seen = {word for one in sample() for text in one.texts() for word in re.findall(r"[a-z]+", text.lower())}
     held = {word for _, noun in words.topics(held=True) for word in noun.split()}
     assert len(held) >= 100
@@ -56,7 +56,7 @@ def test_no_held_out_topic_in_training() -> None:
 
 
 def test_no_held_out_problem_in_training() -> None:
-    """Training never draws a number problem or a list problem of the held-out sixth."""
+    """Training never draws a number or list problem of the held-out sixth."""
     rng = Random(5)
     for _ in range(3000):
         problem = counting.problem(rng)
@@ -65,21 +65,21 @@ def test_no_held_out_problem_in_training() -> None:
         )  # fmt: skip
 
 
-def test_ten_wordings_a_fact() -> None:
-    """Every fact is asked for in at least ten wordings: fewer were learnt by heart and nothing else."""
+def test_ten_wordings_per_fact() -> None:
+    """Every fact is asked for in at least ten wordings: with fewer the model only memorized them."""
     for fact in talk.facts():
         assert len({words.plain(text) for row in fact.wordings for text in words.expand(row)}) >= 10, fact.title
 
 
-def test_an_answer_is_known_by_its_words() -> None:
-    """The words that mark a right answer stand in that answer and in no other."""
+def test_an_answer_is_identified_by_its_words() -> None:
+    """The words that mark a right answer occur in that answer and in no other."""
     for fact in talk.facts():
         assert [fact.title] == [
             other.title for other in talk.facts() if all(part in other.answer for part in fact.known_by)
         ]
 
 
-def test_every_question_held_out_has_its_fact() -> None:
+def test_every_fact_has_held_out_questions() -> None:
     """Evaluation asks about every fact, at least twice."""
     held = words.sections("rill", words.HELD)
     assert set(held) == {fact.title for fact in talk.facts()}
@@ -87,7 +87,7 @@ def test_every_question_held_out_has_its_fact() -> None:
 
 
 def test_a_story_names_its_topic() -> None:
-    """What training shows is what is asked for: every story holds its topic's noun."""
+    """Training shows what is asked for: every story has its topic's noun."""
     rng = Random(7)
     for _ in range(500):
         topic = stories.random_topic(rng)
@@ -95,7 +95,7 @@ def test_a_story_names_its_topic() -> None:
 
 
 def test_counting_answers_are_right() -> None:
-    """A count's answer has the asked ends and one step throughout."""
+    """A count's answer has the requested ends and one step throughout."""
     rng = Random(9)
     for _ in range(1000):
         problem = counting.number_problem(rng)
@@ -108,16 +108,16 @@ def test_counting_answers_are_right() -> None:
 
 
 @pytest.mark.parametrize("text", ["Tell me a story about a fox", "count from 3 to 9", "what is RILL_MODEL?"])
-def test_disturbed_requests_keep_their_end(text: str) -> None:
-    """Typos and politeness never eat what is asked for: the words to keep are kept."""
+def test_perturbed_requests_keep_their_essential_words(text: str) -> None:
+    """Typos and politeness never remove the essential words of a request."""
     rng = Random(11)
     keep = text.split(" ")[-1].rstrip("?")
     for _ in range(300):
         assert keep.lower() in talk.disturb(rng, text, keep=keep).lower()
 
 
-def test_tokens_come_back_as_text() -> None:
-    """Encoding loses nothing, and a document ends with the end token only where an answer ends."""
+def test_tokenization_is_lossless() -> None:
+    """Encoding loses nothing, and a document has the end token only where an answer ends."""
     tokens = train((text for one in sample()[:300] for text in one.texts()), 600)
     assert len(tokens.vocabulary) == len(tokens.ids) == 600
     text = "Count from 3 to 9,  naïve 字 👍\n\n\tRILL_MODEL"

@@ -1,4 +1,4 @@
-"""deploy/upgrade: a new replica is healthy before an old one goes. With real ones: tests/compose/test_upgrade.py."""
+"""deploy/upgrade: a new replica is healthy before an old one stops. With real ones: tests/compose/test_upgrade.py."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def up(n: int) -> str:
 
 
 @pytest.mark.parametrize("has_v2", [True, False])
-def test_one_after_the_other(docker: FakeDocker, has_v2: bool) -> None:
-    """Three replicas: each time one is added, waited for, and only then one of the old ones stopped; with either
-    docker compose."""
+def test_replicas_are_replaced_one_by_one(docker: FakeDocker, has_v2: bool) -> None:
+    """Of three replicas one is added at a time and waited for, and only then an old one is stopped; with either docker
+    compose."""
     docker.state = docker.state | {"has_v2": has_v2, "fate": ["starting", "starting", "healthy"]}
     docker.has("one", "two", "three")
     done = docker.run("upgrade")
@@ -35,7 +35,7 @@ def test_one_after_the_other(docker: FakeDocker, has_v2: bool) -> None:
 
 
 def test_a_single_replica(docker: FakeDocker) -> None:
-    """The default: there are two for a while; options of docker compose are passed on."""
+    """By default there are two for a while; options of docker compose are passed on."""
     docker.has("one")
     done = docker.run("upgrade", "-f", "docker-compose.yml", "-f", "deploy/compose.gpu.yml")
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def test_a_single_replica(docker: FakeDocker) -> None:
 
 @pytest.mark.parametrize("fate", [["starting", "unhealthy"], [""]])
 def test_a_new_one_that_does_not_become_healthy(docker: FakeDocker, fate: list[str]) -> None:
-    """It is removed, its last words are shown, all old ones are left alone, and the exit status is 1."""
+    """It is removed, the end of its log is shown, the old ones are left alone, and the exit status is 1."""
     docker.state = docker.state | {"fate": fate}
     docker.has("one", "two")
     done = docker.run("upgrade")
@@ -55,9 +55,9 @@ def test_a_new_one_that_does_not_become_healthy(docker: FakeDocker, fate: list[s
     assert not [said for said in docker.state["said"] if said.startswith("stop")]
 
 
-def test_what_was_stopped_is_not_started_again(docker: FakeDocker) -> None:
-    """A stopped replica would be counted as one, and come back with the old image; a container of `docker compose run`
-    is none."""
+def test_stopped_replicas_are_not_started_again(docker: FakeDocker) -> None:
+    """A stopped replica would count as one, and return with the old image; a container of `docker compose run` is not a
+    replica."""
     docker.has("gone", status="exited")
     docker.has("other", oneoff="True")
     docker.has("one")
@@ -66,7 +66,7 @@ def test_what_was_stopped_is_not_started_again(docker: FakeDocker) -> None:
 
 
 def test_without_a_replica(docker: FakeDocker) -> None:
-    """There is nothing to replace, and nothing is started behind anybody's back."""
+    """There is nothing to replace, and nothing is started."""
     done = docker.run("upgrade")
     assert done.returncode == 1 and "docker compose up -d" in done.stderr
     assert docker.state["said"] == []

@@ -1,4 +1,4 @@
-"""What can go wrong with a stack of replicas, nginx and Redis, done to real containers, and mended again."""
+"""Faults of a stack of replicas, nginx and Redis, caused in real containers, and the recovery from them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.compose.stack import Stack, docker, until
 
 ZOMBIE_S = 8.0  # more than two leases: another replica has taken over by then
 REDIS_PAUSE_S = 10.0
-# A container that has used up its share stands still until the next period. Docker's own are of 100 ms: two of them,
-# beside other work, are as long as RILL_LOG_WAIT_MS, after which readers get what nobody has logged.
+# A container that has used up its CPU quota stands still until the next period. With Docker's default period of 100 ms
+# two of them, under other load, are as long as RILL_LOG_WAIT_MS, after which readers get unlogged events.
 PERIOD_US = 50_000
 FENCED = "llm_streams_fenced_total"
 NEWEST_LOG = "ls -t /data/appendonlydir/*.incr.aof | head -1"
@@ -27,12 +27,13 @@ def kill_replica(stack: Stack, rng: random.Random) -> int:
 
 
 def pause_replica(stack: Stack, rng: random.Random) -> int:
-    """Stopped in its tracks, and back when another has its streams. Returns of how many it was refused a write."""
+    """Paused, and resumed when another replica has taken over its streams. Returns of how many its writes were
+    refused."""
     replica = busiest(stack)
     before = stack.metrics(replica)[FENCED]
     with paused(replica):
         time.sleep(ZOMBIE_S)
-    time.sleep(3)  # it finds out at its next write, or when it renews its leases
+    time.sleep(3)  # it notices at its next write, or when it renews its leases
     return round(stack.metrics(replica)[FENCED] - before)
 
 
@@ -55,7 +56,7 @@ def pause_redis(stack: Stack, rng: random.Random) -> int:
 
 
 def restart_redis(stack: Stack, rng: random.Random) -> int:
-    """With a kill -9 in between: it has to read its append-only file."""
+    """With SIGKILL, so that it has to read its append-only file."""
     [redis] = stack.containers("redis")
     docker("kill", "-s", "KILL", redis)
     docker("start", redis)
@@ -63,7 +64,8 @@ def restart_redis(stack: Stack, rng: random.Random) -> int:
 
 
 def kill_both(stack: Stack, rng: random.Random) -> int:
-    """A replica and Redis at once; Redis comes back without a part of the last second, as from a power cut."""
+    """Kills a replica and Redis together; Redis restarts without a part of the last second, as after a power
+    failure."""
     [redis] = stack.containers("redis")
     replica = busiest(stack)
     size = int(docker("exec", redis, "sh", "-c", f"stat -c %s $({NEWEST_LOG})"))
@@ -80,8 +82,8 @@ def kill_both(stack: Stack, rng: random.Random) -> int:
     return 0
 
 
-Trouble = Callable[[Stack, random.Random], int]  # returns of how many streams a zombie was refused the writes
-TROUBLES: dict[str, Trouble] = {
+Fault = Callable[[Stack, random.Random], int]  # returns of how many streams a zombie's writes were refused
+FAULTS: dict[str, Fault] = {
     "replica killed (-9)": kill_replica,
     "replica paused 8 s": pause_replica,
     "replica restarted": restart_replica,
@@ -89,15 +91,15 @@ TROUBLES: dict[str, Trouble] = {
     "Redis paused 10 s": pause_redis,
     "Redis killed, restarted": restart_redis,
 }
-TOGETHER: dict[str, Trouble] = {"replica and Redis killed": kill_both}
+TOGETHER: dict[str, Fault] = {"replica and Redis killed": kill_both}
 
 
 def busiest(stack: Stack) -> str:
-    """The replica with the most to lose."""
+    """The replica with the most streams."""
     return max(stack.containers("service"), key=lambda replica: stack.metrics(replica)["llm_streams"])
 
 
-def mended(stack: Stack) -> None:
+def wait_until_recovered(stack: Stack) -> None:
     """Waits until all replicas are healthy, nginx knows them, and Redis answers."""
     until(lambda: all(stack.healthy(c) for c in stack.containers("service") + stack.containers("redis")))
     until(lambda: stack.known_replicas() == stack.addresses())
@@ -113,7 +115,7 @@ def paused(container: str) -> Iterator[None]:
 
 
 def _pauses(container: str) -> bool:
-    """The kernel may give up on freezing a container whose threads have used up their share of a core."""
+    """The kernel may fail to freeze a container whose threads have used up their CPU quota."""
     try:
         docker("pause", container)
     except AssertionError as e:
@@ -125,7 +127,7 @@ def _pauses(container: str) -> bool:
 
 @contextmanager
 def throttled(stack: Stack, share: float) -> Iterator[None]:
-    """Each replica has this share of a core; one that is started again, too."""
+    """Each replica has this share of a core, also after a restart."""
     replicas = stack.containers("service")
     quota = str(round(PERIOD_US * share))
     docker("update", "--cpu-period", str(PERIOD_US), "--cpu-quota", quota, *replicas)
