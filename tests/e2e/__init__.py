@@ -1,1 +1,1 @@
-"""The whole way, nothing scripted: real processes, the embedded model."""
+"""End to end, nothing scripted: real processes, the embedded model."""

@@ -1,4 +1,4 @@
-"""A real service process, a real browser, and a wire between them that can be cut."""
+"""A real service process, a real browser, and a proxy between them whose connections can be cut."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ expect.set_options(timeout=1000 * PATIENCE_S)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "e2e: needs a program beside Python (nginx, Docker, Chromium); CI skips none")
+    config.addinivalue_line("markers", "e2e: needs more than Python (nginx, Docker, Chromium); CI skips none")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def port() -> AsyncIterator[int]:
-    """`python -m service` as a newcomer starts it, on a free port, ready: no setting but patience."""
+    """`python -m service` with default settings but for long timeouts, on a free port, ready."""
     async with running(**LIMITS) as service:
         yield service.port
 
@@ -51,7 +51,7 @@ async def wire(port: int) -> AsyncIterator[Wire]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, wire: Wire, request: pytest.FixtureRequest) -> AsyncIterator[Page]:
-    """The page, loaded over the wire; its parameter may be "dark". $SHOTS gets a picture of how it ended."""
+    """The page, loaded through the wire; its parameter may be "dark". $SHOTS gets a picture of its final state."""
     scheme: Literal["light", "dark"] = getattr(request, "param", "light")
     async with await browser.new_context(viewport={"width": 1100, "height": 800}, color_scheme=scheme) as context:
         context.set_default_timeout(1000 * PATIENCE_S)

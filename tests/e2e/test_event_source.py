@@ -1,4 +1,4 @@
-"""README's lines for a page of one's own, in real Chromium: an EventSource on a line that breaks."""
+"""README's code for pages of one's own, in real Chromium: an EventSource on a connection that breaks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUERY = "/stream?prompt=Tell+me+a+story+about+a+river&max_tokens=100&ignore_eos=
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, wire: Wire) -> AsyncIterator[Page]:
-    """An empty one of the service's own address, in which anything may be run."""
+    """An empty page of the service's origin, in which any script can run."""
     async with await browser.new_context(bypass_csp=True) as context:
         context.set_default_timeout(1000 * PATIENCE_S)
         page = await context.new_page()
@@ -32,7 +32,7 @@ async def page(browser: Browser, wire: Wire) -> AsyncIterator[Page]:
 
 
 async def test_an_event_source_reads_over_cuts(page: Page, wire: Wire) -> None:
-    """The function that README gives reads every event once, however often the connection breaks."""
+    """The function in README reads every event once, however often the connection breaks."""
     (example,) = re.findall(r"^```js\n(.*?)^read\(", README.read_text(), re.MULTILINE | re.DOTALL)
     tell = "{ status: () => 0, text: (text) => { said += text; }, done: (event) => { end = event; }, failure: () => 0 }"
     await page.add_script_tag(content=f"{example} let said = '', end = null; read('{QUERY}&pace=25', {tell});")

@@ -1,4 +1,4 @@
-"""The page in real Chromium on the real service with the embedded model: what a visitor gets."""
+"""The page in real Chromium on the real service with the embedded model, as a visitor sees it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def ask(page: Page, prompt: str, *, pace: str = "Fast", longest: int | None = None) -> str:
-    """Asks and returns the address of the stream's log."""
+    """Submits the prompt and returns the address of the stream's log."""
     await page.get_by_label(pace, exact=True).check()
     if longest is not None:
         await page.get_by_text("Options").click()
@@ -30,7 +30,7 @@ async def ask(page: Page, prompt: str, *, pace: str = "Fast", longest: int | Non
 
 
 async def log_of(url: str, *, key: str = "") -> tuple[str, dict[str, Any]]:
-    """The whole text of a stream and its last event, as the service has them."""
+    """The complete text of a stream and its last event, as the service has them."""
     headers = {"Authorization": f"Bearer {key}"} if key else None
     async with aiohttp.ClientSession() as client, client.get(url, headers=headers) as response:
         assert response.status == 200
@@ -40,7 +40,7 @@ async def log_of(url: str, *, key: str = "") -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
 async def test_an_answer_arrives(page: Page) -> None:
-    """A visitor sees the model's name, the text while it is being made, its end, and figures that add up."""
+    """A visitor sees the model's name, the text as it is generated, its end, and consistent figures."""
     await expect(page.locator("#model")).not_to_be_empty()
     url = await ask(page, "Tell me a story about a fox", longest=100)
     await expect(page.locator("#status")).to_have_text("Answering")
@@ -51,12 +51,12 @@ async def test_an_answer_arrives(page: Page) -> None:
     assert early and text.startswith(early) and len(early) < len(text)
     assert await page.locator("#answer").text_content() == text
     await expect(page.locator("#tokens")).to_have_text(str(done["usage"]["completion_tokens"]))
-    # 25 a second was asked for: a busy machine may give less, and none gives more.
+    # 25 a second was requested: a busy machine may give less, and none gives more.
     await expect(page.locator("#rate")).to_have_text(re.compile(r"^(1|2)?\d$"))
 
 
 async def test_cuts_lose_and_repeat_nothing(page: Page, wire: Wire) -> None:
-    """The connection breaks three times in one answer; the page's text is the service's, to the character."""
+    """The connection breaks three times in one answer; the page's text equals the service's exactly."""
     url = await ask(page, "Tell me a story about a river", pace="Reading", longest=100)
     for _ in range(3):
         before = len(await page.locator("#answer").text_content() or "")
@@ -70,7 +70,7 @@ async def test_cuts_lose_and_repeat_nothing(page: Page, wire: Wire) -> None:
 
 
 async def test_an_absence_is_bridged(page: Page, wire: Wire) -> None:
-    """The service can't be reached for a while: the page tries until it can, and nothing is lost or repeated."""
+    """While the service can't be reached the page keeps trying, and nothing is lost or repeated."""
     url = await ask(page, "Tell me a story about the moon", pace="Reading", longest=100)
     await expect(page.locator("#answer")).to_have_text(re.compile(r"^[\s\S]{10,}$"))
     await wire.close()
@@ -82,7 +82,8 @@ async def test_an_absence_is_bridged(page: Page, wire: Wire) -> None:
 
 
 async def test_retry_after_a_long_absence(page: Page, wire: Wire) -> None:
-    """The page gives up in words; Retry within the stream's time goes on behind the text that is there."""
+    """The page gives up with a message; Retry within the stream's time to live continues after the text that is
+    there."""
     await page.clock.install()
     await load(page)
     url = await ask(page, "Tell me a story about a ship", pace="Reading", longest=100)
@@ -114,7 +115,7 @@ async def test_a_prompt_while_the_service_is_away(page: Page, wire: Wire) -> Non
 
 
 async def test_a_reload_loses_nothing(page: Page) -> None:
-    """Twice loaded anew in the middle of an answer, and once behind its end: the text is the service's."""
+    """Reloaded twice during an answer, and once after its end, the page has the service's text."""
     url = await ask(page, "Tell me a story about an owl", pace="Reading", longest=100)
     for _ in range(2):
         shown = len(await page.locator("#answer").text_content() or "")
@@ -141,14 +142,14 @@ async def test_a_reload_right_after_the_prompt(page: Page) -> None:
 
 
 async def n_answers(page: Page) -> float:
-    """How many answers the service has made to their end."""
+    """The number of answers that the service has completed."""
     text = await (await page.request.get(f"{page.url}metrics")).text()
     ends = re.findall(r'^llm_requests_total{(?=.*outcome="(?:stop|length)").*} (\S+)$', text, re.MULTILINE)
     return sum(float(n) for n in ends)
 
 
 async def test_stop_ends_the_generation(page: Page) -> None:
-    """Stop reaches the service: the stream has ended there when the page says Stopped, and no more text comes."""
+    """Stop reaches the service: the stream has ended there when the page says Stopped, and no more text arrives."""
     url = await ask(page, "Tell me a long story", pace="Relaxed")
     await expect(page.locator("#answer")).to_have_text(re.compile(r"\S"))
     async with page.expect_response(lambda response: response.request.method == "DELETE") as deleted:
@@ -157,14 +158,14 @@ async def test_stop_ends_the_generation(page: Page) -> None:
     await expect(page.locator("#status")).to_have_text("Stopped")
     shown = await page.locator("#answer").text_content() or ""
     text, last = await log_of(url)
-    # The small model may have made its whole answer while the first paced words were on their way.
+    # The small model may have completed its answer while the first paced words were on their way.
     assert last["finish_reason"] in ("cancelled", "stop", "length")
     assert text.startswith(shown)
     assert shown == await page.locator("#answer").text_content()
 
 
 async def test_a_prompt_beyond_the_context_is_explained(page: Page) -> None:
-    """The service's own 400 reaches the reader: how long the prompt is and how long it may be."""
+    """The service's own 400 is shown: the prompt's length and the maximum."""
     await page.get_by_role("textbox", name="Prompt").fill("river and fox " * 40_000)
     await page.get_by_role("textbox", name="Prompt").press("Enter")
     await expect(page.get_by_role("alert")).to_contain_text(re.compile(r"\d+ tokens"))
@@ -172,7 +173,8 @@ async def test_a_prompt_beyond_the_context_is_explained(page: Page) -> None:
 
 
 async def test_a_service_with_keys(browser: Browser) -> None:
-    """With keys for every route the page asks for one, streams with it, resumes and stops; no other key will do."""
+    """With keys required on every route the page asks for one, streams with it, resumes and stops; no other key is
+    accepted."""
     async with (
         running(api_keys="sk-one,sk-two", streams_need_key="true") as service,
         Wire(service.port) as wire,

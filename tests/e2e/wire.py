@@ -1,6 +1,6 @@
-"""A wire between browser and service that can be cut: bytes go both ways untouched until `cut` closes every socket.
+"""A proxy between browser and service: it forwards bytes unchanged until `cut` closes every socket.
 
-Closed, it refuses new connections until it is opened again.
+When closed, it refuses new connections until it is opened again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import TracebackType
 
 
 class Wire:
-    """Listens on a free port of this machine and passes every connection on to `port`."""
+    """Listens on a free port of this machine and forwards every connection to `port`."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -28,19 +28,19 @@ class Wire:
         await self.close()
 
     async def open(self) -> None:
-        """On a free port, later on the same one."""
+        """Listens on a free port, later on the same one."""
         self._server = await asyncio.start_server(self._join, "127.0.0.1", self._own_port)
         self._own_port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self._own_port}/"
 
     async def close(self) -> None:
-        """Whatever is open breaks, and who comes now is refused, as by a service that is not there."""
+        """Cuts all connections and refuses new ones, as if the service were not there."""
         self._server.close()
         self.cut()
         await self._server.wait_closed()
 
     def cut(self) -> None:
-        """Every connection breaks now, in the middle of whatever it carries; new ones are taken."""
+        """Cuts every connection now, whatever it carries; new ones are accepted."""
         for writer in self._writers:
             writer.transport.abort()
 

@@ -1,4 +1,4 @@
-"""Each example does what it shows, also on a line that breaks."""
+"""Each example does what it demonstrates, also on a connection that breaks."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXAMPLES = ROOT / "examples"
 PROMPT = "Tell me a story about a river"
-CUTS = (10, 100, 200)  # behind so many characters
+CUTS = (10, 100, 200)  # after this many characters
 NO_OPENAI = "npm's openai is not here: npm install openai"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site() -> AsyncIterator[str]:
-    """The origin of a static server of examples/, which is another one than the service's."""
+    """The origin of a static server of examples/, different from the service's."""
     app = web.Application()
     app.router.add_static("/", EXAMPLES)
     runner = web.AppRunner(app)
@@ -48,7 +48,7 @@ async def site() -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the service writes to stderr, a line a request."""
+    """The service's stderr, a line per request."""
     return tmp_path_factory.mktemp("examples") / "log"
 
 
@@ -61,7 +61,7 @@ async def service(site: str, log: Path) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def started(*command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A program with both its outputs piped, ended after use. What it prints comes at once."""
+    """A program with both outputs piped, terminated after use. Its output is unbuffered."""
     process = await asyncio.create_subprocess_exec(
         *command,
         env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
@@ -78,7 +78,7 @@ async def started(*command: str, **environment: str) -> AsyncIterator[asyncio.su
 
 
 async def run(*command: str) -> str:
-    """What it prints, when it has ended well."""
+    """A program's output, if it succeeds."""
     async with started(*command) as process, asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
         assert process.returncode == 0, (out + err).decode()
@@ -86,7 +86,7 @@ async def run(*command: str) -> str:
 
 
 async def chat(service: Service) -> str:
-    """What the examples of OpenAI's clients print: the answer as it comes in one piece, and its usage."""
+    """What the examples of OpenAI's clients print: the answer as it arrives in one piece, and its usage."""
     body = {"messages": [{"role": "user", "content": PROMPT}], "temperature": 0}
     async with service.client.post("/v1/chat/completions", json=body) as response:
         answer = await response.json()
@@ -95,7 +95,7 @@ async def chat(service: Service) -> str:
     return f"{said}\n{usage['prompt_tokens']} tokens read, {usage['completion_tokens']} written\n"
 
 
-# Of the module's scope, so that what is missing is told before the service is started.
+# With the module's scope, so that a missing program is reported before the service is started.
 @pytest.fixture(scope="module")
 def curl() -> str:
     path = find("curl")
@@ -106,7 +106,7 @@ def curl() -> str:
 
 @pytest.fixture(scope="module")
 def node() -> str:
-    """Node, if it finds npm's openai from where the example is."""
+    """Node, if it finds npm's openai from the example's directory."""
     path = find("node")
     if path is None:
         pytest.skip(missing("Node"))
@@ -126,7 +126,7 @@ def chromium() -> str:
 
 @pytest.mark.e2e
 async def test_curl(curl: str, service: Service) -> None:
-    """The cut stream and what is read behind its last whole event are all events of the stream, each once."""
+    """The cut stream and what is read after its last complete event are all events of the stream, each once."""
     said = await run("sh", "examples/curl.sh", service.url)
     first, rest, both, last = re.split(r"^== .*\n", said, flags=re.MULTILINE)[1:]
     events = parse(first.encode()) + parse(rest.encode())
@@ -142,25 +142,25 @@ async def test_curl(curl: str, service: Service) -> None:
 
 @pytest.mark.e2e
 async def test_curl_without_a_service(curl: str) -> None:
-    """Where nothing listens the script says so, and fails."""
+    """If nothing listens the script says so, and fails."""
     async with started("sh", "examples/curl.sh", "http://127.0.0.1:1") as process:
         _, err = await process.communicate()
     assert (process.returncode, err.decode()) == (1, "No stream came from http://127.0.0.1:1\n")
 
 
 async def test_openai_python(service: Service) -> None:
-    """The answer is printed whole, and then its usage."""
+    """The answer is printed in full, and then its usage."""
     assert await run(sys.executable, "examples/openai_client.py", service.url, PROMPT) == await chat(service)
 
 
 async def test_openai_node(node: str, service: Service) -> None:
-    """The answer is printed whole, and then its usage."""
+    """The answer is printed in full, and then its usage."""
     assert await run(node, "examples/openai_client.mjs", service.url, PROMPT) == await chat(service)
 
 
 @asynccontextmanager
 async def relaying(url: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of relay.py, which asks the Rill at this address."""
+    """A client of relay.py, which sends its requests to the Rill at this address."""
     async with started(sys.executable, "examples/relay.py", url.rstrip("/"), "0") as process:
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
@@ -171,7 +171,7 @@ async def relaying(url: str) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def test_relay(service: Service) -> None:
-    """Its user gets each token once, as it comes, however often the relay's connection to Rill breaks."""
+    """The relay's user gets each token once, as it arrives, however often the relay's connection to Rill breaks."""
     order = {"prompt": PROMPT, "seed": 7, "max_tokens": 100}
     async with Wire(service.port) as wire, relaying(wire.url) as client:
         got, n_pieces = b"", 0
@@ -188,7 +188,7 @@ async def test_relay(service: Service) -> None:
 
 
 async def test_relay_while_rill_is_away(service: Service) -> None:
-    """A Rill that refuses connections for a moment is a pause for the relay's user."""
+    """A Rill that refuses connections for a moment is only a pause for the relay's user."""
     order = {"prompt": PROMPT, "seed": 8, "max_tokens": 60}
     async with (
         Wire(service.port) as wire,
@@ -203,7 +203,7 @@ async def test_relay_while_rill_is_away(service: Service) -> None:
 
 
 async def test_relay_passes_refusals_on(service: Service) -> None:
-    """What Rill refuses is refused with its status and its words; a body that is no object is 400, too."""
+    """A refusal of Rill's is passed on with its status and message; a body that is not an object gets 400, too."""
     async with relaying(service.url) as client:
         async with client.post("/ask", json={"prompt": "hi", "temperature": -1}) as response:
             assert (response.status, (await response.json())["error"]["param"]) == (400, "temperature")
@@ -211,8 +211,8 @@ async def test_relay_passes_refusals_on(service: Service) -> None:
             assert response.status == 400
 
 
-async def test_relay_cancels_what_nobody_reads(service: Service, log: Path) -> None:
-    """When its user leaves the relay cancels the answer, which has a key and would be written on."""
+async def test_relay_cancels_an_answer_without_a_reader(service: Service, log: Path) -> None:
+    """When its user leaves the relay cancels the answer, which has a key and would otherwise continue."""
 
     def cancelled() -> bool:
         return '"method":"DELETE"' in log.read_text()
@@ -227,7 +227,7 @@ async def test_relay_cancels_what_nobody_reads(service: Service, log: Path) -> N
 
 @pytest.mark.e2e
 async def test_page(chromium: str, site: str, service: Service) -> None:
-    """A page of another origin shows what the stream is at, and each token once, over connections that break."""
+    """A page of another origin shows the stream's state, and each token once, over connections that break."""
     asked: list[str] = []
     fields = "pace=25&seed=7&max_tokens=100&ignore_eos=true"
     async with Wire(service.port) as wire, async_playwright() as playwright:
@@ -243,7 +243,7 @@ async def test_page(chromium: str, site: str, service: Service) -> None:
                 new MutationObserver(() => lines.push(line.textContent)).observe(line, { childList: true });
             }"""
         )
-        queued = await page.evaluate("words({ phase: 'queued', position: 3, eta_s: 4.1 })")  # nobody else is here
+        queued = await page.evaluate("words({ phase: 'queued', position: 3, eta_s: 4.1 })")  # no other stream here
         await page.get_by_label("Prompt").fill(PROMPT)
         await page.get_by_label("Prompt").press("Enter")
         for n in CUTS:
@@ -254,7 +254,7 @@ async def test_page(chromium: str, site: str, service: Service) -> None:
         n_texts = await page.evaluate("document.getElementById('answer').childNodes.length")
         lines = await page.evaluate("lines")
         await browser.close()
-    async with service.client.get(asked[0].removeprefix(wire.url.rstrip("/"))) as response:  # its key: that stream
+    async with service.client.get(asked[0].removeprefix(wire.url.rstrip("/"))) as response:  # by its key
         whole = parse(await response.read())
     assert said == text(whole)
     assert n_texts == sum(event.name == "message" for event in whole)
@@ -262,7 +262,7 @@ async def test_page(chromium: str, site: str, service: Service) -> None:
     assert lines[0] == "asking" and "thinking: 100 %" in lines and "answering" in lines
 
 
-async def test_the_page_reads_as_readme_says() -> None:
-    """The function that README gives, to the letter."""
+async def test_the_page_uses_readmes_function() -> None:
+    """The function is README's, verbatim."""
     (function,) = re.findall(r"^```js\n(.*?)^read\(", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert function in (EXAMPLES / "page.html").read_text()

@@ -15,7 +15,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def test_every_series_is_defined_in_its_help() -> None:
-    """A sentence that says what is counted, and for a duration when its clock starts and stops."""
+    """The help is a sentence that says what is counted, and for a duration when its clock starts and stops."""
     families = list(text_string_to_metric_families(Metrics(version="1").text().decode()))
     assert len(families) > 25
     for family in families:
@@ -25,7 +25,7 @@ def test_every_series_is_defined_in_its_help() -> None:
 
 
 def test_names_are_opentelemetrys_or_llm() -> None:
-    """gen_ai_server_* where the conventions have one, llm_* for the rest."""
+    """gen_ai_server_* where the conventions define a name, llm_* for the rest."""
     families = text_string_to_metric_families(Metrics(version="1").text().decode())
     names = {family.name for family in families}
     assert {
@@ -53,8 +53,8 @@ def test_several_services_in_one_process() -> None:
     assert value(second, "llm_requests_total", route="/stream", outcome="invalid") == 0
 
 
-def test_which_promise_holds() -> None:
-    """Where the same request gives the same text the loaded model's labels say so."""
+def test_exactness_is_a_label() -> None:
+    """The loaded model's labels say whether the same request gives the same text."""
     metrics = Metrics(version="1")
     for exact in (False, True):
         info = ready(exact=exact)
@@ -65,7 +65,7 @@ def test_which_promise_holds() -> None:
 
 
 def test_gpus() -> None:
-    """Memory of each card that takes part, as of the last load; and whether one is missed."""
+    """Memory of each card in use, as of the last load; and whether a GPU is missing."""
     metrics, name = Metrics(version="1"), "llm_engine_gpu_memory_bytes"
     metrics.ready(ready(gpus=[GPU("CUDA0", "H100", 80, 20), GPU("CUDA1", "H100", 80, 30)]))
     for device, free in (("CUDA0", 20), ("CUDA1", 30)):
@@ -78,7 +78,7 @@ def test_gpus() -> None:
 
 
 def test_a_step_sets_the_gauges() -> None:
-    """Cells also as a share, kept ones apart; the batch by kind; preemptions added up."""
+    """Cells also as a share, those of kept prefixes separately; the batch by kind; preemptions added up."""
     metrics = Metrics(version="1")
     metrics.ready(ready(n_ctx=1000))
     metrics.step(Step(n_batch=20, n_prefill=17, kv_used=250, kv_kept=300, n_kept=2, n_preempted=1))
@@ -90,8 +90,8 @@ def test_a_step_sets_the_gauges() -> None:
     assert value(metrics, "llm_batch_tokens_sum") == 20
 
 
-def test_drafts_by_what_became_of_them() -> None:
-    """Those that came and those that did not, added up; both are there before the first."""
+def test_draft_tokens_by_outcome() -> None:
+    """Accepted and rejected draft tokens are added up; both series exist before the first."""
     metrics = Metrics(version="1")
     assert value(metrics, "llm_draft_tokens_total", outcome="rejected") == 0
     for _ in range(2):
@@ -100,8 +100,9 @@ def test_drafts_by_what_became_of_them() -> None:
     assert value(metrics, "llm_draft_tokens_total", outcome="rejected") == 4
 
 
-def test_what_cannot_be_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """More right drafts than drafts would be a fault of the engine's: it is logged, and nobody's stream ends of it."""
+def test_inconsistent_counts_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """More accepted draft tokens than draft tokens would be the engine's fault: it is logged, and no stream ends
+    because of it."""
     metrics = Metrics(version="1")
     metrics.step(Step(n_batch=1, n_drafted=0, n_accepted=1))
     assert [record.message for record in caplog.records] == ["unexpected error in the metrics"]
@@ -120,7 +121,7 @@ def test_a_death_leaves_no_stale_gauges() -> None:
 
 
 def test_another_model_replaces_the_labels() -> None:
-    """One model_info series at a time."""
+    """There is one model_info series at a time."""
     metrics = Metrics(version="1")
     for name in ("first", "second"):
         metrics.ready(ready(model=name))
@@ -128,7 +129,7 @@ def test_another_model_replaces_the_labels() -> None:
 
 
 def test_gaps_fall_into_cumulative_buckets() -> None:
-    """As Prometheus wants them: le is inclusive, the last bucket is the count."""
+    """As Prometheus requires: le is inclusive, the last bucket is the count."""
     metrics = Metrics(version="1")
     for gap_s in (0.001, 0.002, 0.2, 99):
         metrics.gap(gap_s)
@@ -139,7 +140,8 @@ def test_gaps_fall_into_cumulative_buckets() -> None:
 
 
 def test_a_stream_without_text_has_no_first_token() -> None:
-    """Only what happened is observed: a queue that was left has a duration, a text that never came has none."""
+    """Only what happened is observed: a stream that never left the queue has no queue duration, one without text no
+    first token."""
     metrics = Metrics(version="1")
     one = stream()
     one.accept(3, 0.0)

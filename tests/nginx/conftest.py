@@ -1,4 +1,4 @@
-"""A real nginx on loopback in front of scripted replicas, with the configuration that is shipped."""
+"""A real nginx on loopback in front of scripted replicas, with the shipped configuration."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ NGINX = find("nginx")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "e2e: needs a program beside Python (nginx, Docker, Chromium); CI skips none")
+    config.addinivalue_line("markers", "e2e: needs more than Python (nginx, Docker, Chromium); CI skips none")
 
 
 def free_port() -> int:
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 @dataclass
 class Nginx:
-    """One running nginx: its address, and all that it has written."""
+    """One running nginx: its address, and everything that it has written."""
 
     port: int
     home: Path
@@ -51,7 +51,7 @@ class Nginx:
 
     @property
     def written(self) -> str:
-        """Everything: standard output, standard error, and every file it made or was given."""
+        """Standard output, standard error, and every file that it made or was given."""
         return "\n".join(f.read_text(errors="replace") for f in self.home.rglob("*") if f.is_file())
 
     @property
@@ -66,7 +66,7 @@ class Nginx:
 
     @property
     def workers(self) -> list[int]:
-        """The processes that serve, those of an earlier configuration included."""
+        """Its worker processes, also those of an earlier configuration."""
         pids = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
         tree: dict[int, int] = {}
         for pid in pids:
@@ -89,9 +89,9 @@ def cmdline(pid: int) -> bytes:
 
 
 async def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-    """Waits for what another process does, which nothing in this one announces."""
+    """Waits for something that another process does, of which there is no notification."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 (files and /proc announce nothing that could be waited for)
+        while not condition():  # noqa: ASYNC110 (files and /proc have no notification to wait for)
             await asyncio.sleep(0.02)
 
 
@@ -120,7 +120,7 @@ async def running(home: Path, *command: str, **env: str) -> AsyncIterator[Nginx]
 
 @pytest.fixture
 def in_front_of(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Nginx]]:
-    """`async with in_front_of(upstream, ...)`: nginx with these replicas, fixed: nobody watches whether they live."""
+    """`async with in_front_of(upstream, ...)`: nginx with a fixed list of replicas, without health checks."""
     if NGINX is None:
         pytest.skip(missing("nginx"))
 

@@ -1,4 +1,4 @@
-"""What nginx/nginx.conf promises, tried on a real nginx between a client and scripted replicas."""
+"""What nginx/nginx.conf guarantees, with a real nginx between a client and scripted replicas."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ async def crashing(request: web.Request) -> web.StreamResponse:
 
 
 async def raw(port: int, request: bytes) -> tuple[bytes, bytes]:
-    """Sends bytes that no HTTP client would; the head of the answer and its body."""
+    """Sends bytes that no HTTP client would send; returns the answer's head and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     async with asyncio.timeout(PATIENCE_S):
@@ -42,13 +42,13 @@ async def raw(port: int, request: bytes) -> tuple[bytes, bytes]:
 
 
 def code_of(body: str | bytes) -> str:
-    """The code of an error in OpenAI's shape; anything else than that shape is an AssertionError."""
+    """The code of an error in OpenAI's format; any other format is an AssertionError."""
     error: dict[str, Any] = json.loads(body)["error"]
     assert {"message", "type", "param", "code"} == set(error)
     return str(error["code"])
 
 
-# ---- streams pass as they are made -----------------------------------------------------------------------------------
+# ---- streams are not buffered ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def code_of(body: str | bytes) -> str:
         ("GET", "/v1/streams/abc", {}),
     ],
 )
-async def test_an_event_leaves_before_the_next_is_made(
+async def test_an_event_is_sent_before_the_next_is_made(
     method: str, path: str, headers: dict[str, str], in_front_of: InFrontOf, client: aiohttp.ClientSession
 ) -> None:
-    """Each event is with the client while the service has not made the next one yet: nothing is held back."""
+    """The client has each event before the service makes the next one: nothing is held back."""
     received: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def stream(request: web.Request) -> web.StreamResponse:
@@ -89,10 +89,8 @@ async def test_an_event_leaves_before_the_next_is_made(
         assert [b"data: %d\n\n" % n for n in range(5)] == events
 
 
-async def test_an_nginx_before_this_one_is_told_not_to_buffer(
-    in_front_of: InFrontOf, client: aiohttp.ClientSession
-) -> None:
-    """The service's header, which nginx obeys and by itself takes away, reaches whoever is in front."""
+async def test_an_outer_nginx_is_told_not_to_buffer(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """The service's header, which nginx obeys and normally removes, reaches a proxy in front of it."""
 
     async def stream(request: web.Request) -> web.StreamResponse:
         return web.Response(text="data: 1\n\n", headers={"X-Accel-Buffering": "no"})
@@ -105,10 +103,10 @@ async def test_an_nginx_before_this_one_is_told_not_to_buffer(
         assert response.headers.getall("X-Accel-Buffering") == ["no"]
 
 
-async def test_the_head_of_a_stream_leaves_before_its_first_event(
+async def test_the_head_of_a_stream_is_sent_before_its_first_event(
     in_front_of: InFrontOf, client: aiohttp.ClientSession
 ) -> None:
-    """A reader knows at once that its stream was accepted, however long the model thinks."""
+    """A reader knows at once that its stream was accepted, however long the prefill takes."""
     seen = asyncio.Event()
 
     async def stream(request: web.Request) -> web.StreamResponse:
@@ -148,7 +146,7 @@ async def test_a_replica_that_dies_in_mid_stream_is_an_error(
 
 
 async def test_a_client_that_leaves_is_noticed(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """The service sees its reader's end as soon as nginx does, so that it can stop working for nobody."""
+    """The service sees its reader's disconnection as soon as nginx does, so that it can cancel the generation."""
     gone = asyncio.Event()
 
     async def stream(request: web.Request) -> web.StreamResponse:
@@ -167,7 +165,7 @@ async def test_a_client_that_leaves_is_noticed(in_front_of: InFrontOf, client: a
 
 
 async def test_64_streams_at_once_from_one_address(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """One address may have 64 streams open at once, started in the same instant; none gets another's events."""
+    """One address may have 64 concurrent streams, started in the same instant; none gets another's events."""
     arrived = 0
     all_here = asyncio.Event()
 
@@ -196,8 +194,8 @@ async def test_64_streams_at_once_from_one_address(in_front_of: InFrontOf, clien
 # ---- the hop to the service ------------------------------------------------------------------------------------------
 
 
-async def test_connections_to_the_service_are_kept(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """Requests travel on HTTP/1.1 connections that are used again: at most one for each worker of nginx."""
+async def test_connections_to_the_service_are_reused(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """Requests use HTTP/1.1 keep-alive connections: at most one for each nginx worker."""
     async with upstream() as service, in_front_of(service) as nginx:
         for _ in range(40):
             async with client.get(nginx.url + "/v1/models", headers={"Connection": "close"}) as response:
@@ -207,9 +205,9 @@ async def test_connections_to_the_service_are_kept(in_front_of: InFrontOf, clien
     assert len({a.connection for a in service.asked}) <= n_workers
 
 
-async def test_what_the_service_learns_of_a_request(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """The client's address, scheme, host and request id reach the service; what a client claims of them does not,
-    and neither does a wish for compression."""
+async def test_what_is_forwarded_to_the_service(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """The client's address, scheme, host and request id reach the service; the client's claims about them do not, and
+    neither does Accept-Encoding."""
     sent = {
         "X-Forwarded-For": "203.0.113.9",
         "X-Forwarded-Proto": "https",
@@ -248,10 +246,10 @@ async def test_what_the_service_learns_of_a_request(in_front_of: InFrontOf, clie
         ("GET", "/nowhere", 404),
     ],
 )
-async def test_the_service_s_own_answers_pass(
+async def test_the_services_answers_are_unchanged(
     method: str, path: str, status: int, in_front_of: InFrontOf, client: aiohttp.ClientSession
 ) -> None:
-    """A status, its headers and its body are the service's own; nothing is doubled."""
+    """Status, headers and body are the service's own; nothing is duplicated."""
     body = {"error": {"message": "m", "type": "t", "param": None, "code": "from_service"}}
     bare = status == 204 or method == "HEAD"
 
@@ -276,9 +274,7 @@ async def test_the_service_s_own_answers_pass(
 # ---- work is done once -----------------------------------------------------------------------------------------------
 
 
-async def test_a_generation_that_fails_is_not_started_again(
-    in_front_of: InFrontOf, client: aiohttp.ClientSession
-) -> None:
+async def test_a_failed_generation_is_not_retried(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
     """GET /stream reaches one replica, once, even if that replica dies before it answers."""
     async with (
         upstream(crashing) as one,
@@ -293,10 +289,8 @@ async def test_a_generation_that_fails_is_not_started_again(
 
 
 @pytest.mark.parametrize("path", ["/stream", "/v1/chat/completions", "/v1/completions", "/v1/streams"])
-async def test_a_post_that_fails_is_not_sent_again(
-    path: str, in_front_of: InFrontOf, client: aiohttp.ClientSession
-) -> None:
-    """A POST that a replica has seen is never sent to another."""
+async def test_a_failed_post_is_not_retried(path: str, in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """A POST that a replica has received is never sent to another."""
     async with (
         upstream(crashing) as one,
         upstream(crashing) as two,
@@ -308,10 +302,9 @@ async def test_a_post_that_fails_is_not_sent_again(
         assert len(one.asked) + len(two.asked) == 1
 
 
-async def test_a_post_reaches_past_a_replica_that_is_gone(
-    in_front_of: InFrontOf, client: aiohttp.ClientSession
-) -> None:
-    """What could not be connected to has seen nothing, so another replica may do the work: no POST is lost to it."""
+async def test_a_post_skips_an_unreachable_replica(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """A replica that could not be connected to has received nothing, so another one may do the work: no POST is
+    lost."""
     async with upstream() as one, upstream() as two, in_front_of(one, two) as nginx:
         await one.stop()
         for _ in range(8):
@@ -320,8 +313,8 @@ async def test_a_post_reaches_past_a_replica_that_is_gone(
     assert len(two.asked) == 8
 
 
-async def test_a_poisonous_request_takes_no_replica_out(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """After any number of failures the very next request is served."""
+async def test_failures_do_not_take_a_replica_out(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """After any number of failures the next request is served."""
     async with upstream(crashing) as service, in_front_of(service) as nginx:
         for _ in range(10):
             async with client.get(nginx.url + "/stream") as response:
@@ -334,9 +327,7 @@ async def test_a_poisonous_request_takes_no_replica_out(in_front_of: InFrontOf, 
 # ---- several replicas ------------------------------------------------------------------------------------------------
 
 
-async def test_streams_are_spread_by_how_many_each_replica_has(
-    in_front_of: InFrontOf, client: aiohttp.ClientSession
-) -> None:
+async def test_streams_are_balanced_by_open_streams(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
     """Twelve open streams on three replicas are four on each."""
 
     async def stream(request: web.Request) -> web.StreamResponse:
@@ -356,7 +347,7 @@ async def test_streams_are_spread_by_how_many_each_replica_has(
         assert [len(u.asked) for u in (one, two, three)] == [4, 4, 4]
 
 
-# EventSource's and the page's ways to start, resume and stop.
+# The ways in which EventSource and the page start, resume and stop.
 BY_KEY: list[tuple[str, str, dict[str, str]]] = [
     ("GET", "/stream?prompt=hi&", {}),
     ("GET", "/stream?prompt=hi&", {"Last-Event-ID": "s.1"}),
@@ -368,7 +359,7 @@ BY_KEY: list[tuple[str, str, dict[str, str]]] = [
 
 
 async def test_a_key_stays_with_its_replica(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """Requests with the same key= reach the same replica, so that a repeat finds its generation; keys are spread."""
+    """Requests with the same key= reach the same replica, so that a repeat finds its stream; keys are spread."""
     async with upstream() as one, upstream() as two, in_front_of(one, two) as nginx:
         for key in range(20):
             for method, path, headers in BY_KEY:
@@ -380,30 +371,30 @@ async def test_a_key_stays_with_its_replica(in_front_of: InFrontOf, client: aioh
     assert not keys[0] & keys[1]
 
 
-# ---- a reader comes back ---------------------------------------------------------------------------------------------
+# ---- reconnection ----------------------------------------------------------------------------------------------------
 
 
 ATTACHES = [("/stream?prompt=hi", {"Last-Event-ID": "s.5"}), ("/v1/streams/abc", {})]
 
 
 @pytest.mark.parametrize(("path", "headers"), ATTACHES)
-@pytest.mark.parametrize("trouble", [502, 503, 504, "crash", "gone"])
-async def test_an_attach_that_can_t_be_served_asks_to_come_back(
-    trouble: int | str,
+@pytest.mark.parametrize("fault", [502, 503, 504, "crash", "gone"])
+async def test_a_failed_attach_asks_to_reconnect(
+    fault: int | str,
     path: str,
     headers: dict[str, str],
     in_front_of: InFrontOf,
     client: aiohttp.ClientSession,
 ) -> None:
-    """EventSource gives up on any status but 200, so a reader of a stream gets an empty one and a time to return."""
+    """EventSource gives up on any status but 200, so a stream's reader gets an empty 200 with a retry time."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        if isinstance(trouble, int):
-            return web.Response(status=trouble, headers={"Retry-After": "9"})
+        if isinstance(fault, int):
+            return web.Response(status=fault, headers={"Retry-After": "9"})
         return await crashing(request)
 
     async with upstream(answer) as service, in_front_of(service) as nginx:
-        if trouble == "gone":
+        if fault == "gone":
             await service.stop()
         async with client.get(nginx.url + path, headers=EVENT_STREAM | headers) as response:
             assert response.status == 200
@@ -411,11 +402,11 @@ async def test_an_attach_that_can_t_be_served_asks_to_come_back(
             assert response.headers["Cache-Control"] == "no-store"
             field, value = (await response.text()).removesuffix("\n\n").split(": ")
             assert (field, 1500 <= int(value) <= 3000) == ("retry", True)
-        assert len(service.asked) == (trouble != "gone")
+        assert len(service.asked) == (fault != "gone")
 
 
-async def test_returns_are_spread(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """The readers of a lost replica are not all told to return at the same moment."""
+async def test_reconnections_are_spread(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """The readers of a lost replica are not all told to reconnect at the same moment."""
     async with upstream() as service, in_front_of(service) as nginx:
         await service.stop()
         texts = set()
@@ -425,8 +416,8 @@ async def test_returns_are_spread(in_front_of: InFrontOf, client: aiohttp.Client
     assert len(texts) > 1
 
 
-async def test_a_cancel_that_can_t_be_served(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """DELETE on a stream is no reader: it gets the error."""
+async def test_a_failed_cancel(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """DELETE on a stream does not read it: it gets the error."""
     async with upstream() as service, in_front_of(service) as nginx:
         await service.stop()
         async with client.delete(nginx.url + "/v1/streams/abc") as response:
@@ -442,7 +433,7 @@ async def test_a_cancel_that_can_t_be_served(in_front_of: InFrontOf, client: aio
 async def test_a_body_over_1_mib_is_refused(
     chunked: bool, path: str, in_front_of: InFrontOf, client: aiohttp.ClientSession
 ) -> None:
-    """413 in OpenAI's shape, and the service never hears of it."""
+    """It gets 413 in OpenAI's error format, and never reaches the service."""
 
     async def chunks() -> Any:
         for _ in range(33):
@@ -450,7 +441,7 @@ async def test_a_body_over_1_mib_is_refused(
 
     async with upstream() as service, in_front_of(service) as nginx:
         if chunked:
-            # By hand: nginx answers before the body has ended, which aiohttp's client takes for a broken connection.
+            # By hand: nginx answers before the end of the body, which aiohttp's client takes for a broken connection.
             body = b"".join([b"8000\r\n" + c + b"\r\n" async for c in chunks()])
             request = f"POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
             head, answer = await raw(nginx.port, request.encode() + body + b"0\r\n\r\n")
@@ -466,7 +457,7 @@ async def test_a_body_over_1_mib_is_refused(
 async def test_a_body_of_1_mib_passes_and_is_never_in_a_file(
     in_front_of: InFrontOf, client: aiohttp.ClientSession
 ) -> None:
-    """The largest body is read in memory: a prompt is not written to a disk on its way."""
+    """The largest body stays in memory: a prompt is never written to a disk."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return web.json_response({"n": (await request.content.readexactly(1024 * 1024)).count(b"x")})
@@ -498,8 +489,8 @@ async def test_a_body_of_1_mib_passes_and_is_never_in_a_file(
         (b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 404, "not_found"),
     ],
 )
-async def test_what_is_not_a_request(request_bytes: bytes, status: int, code: str, in_front_of: InFrontOf) -> None:
-    """Bytes that nginx itself refuses are refused in OpenAI's shape, and the service never sees them."""
+async def test_invalid_requests(request_bytes: bytes, status: int, code: str, in_front_of: InFrontOf) -> None:
+    """Bytes that nginx itself refuses are refused in OpenAI's error format, and the service never sees them."""
     async with upstream() as service, in_front_of(service) as nginx:
         head, body = await raw(nginx.port, request_bytes)
         assert status == int(head.split()[1])
@@ -508,19 +499,19 @@ async def test_what_is_not_a_request(request_bytes: bytes, status: int, code: st
 
 
 @pytest.mark.parametrize("path", ["/", "/rill.js", "/v1", "/v1/models", "/v1/streams", "/nowhere"])
-async def test_a_service_that_is_away_is_told_in_the_shape_of_all_errors(
+async def test_an_unreachable_service_has_the_common_error_format(
     path: str, in_front_of: InFrontOf, client: aiohttp.ClientSession
 ) -> None:
-    """At each address, the page's too."""
+    """At each address, also the page's."""
     async with upstream() as service:
         await service.stop()
         async with in_front_of(service) as nginx, client.get(nginx.url + path, allow_redirects=False) as response:
             assert (response.status, code_of(await response.read())) == (502, "service_unreachable")
 
 
-async def test_connections_of_one_address_are_bounded(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """256 requests at once from one address are served; the next is a 429 with Retry-After, and costs the service
-    nothing."""
+async def test_connections_of_one_address_are_limited(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """256 concurrent requests from one address are served; the next gets 429 with Retry-After, without reaching the
+    service."""
 
     async def hang(request: web.Request) -> web.StreamResponse:
         response = await open_stream(request)
@@ -545,10 +536,10 @@ async def test_connections_of_one_address_are_bounded(in_front_of: InFrontOf, cl
             assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream")
 
 
-async def test_the_request_rate_of_one_address_is_bounded(
+async def test_the_request_rate_of_one_address_is_limited(
     in_front_of: InFrontOf, client: aiohttp.ClientSession
 ) -> None:
-    """A burst of 200 passes without a delay, a flood behind it is refused: readers are asked to come back later, all
+    """A burst of 200 passes without a delay, a flood after it is refused: readers are asked to reconnect later, all
     others get 429."""
     async with upstream() as service, in_front_of(service) as nginx:
 
@@ -571,12 +562,12 @@ async def test_the_request_rate_of_one_address_is_bounded(
 
 
 async def test_a_replica_that_does_not_accept_is_a_504(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """A service that takes no connection within 2 s is a 504 in OpenAI's shape."""
+    """A service that accepts no connection within 2 s is a 504 in OpenAI's error format."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         waiting = []
-        for _ in range(4):  # fill its queue: the kernel then answers no further connection
+        for _ in range(4):  # fill its backlog: the kernel then answers no further connection
             s = socket.socket()
             s.setblocking(False)
             s.connect_ex(full.getsockname())
@@ -592,7 +583,7 @@ async def test_a_replica_that_does_not_accept_is_a_504(in_front_of: InFrontOf, c
             s.close()
 
 
-# ---- what is shown to whom -------------------------------------------------------------------------------------------
+# ---- access, headers and logs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -607,8 +598,8 @@ async def test_a_replica_that_does_not_accept_is_a_504(in_front_of: InFrontOf, c
         "/stream/..//metrics",
     ],
 )
-async def test_metrics_are_not_shown(path: str, in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """/metrics is refused in every spelling, without a question to the service."""
+async def test_metrics_are_not_public(path: str, in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """/metrics is refused in every spelling, without a request to the service."""
     async with upstream() as service, in_front_of(service) as nginx:
         url = URL(nginx.url + path, encoded=True)
         for method in ("GET", "HEAD", "POST", "OPTIONS"):
@@ -644,8 +635,8 @@ async def test_every_answer_carries_the_security_headers_once(
     in_front_of: InFrontOf,
     client: aiohttp.ClientSession,
 ) -> None:
-    """No location and no error forgets a security header; the service's own do not double it; each answer has one
-    request id."""
+    """Every location and every error has each security header; the service's own do not duplicate it; each answer has
+    one request id."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         own = {"X-Frame-Options": "SAMEORIGIN", "X-Content-Type-Options": "y", "Referrer-Policy": "z"}
@@ -669,15 +660,15 @@ async def test_every_answer_carries_the_security_headers_once(
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
     }
-    if alive and path == "/":  # the page says what it needs
+    if alive and path == "/":  # the page sets its own
         wanted["Content-Security-Policy"] = "default-src 'self'; img-src data:"
     assert sorted(wanted.items()) == [v for v in values if v[0] in wanted], status
     assert len([v for v in values if v[0] == "X-Request-ID"]) == 1, status
     assert dict(values)["Server"] == "nginx", status
 
 
-async def test_a_request_id_is_made_or_passed(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """The id that the client sent, or else a new one, is what the service sees, the answer says and the log has."""
+async def test_a_request_id_is_made_or_forwarded(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
+    """The id that the client sent, or a new one, is in the service's request, in the answer and in the log."""
     async with upstream() as service, in_front_of(service) as nginx:
         for sent in ({"X-Request-ID": "abc-1"}, {}, {}):
             async with client.get(nginx.url + "/v1/models", headers=sent) as response:
@@ -689,8 +680,8 @@ async def test_a_request_id_is_made_or_passed(in_front_of: InFrontOf, client: ai
 
 
 async def test_the_access_log(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """One line of JSON a request: when, who, what, how it ended, which replica and how long each part took. A path is
-    what was asked for, not where an error led; a stream's id, with which it could be read, is not in it."""
+    """One line of JSON per request: time, client, request, result, replica and the duration of each part. The path is
+    the requested one, not an error's; the stream's id, with which it could be read, is not logged."""
     async with upstream() as service, in_front_of(service) as nginx:
         async with client.get(nginx.url + "/stream?prompt=hi") as response:
             await response.read()
@@ -711,7 +702,7 @@ async def test_the_access_log(in_front_of: InFrontOf, client: aiohttp.ClientSess
 
 
 async def test_a_prompt_is_never_written_down(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """Whatever goes wrong on whatever route, nothing that nginx writes, to any log or file, has a word of a prompt."""
+    """Whatever goes wrong on whatever route, nothing that nginx writes, to any log or file, has any of a prompt."""
 
     async def cut(request: web.Request) -> web.StreamResponse:
         response = await open_stream(request)
@@ -760,7 +751,7 @@ async def test_a_prompt_is_never_written_down(in_front_of: InFrontOf, client: ai
 
 
 async def test_files_are_compressed_streams_are_not(in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
-    """The page's files travel compressed."""
+    """The page's files are compressed."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return web.Response(text="a { color: red }\n" * 200, content_type="text/css")
@@ -776,7 +767,7 @@ async def test_files_are_compressed_streams_are_not(in_front_of: InFrontOf, clie
 
 
 async def test_the_configuration_has_no_warnings(in_front_of: InFrontOf) -> None:
-    """nginx has nothing to say about it: not one warning at the start."""
+    """nginx starts without a single warning."""
     async with upstream() as service, in_front_of(service) as nginx:
         said = nginx.errors
     assert not {"[warn]", "[error]", "[crit]", "[alert]", "[emerg]"} & set(said.split())

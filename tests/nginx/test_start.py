@@ -1,4 +1,4 @@
-"""What nginx/start promises: nginx knows the replicas that are ready, and no stream notices when that changes."""
+"""What nginx/start guarantees: nginx knows the ready replicas, and no stream is affected when they change."""
 
 import asyncio
 import signal
@@ -24,7 +24,7 @@ def listed(nginx: Nginx) -> str:
 
 
 async def test_replicas_come_and_go(watching: Watching, client: aiohttp.ClientSession) -> None:
-    """A replica gets requests from when it is ready until it says that it is not any more; it then gets no more."""
+    """A replica gets requests from the time it is ready until it reports that it is not; then it gets no more."""
     async with upstream() as one, upstream() as two:
         two.ready = False
         async with watching(one, two) as nginx:
@@ -49,12 +49,12 @@ async def test_replicas_come_and_go(watching: Watching, client: aiohttp.ClientSe
             assert await ask(10) == (0, 10)
             old = set(nginx.workers)
             await one.stop()
-            two.ready = False  # none is ready: all that are known are listed, and say themselves what is wrong
+            two.ready = False  # none is ready: all known ones are listed, and report the reason themselves
             await until(lambda: one.address in listed(nginx) and two.address in listed(nginx))
 
 
 async def test_a_stream_outlives_a_change_of_replicas(watching: Watching, client: aiohttp.ClientSession) -> None:
-    """A stream goes on, event by event, while replicas come and go around it; the workers of old lists end with their
+    """A stream continues, event by event, while replicas come and go; the workers of old configurations end with their
     last stream."""
     received: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -82,7 +82,7 @@ async def test_a_stream_outlives_a_change_of_replicas(watching: Watching, client
 
 
 async def test_a_stop_lets_streams_end(watching: Watching, client: aiohttp.ClientSession) -> None:
-    """SIGTERM closes the listener, waits for the open streams and then ends with 0."""
+    """SIGTERM closes the listener, waits for the open streams and then exits with 0."""
     go_on = asyncio.Event()
 
     async def stream(request: web.Request) -> web.StreamResponse:
@@ -103,7 +103,7 @@ async def test_a_stop_lets_streams_end(watching: Watching, client: aiohttp.Clien
 
 
 async def test_no_replica_at_all(watching: Watching, client: aiohttp.ClientSession) -> None:
-    """With nothing behind it nginx runs, says 502 at once, and serves when a replica has come."""
+    """Without replicas nginx runs, answers 502 at once, and serves when a replica has started."""
     async with upstream() as one:
         await one.stop()
         async with watching(one) as nginx:
@@ -120,7 +120,7 @@ async def test_no_replica_at_all(watching: Watching, client: aiohttp.ClientSessi
 async def test_a_failed_look_up_takes_no_replica_out(
     watching: Watching, client: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """While the resolver is away the replicas that were known stay, and one that is not ready goes none the less."""
+    """While name resolution fails the known replicas stay, but one that is not ready is removed."""
     (programs := tmp_path / "programs").mkdir()
     asked, down = tmp_path / "asked", tmp_path / "down"
     look_up = programs / "getent"
@@ -135,7 +135,7 @@ async def test_a_failed_look_up_takes_no_replica_out(
         await until(lambda: one.address in listed(nginx) and two.address in listed(nginx))
         down.touch()
         await looked_up(6)  # two names: three times
-        # On a busy machine one may have been too slow to say that it is ready, which is asked of it now.
+        # On a busy machine one may have been too slow to report that it is ready, which is required of it now.
         await until(lambda: one.address in listed(nginx) and two.address in listed(nginx))
         async with client.get(nginx.url + "/v1/models") as response:
             assert response.status == 200

@@ -1,4 +1,4 @@
-"""A scripted replica: an aiohttp server that answers what a test tells it to, and remembers what it was asked."""
+"""A scripted replica: an aiohttp server that answers as a test says, and records its requests."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Asked:
-    """What one request looked like when it arrived here."""
+    """One request as it arrived here."""
 
     method: str
     path_qs: str
@@ -27,7 +27,7 @@ async def plain(request: web.Request) -> web.StreamResponse:
 
 @dataclass
 class Upstream:
-    """`answer` answers everything but /readyz, which says whether it is `ready` (and is not in `asked`)."""
+    """`answer` handles everything but /readyz, which reports whether it is `ready` (and is not in `asked`)."""
 
     port: int = 0
     ready: bool = True
@@ -79,7 +79,7 @@ async def upstream(answer: Answer = plain) -> AsyncIterator[Upstream]:
 
 
 async def open_stream(request: web.BaseRequest, content_type: str = "text/event-stream") -> web.StreamResponse:
-    """Sends the head of a stream and hands it back to be written to."""
+    """Sends the head of a stream and returns it, to be written to."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
     await response.prepare(request)
     return response

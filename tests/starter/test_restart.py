@@ -1,4 +1,4 @@
-"""The whole service, front and engine, is ended under its streams and started again on the same file."""
+"""The whole service, front and engine, is stopped under its streams and restarted on the same file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.running import Service, orders, running
 from tests.test_main import runs
 
 N_STREAMS = 16
-MAX_TOKENS = 800  # none has ended when all have begun, however fast the engine is beside its readers
+MAX_TOKENS = 800  # none has ended when all have begun, however fast the engine is compared with its readers
 ORDERS = orders(N_STREAMS, salt=7, max_tokens=MAX_TOKENS)
 KEY = {"Idempotency-Key": "k"}
 
 
 async def read_until_cut(response: aiohttp.ClientResponse, begun: asyncio.Event) -> bytes:
-    """All that comes until the connection ends; `begun` is set when some of the text has."""
+    """All bytes until the connection ends; `begun` is set when the first text has arrived."""
     raw = b""
     with suppress(aiohttp.ClientError):
         async for chunk in response.content.iter_any():
@@ -33,21 +33,21 @@ async def read_until_cut(response: aiohttp.ClientResponse, begun: asyncio.Event)
 
 
 async def rest_of(service: Service, last: Event) -> list[Event]:
-    """What follows, for one who comes back."""
+    """The remaining events, for a reader that reconnects."""
     async with service.client.get("/stream", headers={"Last-Event-ID": last.id}) as response:
         return parse(await response.read())
 
 
 async def kept(service: Service) -> tuple[str, bytes]:
-    """The stream that this key makes, or made, to its end."""
+    """The id and all events of the stream with this key."""
     async with service.client.post("/stream", json=ORDERS[0] | {"max_tokens": 20}, headers=KEY) as response:
         return response.headers["X-Stream-Id"], await response.read()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0)])
 async def test_the_text_survives_the_service(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    """Sixteen streams, greedy and seeded, killed or drained in the middle: what was read, joined to what comes after
-    the restart, is the text of an undisturbed run, with every number once. A finished one is there, by its key."""
+    """Sixteen streams, greedy and seeded, killed or drained midway: what was read before and after the restart joined
+    is the text of an undisturbed run, with every number once. A finished stream can still be read by its key."""
     settings = {"kv_type": "bf16", "store_path": str(tmp_path / "streams.db"), "drain_s": "0", **LIMITS}
     async with running(**settings) as one:
         finished = await kept(one)
@@ -64,7 +64,7 @@ async def test_the_text_survives_the_service(tmp_path: Path, number: signal.Sign
         assert await one.end(number) == status
         cut = [parse(await task) for task in reading]
         async with asyncio.timeout(PATIENCE_S):
-            while runs(engine):  # noqa: ASYNC110  # it is nobody's child now
+            while runs(engine):  # noqa: ASYNC110  # it is orphaned now
                 await asyncio.sleep(0.02)
     assert {events[-1].name for events in cut} == {"message"}
     async with running(**settings) as two:

@@ -1,4 +1,4 @@
-"""The embedded model: what the file says about itself, and that it does its few skills through llama.cpp."""
+"""The embedded model: its file's metadata, and that it has its few skills in llama.cpp."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -14,7 +14,7 @@ from service.starter import MODEL
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Any]:
-    # One thread: two wait for each other at every operation, which took minutes beside a busy neighbour.
+    # One thread: two wait for each other at every operation, which took minutes next to a busy process.
     loaded = llama_cpp.Llama(str(MODEL), n_ctx=1024, n_threads=1, n_threads_batch=1, verbose=False)
     yield loaded
     loaded.close()
@@ -22,18 +22,18 @@ def model() -> Iterator[Any]:
 
 @cache
 def held(skill: str, n: int) -> list[problems.Held]:
-    """Every so many-th of a skill's held-out prompts, n of them."""
+    """n of a skill's held-out prompts, evenly spaced."""
     some = [one for one in problems.held_out() if one.skill == skill]
     return some[:: len(some) // n][:n]
 
 
 def test_small() -> None:
-    """The file is at most 8 MB: it lives in the repository and in the image."""
+    """The file is at most 8 MB: it is in the repository and in the image."""
     assert 1_000_000 < MODEL.stat().st_size <= 8_000_000
 
 
 def test_metadata(model: Any) -> None:
-    """The file says what it is, whose license it has, how a chat is written and where an answer ends."""
+    """The file has its name, its licence, the chat format and the end token."""
     said = model.metadata
     assert said["general.architecture"] == "llama"
     assert said["general.name"] == "Rill starter"
@@ -51,10 +51,10 @@ def test_tokenizer_equals_llama_cpp() -> None:
     assert parity.mismatches(MODEL, 1500) == []
 
 
-# Below what the card's whole table says: twelve are few, and another processor's last bits decide some of them.
+# Below the model card's figures: twelve are few, and some depend on another processor's last bits.
 @pytest.mark.parametrize(("skill", "least"), [("story", 9), ("count", 7), ("rill", 8), ("beyond", 8)])
 def test_skills_on_held_out_prompts(model: Any, skill: str, least: int) -> None:
-    """Of twelve held-out prompts a skill at least `least` are answered right, and eleven end by themselves."""
+    """Of twelve held-out prompts per skill at least `least` are answered correctly, and eleven end by themselves."""
     answers = [(one, *evaluate.ask(model, one.prompt)) for one in held(skill, 12)]
     assert sum(ended for _, _, ended in answers) >= 11
     wrong = [(one.prompt, answer) for one, answer, _ in answers if not one.right(answer)]
@@ -79,21 +79,21 @@ def test_skills_on_held_out_prompts(model: Any, skill: str, least: int) -> None:
         ("What is 17 * 23?", "tiny starter model"),
     ],
 )
-def test_what_people_try_first(model: Any, prompt: str, words: str) -> None:
-    """The prompts that everybody tries are answered, in whatever case and punctuation."""
+def test_common_first_prompts(model: Any, prompt: str, words: str) -> None:
+    """The prompts that users try first are answered, in any case and punctuation."""
     answer, ended = evaluate.ask(model, prompt)
     assert ended
     assert words.lower() in answer.lower()
 
 
 @pytest.mark.parametrize("system", ["You are a helpful assistant.", "Be brief. You speak like a pirate."])
-def test_any_system_prompt(model: Any, system: str) -> None:
-    """A system prompt does not keep the model from its skills."""
+def test_skills_survive_a_system_prompt(model: Any, system: str) -> None:
+    """A system prompt does not disable the model's skills."""
     assert evaluate.ask(model, "Count from 4 to 8", system) == ("4, 5, 6, 7, 8.", True)
 
 
 def test_second_turn(model: Any) -> None:
-    """A chat goes on: the second question is answered, not the first one again."""
+    """In a second turn the second question is answered, not the first one again."""
     messages = [
         {"role": "user", "content": "Tell me a story about a fox"},
         {"role": "assistant", "content": "Once there was a fox by the lake. The fox was happy."},
@@ -103,7 +103,7 @@ def test_second_turn(model: Any) -> None:
     assert reply["choices"][0]["message"]["content"] == "3, 4, 5, 6, 7, 8, 9."
 
 
-def test_plain_text_goes_on(model: Any) -> None:
+def test_plain_text_is_continued(model: Any) -> None:
     """Without a chat template a text is continued, in words of the corpus, to an end."""
     reply = model.create_completion("Once upon a time there was a", temperature=0.0, max_tokens=200)
     text = reply["choices"][0]["text"]

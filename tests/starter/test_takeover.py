@@ -1,4 +1,4 @@
-"""Two real replicas with the starter and one Redis: the one that generates is killed, and the text is the same."""
+"""Two real replicas with the starter and one Redis: the replica that generates is killed, and the text is the same."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.running import Service, running
 pytestmark = pytest.mark.e2e
 
 N_STREAMS = 16
-# None has ended when all have begun, however fast the engine is beside its readers.
+# None has ended when all have begun, however fast the engine is compared with its readers.
 ASKED = {"prompt": "Tell me a story about a fox", "max_tokens": 800, "ignore_eos": True}
 
 
 async def read_until_cut(response: aiohttp.ClientResponse, begun: asyncio.Event) -> bytes:
-    """All that comes until the connection ends; `begun` is set when some of the text has."""
+    """All bytes until the connection ends; `begun` is set when the first text has arrived."""
     raw = b""
     with suppress(aiohttp.ClientError):
         async for chunk in response.content.iter_any():
@@ -32,14 +32,14 @@ async def read_until_cut(response: aiohttp.ClientResponse, begun: asyncio.Event)
 
 
 async def resumed(replica: Service, last: Event) -> list[Event]:
-    """What follows: from this replica, as soon as it knows the stream."""
+    """The remaining events from this replica, as soon as it has adopted the stream."""
     async with replica.client.get("/stream", headers={"Last-Event-ID": last.id}) as response:
         return parse(await response.read())
 
 
 async def test_the_text_survives_its_replica(redis: RedisServer) -> None:
-    """Sixteen seeded streams: their replica is killed in the middle; what was read there, joined to what the other one
-    gives, is the text of the same request undisturbed, with every number once."""
+    """Sixteen seeded streams: their replica is killed midway; what was read there and what the other replica sends,
+    joined, is the text of the same request undisturbed, with every number once."""
     settings = {"redis_url": redis.url, "kv_type": "bf16", "n_threads": "1", **LIMITS}
     async with running(**settings) as one, running(**settings) as two:
         orders = [{**ASKED, "seed": seed} for seed in range(N_STREAMS)]

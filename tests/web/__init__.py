@@ -1,1 +1,1 @@
-"""The page, alone: real Chromium against a scripted service, no model and no engine."""
+"""The page alone: real Chromium against a scripted service, no model and no engine."""

@@ -30,7 +30,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-# What Chromium itself says of a connection that a test refused or cut; anything else on the console is a fault.
+# Chromium's messages about a connection that a test refused or cut; anything else on the console is a fault.
 EXPECTED = ("Failed to load resource", "net::ERR_")
 
 expect.set_options(timeout=1000 * PATIENCE_S)
@@ -57,7 +57,7 @@ async def service() -> AsyncIterator[Service]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, service: Service) -> AsyncIterator[Page]:
-    """The page, loaded; whatever its console complains of fails the test."""
+    """The page, loaded; any console error fails the test."""
     async with await browser.new_context(viewport={"width": 1100, "height": 800}) as context:
         context.set_default_timeout(1000 * PATIENCE_S)
         page = await context.new_page()
@@ -71,7 +71,7 @@ async def page(browser: Browser, service: Service) -> AsyncIterator[Page]:
 
 @pytest.fixture
 def shots() -> Path | None:
-    """Where to leave screenshots: $SHOTS, or nowhere."""
+    """The directory for screenshots: $SHOTS, or none."""
     folder = os.environ.get("SHOTS")
     if not folder:
         return None

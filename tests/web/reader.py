@@ -1,4 +1,4 @@
-"""What a reader does on the page, as often as tests do it."""
+"""Common actions of a reader on the page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 
 async def load(page: Page, url: str | None = None) -> None:
-    """Loads the page (None: the one that is there, anew), and again if a network interface came or went meanwhile, as
-    one does with every container on this machine: Chromium then drops what it is loading, loopback or not."""
+    """Loads the page (None: reloads it), and again if a network interface came or went meanwhile, as happens with every
+    container on this machine: Chromium then aborts its loads, loopback or not."""
     dropped: list[str] = []
 
     def drop(request: Request) -> None:
@@ -34,12 +34,12 @@ async def ask(page: Page, prompt: str = "Tell me a story") -> None:
 
 
 async def options(page: Page) -> None:
-    """Opens the drawer, which the page opens by itself where a key is asked for."""
+    """Opens the drawer, which the page opens by itself where a key is required."""
     await page.locator("details").evaluate("(drawer) => { drawer.open = true; }")
 
 
 async def passing(page: Page, awaited: Awaitable[T]) -> T:
-    """The page's time, which the test has taken over, passes quickly until this has come."""
+    """Advances the page's time, which the test controls, quickly until `awaited` is done."""
     coming = asyncio.ensure_future(awaited)
     while not coming.done():
         await page.clock.fast_forward(250)

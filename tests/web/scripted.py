@@ -1,4 +1,4 @@
-"""A service whose every event the test sends by hand. It speaks the wire of a Rill stream and serves the real page."""
+"""A service whose events the test sends by hand. It has the format of a Rill stream and serves the real page."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 WEB = Path(__file__).parents[2] / "service" / "web"
 
-# The page must live with this policy: it is what makes text from a model harmless even if a line of the page is wrong.
+# The page must work with this policy: it makes a model's text harmless even if a line of the page is wrong.
 POLICY = "default-src 'self'"
 
 
 class Connection:
-    """One reader's request: the test refuses it or opens it, then writes events to it until it finishes or cuts it."""
+    """One reader's request: the test refuses or opens it, then writes events to it until it finishes or cuts it."""
 
     def __init__(self, request: web.Request, asked: dict[str, Any], stream: str, numbers: Counter[str]) -> None:
         self.asked = asked  # a POST's body, a GET's query
@@ -38,13 +38,13 @@ class Connection:
         self._numbers = numbers
 
     async def open(self) -> None:
-        """The headers, and a wait before reconnections that a test can afford, inside the first block."""
+        """Sends the headers, and in the first block a short reconnection time."""
         if not self.response.prepared:
             await self.response.prepare(self._request)
             await self.response.write(b"retry: 50\n")
 
     async def send(self, event: str, data: object, *, number: int | None = None) -> str:
-        """One event, as compact as the service writes it; returns its id. Without a number: the stream's next."""
+        """Sends one event, as compact as the service's; returns its id. Without a number it is the stream's next."""
         await self.open()
         if number is None:
             number = self._numbers[self.stream]
@@ -71,29 +71,29 @@ class Connection:
         self.finished.set()
 
     def refuse(self, status: int, *, body: str = "{}", retry_after: str | None = None) -> None:
-        """Another answer than a stream."""
+        """Answers without a stream."""
         headers = {"Retry-After": retry_after} if retry_after else None
         self.response = web.Response(status=status, text=body, content_type="application/json", headers=headers)
         self.finished.set()
 
     def cut(self) -> None:
-        """The network goes: no end of the chunked body, just a closed socket."""
-        if self._request.transport is not None:  # or the browser was faster
+        """The network fails: no end of the chunked body, only a closed socket."""
+        if self._request.transport is not None:  # otherwise the browser was faster
             self._request.transport.abort()
         self.finished.set()
 
 
 class Service:
-    """The routes that the page uses; `connected` and `deleted` are what the test waits on."""
+    """The routes that the page uses; the test waits on `connected` and `deleted`."""
 
     def __init__(self) -> None:
         self.connected: asyncio.Queue[Connection] = asyncio.Queue()
         self.deleted: asyncio.Queue[str] = asyncio.Queue()
         self.generations: list[str] = []  # the keys of the requests that started one, in order
         self.url = ""  # set once it listens
-        self.addresses: list[str] = []  # of every request, as a log on the way would have them
-        self.api_key = ""  # asked for as a Bearer token, if set
-        self.loaded = True  # or /v1/models is answered 503
+        self.addresses: list[str] = []  # of every request, as an access log would have them
+        self.api_key = ""  # required as a Bearer token, if set
+        self.loaded = True  # otherwise /v1/models answers 503
         self._numbers: Counter[str] = Counter()
         self._reading: set[Connection] = set()
         self._runner: web.AppRunner | None = None
@@ -111,7 +111,8 @@ class Service:
             return await self.connected.get()
 
     async def listen(self) -> None:
-        """On a free port, later on the same one. A handler is cancelled when its browser leaves, as in the service."""
+        """Listens on a free port, later on the same one. A handler is cancelled when its browser leaves, as in the
+        service."""
         self._runner = web.AppRunner(self.app, handler_cancellation=True, shutdown_timeout=0)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
@@ -119,9 +120,9 @@ class Service:
         self.url = f"http://127.0.0.1:{self._port}/"
 
     async def leave(self) -> None:
-        """It is away: its connections break, and new ones are refused."""
+        """Becomes unreachable: its connections break, and new ones are refused."""
         assert self._runner is not None
-        for connection in self._reading:  # which aiohttp would wait for
+        for connection in self._reading:  # otherwise aiohttp would wait for them
             connection.cut()
         await self._runner.cleanup()
 
@@ -144,7 +145,7 @@ class Service:
         return web.json_response({"object": "list", "data": [{"id": "starter-q8_0", "object": "model"}]})
 
     async def _start(self, request: web.Request) -> web.StreamResponse:
-        """A request whose key is new starts a stream, any other one attaches to the stream that its key started."""
+        """A request with a new key starts a stream, any other one attaches to its key's stream."""
         asked = await request.json()
         key = asked["key"]
         if key not in self.generations:

@@ -1,4 +1,4 @@
-"""One generation on the page, from the prompt to its end, on a connection that holds."""
+"""One generation on the page, from the prompt to its end, on a stable connection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_text_arrives_before_the_end(page: Page, service: Service) -> None
 
 
 async def test_each_status_is_shown(page: Page, service: Service) -> None:
-    """Waiting is told as it changes: the place in the queue, the prompt's progress, then the answer."""
+    """Waiting is shown as it changes: the place in the queue, the prompt's progress, then the answer."""
     status, announced = page.locator("#status"), page.get_by_role("status")
     progress = page.get_by_role("progressbar")
     await ask(page)
@@ -64,7 +64,7 @@ async def test_markup_is_shown_literally(page: Page, service: Service) -> None:
 
 
 async def test_the_request_carries_what_the_form_says(page: Page, service: Service) -> None:
-    """Prompt, reading speed, length and temperature reach the service; what is left blank is left out."""
+    """Prompt, reading speed, length and temperature reach the service; empty fields are left out."""
     await page.get_by_label("Off").check()
     await ask(page, "Count & name: 1+1=2?\nJa, ü 100 %")
     first = await service.next()
@@ -83,7 +83,7 @@ async def test_the_request_carries_what_the_form_says(page: Page, service: Servi
 
 
 async def test_a_new_answer_replaces_the_last(page: Page, service: Service) -> None:
-    """The second exchange starts from an empty page: no text, error or figure of the first is left."""
+    """The second exchange starts from an empty page: no text, error or figure of the first remains."""
     await ask(page)
     first = await service.next()
     await first.text("the old answer")
@@ -97,7 +97,7 @@ async def test_a_new_answer_replaces_the_last(page: Page, service: Service) -> N
 
 
 async def test_stop_cancels_the_stream(page: Page, service: Service) -> None:
-    """Stop deletes the stream by the id of its events, keeps the text, and lets go of the connection."""
+    """Stop deletes the stream by the id in its events, keeps the text, and closes the connection."""
     await ask(page)
     stream = await service.next()
     await stream.text("Once upon")
@@ -136,7 +136,7 @@ async def test_figures_are_measured_and_then_counted(page: Page, service: Servic
 
 
 async def test_an_answer_at_its_limit_says_so(page: Page, service: Service) -> None:
-    """A reader can tell an answer that ended by itself from one that ran out of tokens."""
+    """An answer that ended by itself is distinguishable from one that reached the token limit."""
     await ask(page)
     stream = await service.next()
     await stream.text("1, 2, 3,")
@@ -145,7 +145,7 @@ async def test_an_answer_at_its_limit_says_so(page: Page, service: Service) -> N
 
 
 async def test_enter_sends_and_shift_enter_does_not(page: Page, service: Service) -> None:
-    """Shift+Enter makes a line, Enter sends; nothing is sent for blanks or while an answer runs."""
+    """Shift+Enter inserts a line break, Enter sends; nothing is sent for a blank prompt or during an answer."""
     prompt = page.get_by_role("textbox", name="Prompt")
     await prompt.press_sequentially("  ")
     await prompt.press("Enter")
@@ -161,7 +161,7 @@ async def test_enter_sends_and_shift_enter_does_not(page: Page, service: Service
     assert len(service.generations) == 1
 
 
-async def test_an_example_is_asked_at_a_click(page: Page, service: Service) -> None:
+async def test_an_example_is_sent_at_a_click(page: Page, service: Service) -> None:
     """The examples fill the prompt and send it."""
     await page.get_by_role("button", name="Count from 1 to 20").click()
     stream = await service.next()

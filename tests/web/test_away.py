@@ -1,4 +1,4 @@
-"""A service that stays away: how long the page tries, what it says then, and that Retry loses and repeats nothing."""
+"""A service that stays unreachable: how long the page tries, what it says, and that Retry loses or repeats nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOWN = '{"error": {"message": "The service is down.", "code": "down"}}'
 
 @pytest_asyncio.fixture(loop_scope="session", autouse=True)
 async def clock(page: Page, service: Service) -> None:
-    """The page's time is the test's: nobody waits for what takes a minute."""
+    """The test controls the page's time: waits of a minute pass at once."""
     await page.clock.install()
     await load(page, service.url)
     await expect(page.locator("#model")).to_have_text("starter-q8_0")
@@ -32,7 +32,7 @@ async def status(page: Page, text: str) -> None:
 
 @asynccontextmanager
 async def given_up(page: Page) -> AsyncIterator[None]:
-    """What is done in here makes the page try in vain, for 45 s of its time at least, and then say so."""
+    """Within this context the page tries in vain, for at least 45 s of its time, and then says so."""
     since = await page.evaluate("() => performance.now()")
     yield
     await status(page, "Reconnecting…")
@@ -40,8 +40,8 @@ async def given_up(page: Page) -> AsyncIterator[None]:
     assert await page.evaluate("() => performance.now()") - since >= 45_000
 
 
-async def test_an_answer_that_broke_off_goes_on_by_retry(page: Page, service: Service) -> None:
-    """The page stops trying, says so, keeps the text, and Retry goes on with the same stream at the next event."""
+async def test_retry_continues_an_interrupted_answer(page: Page, service: Service) -> None:
+    """The page stops trying, says so, keeps the text, and Retry continues the same stream at the next event."""
     await ask(page)
     first = await service.next()
     await first.text("Once", " upon")
@@ -67,7 +67,8 @@ async def test_an_answer_that_broke_off_goes_on_by_retry(page: Page, service: Se
 
 
 async def test_a_service_that_is_away_before_the_prompt_is_sent(page: Page, service: Service) -> None:
-    """The same bound and another sentence, for nothing was accepted: Retry sends the same prompt, and it is new."""
+    """The time limit is the same and the message another, as nothing was accepted: Retry sends the same prompt, as a
+    new request."""
     await service.leave()
     async with given_up(page):
         await ask(page, "Hello")
@@ -82,8 +83,8 @@ async def test_a_service_that_is_away_before_the_prompt_is_sent(page: Page, serv
     await expect(page.locator("#answer")).to_have_text("Hi")
 
 
-async def test_one_that_comes_back_in_time(page: Page, service: Service) -> None:
-    """A short absence asks nothing of the reader: the request goes through at a later try."""
+async def test_a_service_that_returns_in_time(page: Page, service: Service) -> None:
+    """A short absence requires nothing of the reader: a later try succeeds."""
     await service.leave()
     await ask(page, "Hello")
     await status(page, "Reconnecting…")
@@ -93,8 +94,9 @@ async def test_one_that_comes_back_in_time(page: Page, service: Service) -> None
     await expect(page.locator("#answer")).to_have_text("Hi")
 
 
-async def test_a_request_whose_answer_was_lost_is_not_run_twice(page: Page, service: Service) -> None:
-    """Whether a request was accepted is not known when its connection breaks at once: its key makes a repeat attach."""
+async def test_a_request_with_a_lost_answer_is_not_run_twice(page: Page, service: Service) -> None:
+    """When a connection breaks at once it is unknown whether the request was accepted: its key makes a repeat
+    attach."""
     await ask(page, "Hello")
     first = await service.next()
     first.cut()  # accepted, and the answer's headers never came
@@ -106,8 +108,8 @@ async def test_a_request_whose_answer_was_lost_is_not_run_twice(page: Page, serv
 
 
 @pytest.mark.parametrize("code", [502, 504])
-async def test_a_proxy_whose_service_is_away(page: Page, service: Service, code: int) -> None:
-    """A proxy's 502 or 504 is an absence like any other; when it lasts, its words are shown."""
+async def test_a_proxy_of_an_unreachable_service(page: Page, service: Service, code: int) -> None:
+    """A proxy's 502 or 504 counts as an absence; when it lasts, its message is shown."""
     await ask(page)
     (await service.next()).refuse(code, body=DOWN)
 
@@ -119,8 +121,8 @@ async def test_a_proxy_whose_service_is_away(page: Page, service: Service, code:
     await expect(page.get_by_role("button", name="Retry")).to_be_visible()
 
 
-async def test_come_back_later_is_an_absence_too(page: Page, service: Service) -> None:
-    """An empty 200, which tells an EventSource to come back, does not make the page try for ever."""
+async def test_an_empty_200_counts_as_an_absence(page: Page, service: Service) -> None:
+    """An empty 200, which tells an EventSource to reconnect, does not make the page try for ever."""
     await ask(page)
     first = await service.next()
     await first.text("Once")
@@ -136,7 +138,7 @@ async def test_come_back_later_is_an_absence_too(page: Page, service: Service) -
 
 
 async def test_a_service_that_loads_after_its_absence(page: Page, service: Service) -> None:
-    """A 503 right after a restart is a part of the absence, and so is any on the way back to a stream."""
+    """A 503 right after a restart is part of the absence, also while resuming a stream."""
     await service.leave()
     await ask(page)
     await status(page, "Reconnecting…")
@@ -153,7 +155,8 @@ async def test_a_service_that_loads_after_its_absence(page: Page, service: Servi
 
 
 async def test_a_connection_that_only_seems_open(page: Page, service: Service) -> None:
-    """One that brings nothing, not even heartbeats, for a minute is given up for another, and nothing is lost."""
+    """A connection that brings nothing, not even heartbeats, for a minute is replaced by another, and nothing is
+    lost."""
     await ask(page)
     first = await service.next()
     await first.text("Once")
@@ -165,7 +168,7 @@ async def test_a_connection_that_only_seems_open(page: Page, service: Service) -
 
 
 async def test_retry_is_not_offered_again_while_it_is_tried(page: Page, service: Service) -> None:
-    """A retry is bounded as the first try was, and a new prompt takes the place of both."""
+    """A retry has the same time limit as the first try, and a new prompt replaces both."""
     await service.leave()
     async with given_up(page):
         await ask(page)
@@ -180,7 +183,7 @@ async def test_retry_is_not_offered_again_while_it_is_tried(page: Page, service:
 
 
 async def _always(page: Page, service: Service, answer: Callable[[Connection], Awaitable[None]]) -> None:
-    """Every try is answered so until the page gives up."""
+    """Answers every try this way until the page gives up."""
     failed = asyncio.ensure_future(status(page, "Failed"))
     while not failed.done():
         if service.connected.empty():

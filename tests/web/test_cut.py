@@ -1,4 +1,4 @@
-"""What a broken connection does to the text on the page: nothing. Its end is not the end of the stream."""
+"""A broken connection does not change the text on the page. Its end is not the end of the stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_a_cut_loses_and_repeats_nothing(page: Page, service: Service) -> None:
-    """The page comes back with the id of the last event it took, and the text goes on from there."""
+    """The page reconnects with the id of the last event it took, and the text continues from there."""
     await ask(page)
     first = await service.next()
     await first.text("Once", " upon")
@@ -32,8 +32,8 @@ async def test_a_cut_loses_and_repeats_nothing(page: Page, service: Service) -> 
     assert [first.key] == service.generations
 
 
-async def test_an_event_cut_in_half_is_taken_whole_later(page: Page, service: Service) -> None:
-    """Half an event is no event: its text is shown once, from the connection that brings all of it."""
+async def test_an_event_cut_in_half_is_read_again(page: Page, service: Service) -> None:
+    """Half an event is not an event: its text is shown once, from the connection that brings all of it."""
     await ask(page)
     first = await service.next()
     await first.text("Once")
@@ -47,7 +47,7 @@ async def test_an_event_cut_in_half_is_taken_whole_later(page: Page, service: Se
 
 
 async def test_a_status_outlives_a_cut(page: Page, service: Service) -> None:
-    """A connection that comes back and stays silent shows again what it waited for."""
+    """A connection that resumes and stays silent shows again what it was waiting for."""
     await ask(page)
     first = await service.next()
     await first.status("queued", position=2)
@@ -60,7 +60,7 @@ async def test_a_status_outlives_a_cut(page: Page, service: Service) -> None:
 
 
 async def test_a_replay_is_not_shown_twice(page: Page, service: Service) -> None:
-    """A service that resumes too early repeats events; the page counts ids and repeats no text."""
+    """If a service resumes too early and repeats events, the page counts ids and repeats no text."""
     await ask(page)
     first = await service.next()
     await first.text("1,", " 2,")
@@ -73,7 +73,7 @@ async def test_a_replay_is_not_shown_twice(page: Page, service: Service) -> None
 
 
 async def test_another_stream_is_never_mixed_in(page: Page, service: Service) -> None:
-    """A connection that comes back with another stream's events ends in a failure; their text is not shown."""
+    """A connection that resumes with another stream's events ends in a failure; their text is not shown."""
     await ask(page)
     first = await service.next()
     await first.text("mine")
@@ -88,7 +88,7 @@ async def test_another_stream_is_never_mixed_in(page: Page, service: Service) ->
 
 
 async def test_a_refused_reconnection_is_tried_again(page: Page, service: Service) -> None:
-    """A 502 on the way back is not the end: the page tries again and resumes."""
+    """A 502 during a reconnection is not the end: the page tries again and resumes."""
     await ask(page)
     first = await service.next()
     await first.text("Once")
@@ -120,7 +120,7 @@ async def test_a_finished_stream_is_left_alone(page: Page, service: Service) -> 
 
 
 async def test_nothing_more_to_read(page: Page, service: Service) -> None:
-    """A resume that is answered 204 is behind the stream's end: there is nothing to try again."""
+    """A resume that is answered 204 is past the stream's end: there is nothing to try again."""
     await ask(page)
     first = await service.next()
     await first.text("all of it")
@@ -132,7 +132,7 @@ async def test_nothing_more_to_read(page: Page, service: Service) -> None:
 
 
 async def test_stop_while_reconnecting(page: Page, service: Service) -> None:
-    """Stop works in a pause too: the stream is cancelled by its id and no further connection is tried."""
+    """Stop works while reconnecting, too: the stream is cancelled by its id and no further connection is tried."""
     await ask(page)
     first = await service.next()
     await first.text("Once")

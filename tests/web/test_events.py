@@ -1,4 +1,4 @@
-"""The parser of Server-Sent Events, from text handed in: Chromium is only the interpreter it runs in."""
+"""The parser of Server-Sent Events, from given text: Chromium is only the interpreter it runs in."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ BYTES = """async (chunks) => {
             ["da", "ta: x\n", "\ndata: y\n", "\n"], [["", "message", "x"], ["", "message", "y"]], None, id="cut up"
         ),
         pytest.param(["retry: 2029\nid: a.0\ndata: 1\n\n"], [["a.0", "message", "1"]], 2029, id="with its retry"),
-        pytest.param(["retry: 1500\n\n"], [], 1500, id="nothing but come back later"),
-        pytest.param([": hb\n", "data: 1\n\n"], [["", "message", "1"]], None, id="a heartbeat is no event"),
+        pytest.param(["retry: 1500\n\n"], [], 1500, id="nothing but a retry time"),
+        pytest.param([": hb\n", "data: 1\n\n"], [["", "message", "1"]], None, id="a heartbeat is not an event"),
         pytest.param(["event: done\n\ndata: 1\n\n"], [["", "message", "1"]], None, id="no data, no event"),
-        pytest.param(["data: half an ev"], [], None, id="nor is half of one"),
-        pytest.param(["data:  a: b\ndata:c\n\n"], [["", "message", " a: b\nc"]], None, id="one space and one colon go"),
+        pytest.param(["data: half an ev"], [], None, id="half an event is not an event"),
+        pytest.param(["data:  a: b\ndata:c\n\n"], [["", "message", " a: b\nc"]], None, id="one space, one colon"),
     ],
 )
 async def test_events(page: Page, pieces: list[str], events: list[list[str]], retry_ms: int | None) -> None:
-    """Text in any pieces makes the events that WHATWG HTML 9.2 makes of it, where lines end in LF."""
+    """Text cut into any pieces gives the events that WHATWG HTML 9.2 defines, where lines end in LF."""
     assert [events, retry_ms] == await page.evaluate(PARSER, pieces)
 
 
 async def test_a_character_cut_in_half_is_whole(page: Page) -> None:
-    """A character whose bytes come in two chunks is that character, and a connection that breaks is only an end."""
+    """A character whose bytes arrive in two chunks is that character, and a broken connection is only an end."""
     fox = list("🦊".encode())
     assert "".join(await page.evaluate(BYTES, [fox[:2], fox[2:]])) == "🦊"

@@ -1,4 +1,4 @@
-"""A service that asks for an API key: where the key is entered, where it goes, and where it never is."""
+"""A service that requires an API key: where the key is entered, where it is sent, and where it never is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def locked(service: Service) -> Service:
 
 
 async def test_without_a_key_the_field_appears(page: Page, locked: Service) -> None:
-    """A 401 brings the field, in plain words and with the focus; Enter in it sends the same request again."""
+    """A 401 shows the field, with an explanation and the focus; Enter in it sends the same request again."""
     await ask(page, "Hello")
     await expect(page.get_by_role("alert")).to_contain_text("This service asks for an API key")
     await expect(page.get_by_role("alert")).to_contain_text("invalid_api_key")
@@ -47,15 +47,15 @@ async def test_without_a_key_the_field_appears(page: Page, locked: Service) -> N
 
 
 async def test_a_visitor_is_shown_the_field_at_once(page: Page, locked: Service) -> None:
-    """Where a key is asked for its field is in sight before anything was sent, and the prompt keeps the focus."""
+    """Where a key is required its field is visible before anything is sent, and the prompt keeps the focus."""
     await load(page)
     await expect(field(page)).to_be_visible()
     await expect(page.get_by_role("textbox", name="Prompt")).to_be_focused()
     await expect(page.get_by_role("alert")).to_be_hidden()
 
 
-async def test_a_wrong_key_is_told_from_none(page: Page, locked: Service) -> None:
-    """Who mistypes the key reads that, has it selected to be typed anew, and goes on by Retry."""
+async def test_a_wrong_key_is_distinguished_from_a_missing_one(page: Page, locked: Service) -> None:
+    """After a mistyped key the page says so, selects it to be typed again, and continues by Retry."""
     await options(page)
     await field(page).fill("sk-wrong")
     await ask(page)
@@ -69,7 +69,7 @@ async def test_a_wrong_key_is_told_from_none(page: Page, locked: Service) -> Non
 
 
 async def test_the_key_is_in_the_tab_alone(page: Page, locked: Service) -> None:
-    """It outlives a reload, no other tab has it, and no address or lasting storage ever holds any of it."""
+    """It survives a reload, no other tab has it, and it is never in an address or in lasting storage."""
     await options(page)
     await field(page).fill(KEY)
     await ask(page)
@@ -95,7 +95,7 @@ async def test_a_form_sent_without_script_has_no_key(page: Page, locked: Service
 
 
 async def test_resume_and_stop_carry_the_key(page: Page, locked: Service) -> None:
-    """A service that asks for the key on every route is resumed after a cut, and told of Stop."""
+    """If every route requires the key, it is sent to resume after a cut and with Stop."""
     await options(page)
     await field(page).fill(f" {KEY} ")
     await ask(page)
@@ -112,7 +112,8 @@ async def test_resume_and_stop_carry_the_key(page: Page, locked: Service) -> Non
 
 
 async def test_a_key_that_is_changed_under_way(page: Page, locked: Service) -> None:
-    """A resume that is answered 401 asks for the key, and with it the same answer goes on where it broke off."""
+    """A resume that is answered 401 asks for the key, and with it the same answer continues where it was
+    interrupted."""
     await options(page)
     await field(page).fill(KEY)
     await ask(page)
@@ -133,7 +134,7 @@ async def test_a_key_that_is_changed_under_way(page: Page, locked: Service) -> N
 
 
 async def test_another_prompt_after_a_refusal_is_a_new_request(page: Page, locked: Service) -> None:
-    """Who changes the prompt beside the key is answered that prompt."""
+    """A reader that changes the prompt together with the key gets an answer to that prompt."""
     await ask(page, "old")
     await expect(field(page)).to_be_focused()
     await page.keyboard.type(KEY)
@@ -142,7 +143,7 @@ async def test_another_prompt_after_a_refusal_is_a_new_request(page: Page, locke
 
 
 async def test_a_key_of_any_characters(page: Page, service: Service) -> None:
-    """A key that is not ASCII goes as its UTF-8, as the service reads it."""
+    """A key that is not ASCII is sent as UTF-8, as the service decodes it."""
     service.api_key = "ключ-🦊"
     await options(page)
     await field(page).fill("ключ-🦊")

@@ -1,4 +1,4 @@
-"""How the page looks and is reached: phones, dark mode, keyboards, long answers."""
+"""The page's layout and accessibility: phones, dark mode, keyboards, long answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STORY = (
     "across the spring.\n\nThe fox pulled and pulled. At last the branch came free, and the water sang again."
 )
 
-# WCAG 2.2's formula, on what the browser computed; text of 16 px needs 4.5.
+# WCAG 2.2's formula, on the browser's computed colours; text of 16 px needs 4.5.
 CONTRAST = """(element) => {
   const light = (colour) => {
     const [r, g, b] = colour.match(/[\\d.]+/g).map(Number)
@@ -35,7 +35,7 @@ CONTRAST = """(element) => {
   return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
 }"""
 
-# Which of the visible controls lie on one another.
+# The visible controls that overlap each other.
 OVERLAPS = """(controls) => {
   const boxes = controls.filter((control) => control.checkVisibility())
     .map((control) => [control.textContent, control.getBoundingClientRect()]);
@@ -63,7 +63,7 @@ async def looking(browser: Browser, service: Service, scheme: str, width: int) -
 
 
 async def fits(page: Page, width: int) -> None:
-    """Nothing sticks out or lies on another, and all text has WCAG's contrast."""
+    """Nothing overflows or overlaps, and all text has WCAG's contrast."""
     assert width >= await page.evaluate("() => document.documentElement.scrollWidth")
     assert await page.locator("button, summary, legend, .switch label, .more label").evaluate_all(OVERLAPS) == []
     for element in await page.locator("p, dt, dd, summary, legend, span, button, code, label").all():
@@ -97,10 +97,10 @@ async def test_light_and_dark_on_a_phone_and_a_desk(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1100])
-async def test_what_asks_something_of_the_reader_fits_too(
+async def test_states_that_need_the_reader_fit_too(
     browser: Browser, service: Service, shots: Path | None, scheme: str, width: int
 ) -> None:
-    """So do the field for a key that is asked for, a connection that is lost, and a stream that is gone."""
+    """So do the key field, a lost connection, and a lost stream."""
     service.api_key = "sk-secret"
     async with looking(browser, service, scheme, width) as page:
         await expect(page.get_by_label("API key")).to_be_visible()
@@ -139,13 +139,13 @@ async def shoot(page: Page, folder: Path | None, name: str) -> None:
 
 
 async def test_no_field_makes_a_phone_zoom(page: Page, service: Service) -> None:
-    """Phones zoom into a focused field of less than 16 px; none is."""
+    """Phones zoom into a focused field of less than 16 px; none is smaller."""
     sizes = "(fields) => fields.map((field) => parseFloat(getComputedStyle(field).fontSize))"
     assert min(await page.locator("textarea, input").evaluate_all(sizes)) >= 16
 
 
 async def test_the_page_follows_the_text_only_for_a_reader_at_its_end(page: Page, service: Service) -> None:
-    """New text scrolls the page for a reader at the end of it, and leaves one who scrolled up in peace."""
+    """New text scrolls the page if the reader is at its end, and not if the reader has scrolled up."""
     at_end = "() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2"
     await ask(page)
     stream = await service.next()
@@ -161,7 +161,7 @@ async def test_the_page_follows_the_text_only_for_a_reader_at_its_end(page: Page
 
 
 async def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
-    """A reader without a mouse starts in the prompt, reaches Send and Stop, and never loses the focus."""
+    """Without a mouse a reader starts in the prompt, reaches Send and Stop, and never loses the focus."""
     await expect(page.get_by_role("textbox", name="Prompt")).to_be_focused()
     await page.keyboard.type("Hello")
     await page.keyboard.press("Tab")
@@ -179,14 +179,14 @@ async def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
 
 
 async def test_the_reading_speed_is_kept(page: Page, service: Service) -> None:
-    """The reading speed belongs to the reader: it is the same after a reload."""
+    """The reading speed is the reader's setting: it is the same after a reload."""
     await page.get_by_label("Relaxed").check()
     await load(page)
     await expect(page.get_by_label("Relaxed")).to_be_checked()
 
 
 async def test_a_visitor_before_the_model(page: Page, service: Service) -> None:
-    """Who comes while the model loads sees its name as soon as there is one."""
+    """A visitor that arrives while the model loads sees its name as soon as it is known."""
     service.loaded = False
     async with page.expect_response(lambda response: response.status == 503):
         await load(page)
@@ -195,7 +195,7 @@ async def test_a_visitor_before_the_model(page: Page, service: Service) -> None:
     await expect(page.locator("#model")).to_have_text("starter-q8_0")
 
 
-async def test_motion_stops_for_those_who_ask(page: Page, service: Service) -> None:
+async def test_reduced_motion_is_respected(page: Page, service: Service) -> None:
     """With reduced motion nothing on the page moves but the text."""
     await page.emulate_media(reduced_motion="reduce")
     await ask(page)
@@ -207,7 +207,7 @@ async def test_motion_stops_for_those_who_ask(page: Page, service: Service) -> N
 
 
 async def test_a_flood_of_tokens_is_shown_whole(page: Page, service: Service) -> None:
-    """Five thousand deltas as fast as they come are all there, in order, at the end."""
+    """Five thousand deltas at full speed are all shown at the end, in order."""
     await ask(page)
     stream = await service.next()
     await stream.text(*(f"{n} " for n in range(5000)))

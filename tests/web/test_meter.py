@@ -1,4 +1,4 @@
-"""The figures, from times handed in: the module is pure, and Chromium is only the interpreter it runs in."""
+"""The figures, from given times: the module is pure, and Chromium is only the interpreter it runs in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from playwright.async_api import Page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
-# Deltas at the given times after a start at 1,000 ms, then the three figures; the live one as seen at `now`.
+# Deltas at the given times after a start at 1,000 ms, then the three figures; the live rate as of `now`.
 METER = """async ({deltas, now, tokens, before}) => {
   const { Meter } = await import("/web/meter.js");
   const meter = new Meter(1000, ...before);
@@ -28,7 +28,7 @@ METER = """async ({deltas, now, tokens, before}) => {
     ],
 )
 async def test_figures(page: Page, deltas: list[int], now: int, tokens: int, expected: list[float | None]) -> None:
-    """First token in seconds, rate over the last three seconds, rate over the whole; none from too little."""
+    """Seconds to first token, rate over the last three seconds, rate over the whole; none from too little data."""
     assert expected == await page.evaluate(METER, {"deltas": deltas, "now": now, "tokens": tokens, "before": []})
 
 
@@ -40,6 +40,6 @@ async def test_figures(page: Page, deltas: list[int], now: int, tokens: int, exp
     ],
 )
 async def test_figures_after_a_reload(page: Page, before: list[float | None], expected: list[float]) -> None:
-    """The first token stays when it was; rates are of what this page has seen, and counts of all that came."""
+    """The time to first token is kept; rates cover what this page has seen, counts all that was received."""
     asked = {"deltas": [1500, 1600, 1700, 1800, 1900], "now": 1900, "tokens": 25 if before[0] else 21, "before": before}
     assert expected == await page.evaluate(METER, asked)

@@ -1,4 +1,4 @@
-"""Every way in which the service says no, in words a reader understands."""
+"""Every refusal of the service, in words a reader understands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FULL = {"message": "The queue is full.", "type": "rate_limit_error", "code": "qu
 
 @pytest.mark.parametrize("data", [{"error": CRASH}, CRASH], ids=["nested", "flat"])
 async def test_a_failure_is_told_in_its_own_words(page: Page, service: Service, data: dict[str, object]) -> None:
-    """A failure event ends the stream: its message and code are shown below the text that had come."""
+    """A failure event ends the stream: its message and code are shown below the received text."""
     await ask(page)
     stream = await service.next()
     await stream.text("Once upon")
@@ -35,7 +35,7 @@ async def test_a_failure_is_told_in_its_own_words(page: Page, service: Service, 
 
 
 async def test_a_full_queue_says_when_to_come_back(page: Page, service: Service) -> None:
-    """The service's words, its wait, and a button that sends the same request: its key keeps it one generation."""
+    """The service's message, its wait, and a button that sends the same request: its key keeps it one generation."""
     await ask(page)
     refused = await service.next()
     refused.refuse(429, body=json.dumps({"error": FULL}), retry_after="7")
@@ -58,7 +58,7 @@ async def test_a_full_queue_says_when_to_come_back(page: Page, service: Service)
     [(429, "Too many requests at once from here."), (503, "The service is busy just now."), (418, "refused")],
 )
 async def test_a_refusal_that_is_not_the_services_own(page: Page, service: Service, status: int, words: str) -> None:
-    """A proxy's refusal is HTML without our error body: the page finds words for its status."""
+    """A proxy's refusal is HTML without our error body: the page has a message for its status."""
     await ask(page)
     (await service.next()).refuse(status, body="<html><h1>no</h1></html>")
     await expect(page.get_by_role("alert")).to_contain_text(words)
@@ -66,7 +66,7 @@ async def test_a_refusal_that_is_not_the_services_own(page: Page, service: Servi
 
 
 async def test_a_refusal_that_asking_again_cannot_change(page: Page, service: Service) -> None:
-    """What is wrong with the request itself is told, without a button that would only be refused again."""
+    """A fault of the request itself is shown without a button, as a retry would only be refused again."""
     error = {"message": "The prompt has 9000 tokens.", "code": "context_length_exceeded"}
     await ask(page)
     (await service.next()).refuse(400, body=json.dumps({"error": error}))
@@ -75,7 +75,7 @@ async def test_a_refusal_that_asking_again_cannot_change(page: Page, service: Se
 
 
 async def test_a_prompt_that_fits_no_address(page: Page, service: Service) -> None:
-    """A prompt goes as a body, however long, with all that the form says, and stands in no address."""
+    """A prompt is sent as a body, however long, with all fields of the form, and is in no address."""
     await page.get_by_text("Options").click()
     await page.get_by_label("Longest answer").fill("64")
     await page.get_by_label("Temperature").fill("0.5")
@@ -96,7 +96,7 @@ async def test_a_prompt_that_fits_no_address(page: Page, service: Service) -> No
 
 
 async def test_stop_before_the_first_event(page: Page, service: Service) -> None:
-    """A stream is known by its id at once: Stop cancels it before it has said anything."""
+    """A stream is known by its id at once: Stop cancels it before its first event."""
     await ask(page)
     stream = await service.next()
     await stream.open()
@@ -108,7 +108,7 @@ async def test_stop_before_the_first_event(page: Page, service: Service) -> None
 
 
 async def test_stop_before_the_stream_has_a_name(page: Page, service: Service) -> None:
-    """Stop while the request is on its way: what it makes is cancelled as soon as its id is known, and never read."""
+    """Stop while the request is on its way: its stream is cancelled as soon as its id is known, and never read."""
     await ask(page)
     stream = await service.next()
     await page.get_by_role("button", name="Stop").click()
@@ -121,7 +121,7 @@ async def test_stop_before_the_stream_has_a_name(page: Page, service: Service) -
 
 
 async def test_a_lost_stream_says_so(page: Page, service: Service) -> None:
-    """The failure that answers a resume of a forgotten stream has an id of no stream, and is told in plain words."""
+    """The failure that answers a resume of a forgotten stream has no stream's id, and is explained."""
     await ask(page)
     first = await service.next()
     await first.text("half an ans")
@@ -137,7 +137,7 @@ async def test_a_lost_stream_says_so(page: Page, service: Service) -> None:
 
 
 async def test_an_event_that_is_not_json(page: Page, service: Service) -> None:
-    """A garbled event ends in an error on the page, not in a silent console."""
+    """A malformed event ends in an error on the page, not only in the console."""
     await ask(page)
     stream = await service.next()
     await stream.text("fine")

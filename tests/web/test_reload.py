@@ -1,4 +1,4 @@
-"""A tab that is loaded again: its prompt and its answer are there, and the answer goes on while its stream lives."""
+"""A reloaded tab: its prompt and its answer are there, and the answer continues while its stream exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.web.scripted import Connection, Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
-# A tab that is killed does not hear of it, and writes nothing down.
+# A tab that is killed gets no event, and stores nothing.
 KILLED = """
   for (const name of ["pagehide", "visibilitychange"])
     addEventListener(name, (event) => event.stopImmediatePropagation(), { capture: true });
@@ -30,8 +30,8 @@ async def begun(page: Page, service: Service) -> Connection:
     return stream
 
 
-async def test_an_answer_goes_on(page: Page, service: Service) -> None:
-    """Prompt and text are there at once, before the service has said a word, and what follows comes behind them."""
+async def test_an_answer_continues_after_a_reload(page: Page, service: Service) -> None:
+    """Prompt and text are there at once, before the service has sent anything, and the rest is appended."""
     first = await begun(page, service)
     await load(page)
     second = await service.next()
@@ -49,7 +49,7 @@ async def test_an_answer_goes_on(page: Page, service: Service) -> None:
 
 
 async def test_a_tab_that_was_killed_reads_from_the_beginning(page: Page, service: Service) -> None:
-    """Without a last word of the old page the new one reads the whole stream anew."""
+    """Without the old page's last state the new one reads the whole stream again."""
     await page.add_init_script(KILLED)
     await load(page)
     first = await begun(page, service)
@@ -65,7 +65,7 @@ async def test_a_tab_that_was_killed_reads_from_the_beginning(page: Page, servic
 
 
 async def test_an_answer_that_had_ended_is_still_there(page: Page, service: Service) -> None:
-    """What the tab has whole it does not ask for again: text, figures and end are shown, however long ago it was."""
+    """A complete answer is not requested again: text, figures and end are shown, however old it is."""
     stream = await begun(page, service)
     await stream.done(tokens=7)
     await expect(page.locator("#status")).to_have_text("Done")
@@ -79,7 +79,7 @@ async def test_an_answer_that_had_ended_is_still_there(page: Page, service: Serv
     assert service.connected.empty()
 
 
-async def test_one_that_ended_while_nobody_looked(page: Page, service: Service) -> None:
+async def test_a_stream_that_ended_between_two_loads(page: Page, service: Service) -> None:
     """The stream ended between the old page and the new one: its rest and its end are read."""
     await begun(page, service)
     await load(page)
@@ -92,7 +92,7 @@ async def test_one_that_ended_while_nobody_looked(page: Page, service: Service) 
 
 @pytest.mark.parametrize(("status", "code"), [(404, "stream_not_found"), (410, "stream_lost")])
 async def test_a_stream_that_is_gone(page: Page, service: Service, status: int, code: str) -> None:
-    """The page says so in plain words, keeps what it has, and takes the next prompt."""
+    """The page says so, keeps the text, and accepts the next prompt."""
     await begun(page, service)
     await load(page)
     (await service.next()).refuse(status, body=f'{{"error": {{"message": "No.", "code": "{code}"}}}}')
@@ -108,8 +108,8 @@ async def test_a_stream_that_is_gone(page: Page, service: Service, status: int, 
     assert len(service.generations) == 2
 
 
-async def test_a_wait_is_told_again(page: Page, service: Service) -> None:
-    """A stream that still waits says after a reload what it waited for, and Stop cancels it."""
+async def test_a_wait_is_shown_again(page: Page, service: Service) -> None:
+    """A waiting stream shows after a reload what it waits for, and Stop cancels it."""
     await ask(page)
     first = await service.next()
     await first.status("queued", position=2)
@@ -138,7 +138,7 @@ async def test_a_request_that_was_on_its_way(page: Page, service: Service) -> No
 
 
 async def test_a_request_that_was_on_its_way_long_ago(page: Page, service: Service) -> None:
-    """After a time in which the service may have forgotten the key, to send it is left to the reader."""
+    """After a time in which the service may have forgotten the key, sending it is left to the reader."""
     await page.clock.install()
     await load(page)
     await ask(page, "Hello")
@@ -153,7 +153,7 @@ async def test_a_request_that_was_on_its_way_long_ago(page: Page, service: Servi
 
 
 async def test_a_failure_is_still_there(page: Page, service: Service) -> None:
-    """What went wrong and the way out of it outlive a reload: Retry goes on with the stream."""
+    """The error and its remedy survive a reload: Retry continues the stream."""
     service.api_key = "first"
     await options(page)
     await page.get_by_label("API key").fill("first")
@@ -172,7 +172,7 @@ async def test_a_failure_is_still_there(page: Page, service: Service) -> None:
 
 
 async def test_the_options_come_back_with_the_prompt(page: Page, service: Service) -> None:
-    """What the prompt was sent with is in the form again."""
+    """The form has the prompt's options again."""
     await options(page)
     await page.get_by_label("Longest answer").fill("64")
     await page.get_by_label("Temperature").fill("0.7")
@@ -196,7 +196,7 @@ async def test_another_tab_has_none_of_it(page: Page, service: Service) -> None:
 
 
 async def test_a_browser_that_keeps_nothing(page: Page, service: Service) -> None:
-    """Where storage is refused the page works as ever, and only forgets."""
+    """Where storage is refused the page works as usual, but keeps nothing."""
     await page.add_init_script("""
       for (const name of ["localStorage", "sessionStorage"])
         Object.defineProperty(window, name, { get() { throw new DOMException("no", "SecurityError"); } });
