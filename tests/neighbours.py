@@ -1,7 +1,7 @@
-"""Well-behaved clients in a process of their own, which times what they get while others misbehave.
+"""Well-behaved clients in a process of their own, which times their answers while other clients misbehave.
 
-Each asks, reads to the end, and asks again. `beside` starts that process and gives its `Neighbours`; run as a program
-it is that process: a line on its stdin begins a turn, the next ends it, and what came then is a line on its stdout.
+Each sends a request, reads to the end, and repeats. `start` runs that process and yields its `Neighbours`; as a program
+it is that process: a line on its stdin begins a turn, the next ends it, and the answers are a line on its stdout.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from tests.bench.load import Answer, Ask, client, stream
 from tests.running import ROOT
 
-LAST_S = 60.0  # an answer that takes longer than the turn and this is given up
+LAST_S = 60.0  # for which an answer is awaited after the turn
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,21 @@ class Neighbours:
         self.process.stdin.write(b"\n")
 
     async def end(self) -> list[Answer]:
-        """All answers that were begun in the turn, when they are there."""
+        """All answers that were begun in the turn, once they are complete."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(b"\n")
         return [Answer(**answer) for answer in json.loads(await self.process.stdout.readline())]
 
     async def turn(self, seconds: float) -> list[Answer]:
-        """One of so many seconds."""
+        """One turn of this many seconds."""
         await self.begin()
         await asyncio.sleep(seconds)
         return await self.end()
 
 
 @asynccontextmanager
-async def beside(url: str, keys: list[str], asks: list[Ask], salt: str) -> AsyncIterator[Neighbours]:
-    """A client for each of these, with an API key each."""
+async def start(url: str, keys: list[str], asks: list[Ask], salt: str) -> AsyncIterator[Neighbours]:
+    """A client for each of these, each with its API key."""
     words = json.dumps([asdict(ask) for ask in asks])
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.neighbours", url, json.dumps(keys), words, salt),
@@ -55,7 +55,7 @@ async def beside(url: str, keys: list[str], asks: list[Ask], salt: str) -> Async
     )
     try:
         assert process.stdout is not None
-        await process.stdout.readline()  # it has begun: from now on a turn is as long as it is meant to be
+        await process.stdout.readline()  # it has started: from now on turns have their exact length
         yield Neighbours(process)
     finally:
         if process.returncode is None:
@@ -64,13 +64,13 @@ async def beside(url: str, keys: list[str], asks: list[Ask], salt: str) -> Async
 
 
 class Clients:
-    """The clients of one process. No two prompts of theirs are the same."""
+    """The clients of one process. No two of their prompts are the same."""
 
     def __init__(self, keys: list[str], asks: list[Ask], salt: str, *, last_s: float = LAST_S) -> None:
         self._keys, self._asks, self._salt, self._last_s, self._n = keys, asks, salt, last_s, 0
 
     async def turn(self, url: str, is_over: asyncio.Event) -> list[Answer]:
-        """Until it is over, and then each to its answer's end; at least one answer each."""
+        """Repeats until it is over, and then reads each answer to its end; at least one answer each."""
         answers: list[Answer] = []
 
         async def one(key: str, ask: Ask) -> None:
@@ -82,7 +82,7 @@ class Clients:
                     answers.append(answer)
                     await stream(session, ask.body(self._salt, self._n), answer)
                     if answer.error:
-                        await asyncio.sleep(0.1)  # who is refused asks again, but not at once
+                        await asyncio.sleep(0.1)  # a refused client retries, but not at once
 
         tasks = [asyncio.create_task(one(key, ask)) for key, ask in zip(self._keys, self._asks, strict=True)]
         await is_over.wait()

@@ -1,4 +1,4 @@
-"""Well-behaved clients come and go with the turn, and what they got comes back."""
+"""Well-behaved clients run for a turn, and their answers are returned."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ASKS = [Ask(n_words=4, n_tokens=8), Ask(n_words=9, n_tokens=8)]
 
 
 async def test_a_turn(serve: Serve) -> None:
-    """Each client asks again and again until the turn is over, and is then read to its end; no prompt comes twice."""
+    """Each client repeats its request until the turn is over, and is then read to its end; no prompt is used twice."""
     service = await serve(api_keys="good,bad")
-    async with neighbours.beside(service.url, ["good", "good"], ASKS, "salt") as clients:
+    async with neighbours.start(service.url, ["good", "good"], ASKS, "salt") as clients:
         for _ in range(2):
             answers = await clients.turn(0.2)
             assert len(answers) >= 2
@@ -26,15 +26,15 @@ async def test_a_turn(serve: Serve) -> None:
     assert {len(prompt.split()) for prompt in prompts if prompt} == {4, 9}
 
 
-async def test_who_is_refused_is_told_of(serve: Serve) -> None:
-    """With what it was refused; and the next turn begins anew."""
+async def test_a_refusal_is_reported(serve: Serve) -> None:
+    """The reason is reported; and the next turn begins anew."""
     service = await serve(api_keys="good,bad")
-    async with neighbours.beside(service.url, ["nobody"], ASKS[:1], "salt") as clients:
+    async with neighbours.start(service.url, ["nobody"], ASKS[:1], "salt") as clients:
         assert all(answer.error.startswith("401") for answer in await clients.turn(0.05))
 
 
 async def test_an_answer_without_an_end(serve: Serve) -> None:
-    """Patience has an end, and what had not come by then is told of as such."""
+    """The wait is limited, and an answer without an end by then is reported as such."""
     service = await serve()
     service.engine.pause_s = 3600.0
     is_over, clients = asyncio.Event(), neighbours.Clients([""], ASKS[:1], "salt", last_s=0.1)

@@ -1,10 +1,10 @@
-"""`make fuzz`: thousands of bad requests beside one client that streams all the time, and what must not come of them.
+"""`make fuzz`: thousands of bad requests while one client streams continuously, and the faults that they cause.
 
 make fuzz FUZZ='--n 20000 --seed 1'
 
-Each request is drawn by its number: `--first 1234 --n 1` sends the 1,234th of a seed again. Exit status 1: an answer of
-5xx that does not mean "not now", an error that is not OpenAI's object, no answer where one is due, an error in the log,
-a death of the engine or the service, or a pause of the neighbour that is over a second.
+Each request is drawn by its number: `--first 1234 --n 1` sends the 1,234th of a seed again. Exit status 1: a 5xx
+that does not mean "not now", an error that is not OpenAI's object, no answer where one is due, an error in the log,
+a death of the engine or the service, or a pause of over a second in the neighbour's streams.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tests.running import Service, running
 
 NEIGHBOUR = "neighbour"  # its API key
 ASK = Ask(n_words=16, n_tokens=256)
-ALONE_S = 5.0  # that the neighbour is watched before
+ALONE_S = 5.0  # for which the neighbour is measured beforehand
 MOST_PAUSE_S = 1.0
-SETTINGS = {"resume_grace_s": "1", "api_keys": f"{NEIGHBOUR},{KEY}"}  # what nobody reads is soon over
+SETTINGS = {"resume_grace_s": "1", "api_keys": f"{NEIGHBOUR},{KEY}"}  # a stream without a reader soon ends
 RESTARTS = "llm_engine_restarts_total"
 MIB = 1 << 20
 
@@ -42,16 +42,16 @@ MIB = 1 << 20
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=20_000, help="requests: %(default)s")
-    parser.add_argument("--first", type=int, default=0, help="the number of the first of them")
+    parser.add_argument("--first", type=int, default=0, help="number of the first request")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--within-s", type=float, default=1800.0, help="%(default)s")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one more setting of Rill's")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another setting for Rill")
     parser.add_argument("--log", type=Path, help="file for the service's log")
     return parser.parse_args()
 
 
 def log_errors(log: bytes) -> Counter[str]:
-    """What the service called an error, by message, kind and place."""
+    """The log's errors, by message, kind and place."""
     found: Counter[str] = Counter()
     for line in log.splitlines():
         entry = json.loads(line) if line.startswith(b'{"time"') else {}
@@ -63,14 +63,14 @@ def log_errors(log: bytes) -> Counter[str]:
 
 
 def engine(service: Service) -> int:
-    """Its process; 0: there is none just now."""
+    """The engine's process id; 0 if there is none now."""
     with suppress(OSError, ValueError):
         return service.engine_pid()
     return 0
 
 
 def memory(service: Service) -> dict[str, float]:
-    """MiB of its own of each process that there is."""
+    """The processes' anonymous memory in MiB."""
     pids = {} if is_over(service) else {"front": service.pid, "engine": engine(service)}
     return {name: of_processes([pid])["Anonymous"] / MIB for name, pid in pids.items() if pid}
 
@@ -80,13 +80,13 @@ def is_over(service: Service) -> bool:
 
 
 def pauses(answers: list[Answer]) -> list[float]:
-    """Seconds between any two tokens that one client got, one after the other, of whichever of its answers."""
+    """Seconds between successive tokens of one client, across its answers."""
     times = [time for answer in answers for time in answer.times]
     return [after - before for before, after in pairwise(times)]
 
 
-def told(name: str, answers: list[Answer]) -> str:
-    """One turn of the neighbour."""
+def summary(name: str, answers: list[Answer]) -> str:
+    """A summary of one turn of the neighbour."""
     gaps = pauses(answers)
     failed = Counter(answer.error[:60] for answer in answers if answer.error)
     what = f"{len(answers)} answers, {len(gaps) + 1} tokens, failed: {dict(failed) or 'none'}"
@@ -96,33 +96,33 @@ def told(name: str, answers: list[Answer]) -> str:
 
 
 async def trial(args: argparse.Namespace, log: Path) -> bool:
-    """All of it, told on the way; whether it went well."""
+    """One whole run, with its report; returns whether it passed."""
     settings = SETTINGS | dict(setting.split("=", 1) for setting in args.set)
-    n_said = log.stat().st_size if log.exists() else 0  # noqa: ASYNC240  # nothing else is going on yet
+    n_said = log.stat().st_size if log.exists() else 0  # noqa: ASYNC240  # nothing else runs yet
     async with (
         running(log=log, **settings) as service,
-        neighbours.beside(service.url, [NEIGHBOUR], [ASK], "fuzz") as one,
+        neighbours.start(service.url, [NEIGHBOUR], [ASK], "fuzz") as one,
     ):
-        await one.turn(1.0)  # the first touches what is made once
+        await one.turn(1.0)  # warm-up
         alone = await one.turn(ALONE_S)
         fuzz = Fuzz(service.port, await known(service), partial(engine, service), partial(is_over, service))
         before, began = memory(service), time.monotonic()
         await one.begin()
         await fuzz.run(args.seed, args.first, args.n, args.within_s)
-        took_s, beside = time.monotonic() - began, await one.end()
+        took_s, loaded = time.monotonic() - began, await one.end()
         status, after = service.process.returncode, memory(service)
         restarts = math.nan if is_over(service) else await service.metric(RESTARTS)
-    said = log.read_bytes()[n_said:]  # noqa: ASYNC240  # nothing else is going on any more
+    said = log.read_bytes()[n_said:]  # noqa: ASYNC240  # nothing else runs any more
     faults = fuzz.faults + log_errors(said)
-    print(*table(fuzz.statuses), *fuzz.told, sep="\n")
+    print(*table(fuzz.statuses), *fuzz.reported, sep="\n")
     print(f"\n{fuzz.n_sent} requests in {took_s:.0f} s; faults: {dict(faults) or 'none'}.")
-    print(told("The neighbour, alone", alone), told("Beside them", beside), sep="\n")
-    longest_s, alone_s = max(pauses(beside), default=math.inf), max(pauses(alone), default=math.inf)
+    print(summary("The neighbour, alone", alone), summary("During the fuzzing", loaded), sep="\n")
+    longest_s, alone_s = max(pauses(loaded), default=math.inf), max(pauses(alone), default=math.inf)
     print(f"Longer than alone: {longest_s / alone_s:.1f} times the longest pause.")
     grown = ", ".join(f"{name} {before.get(name, 0.0):.1f} -> {size:.1f}" for name, size in after.items())
     print(f"MiB: {grown}; restarts of the engine: {restarts:.0f}; the service's exit: {status}.")
     print(f"Longest line of the log: {max(map(len, said.splitlines()), default=0)} bytes.")
-    failed = [answer for answer in beside if answer.error]
+    failed = [answer for answer in loaded if answer.error]
     return not (faults or failed or restarts or status is not None) and longest_s <= MOST_PAUSE_S
 
 

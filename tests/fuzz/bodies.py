@@ -1,4 +1,4 @@
-"""Kinds of bad requests that are HTTP, and JSON or nearly: what is wrong is in the body. A function draws one kind."""
+"""Bad requests that are valid HTTP, and JSON or nearly: the fault is in the body. Each function draws one kind."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NAMES = sorted({*MODELS, *UNSUPPORTED, "stream", "stream_options", "user", "id",
 PROMPT: Field = (b'"prompt"', b'"Tell me a story"')
 MESSAGES: Field = (b'"messages"', b'[{"role":"user","content":"hi"}]')
 LIMITS = ("max_tokens", "max_completion_tokens", "n_predict", "num_predict")
-SHORT: Field = (b'"max_tokens"', b"4")  # what turns out to be valid is soon over
+SHORT: Field = (b'"max_tokens"', b"4")  # a request that turns out to be valid soon ends
 DRY: Field = (b'"dry_multiplier"', b"1")
 
 
 def asked(rng: random.Random, kind: str, *wrong: Field, path: bytes | None = None) -> Request:
-    """A request that would be in order but for these fields, which stand anywhere in it."""
+    """A request that would be valid but for these fields, which are at any place in it."""
     path = path or rng.choice(POSTS)
     prompt = MESSAGES if path == CHAT or (path != TEXT and rng.random() < 0.3) else PROMPT
     fields = [f for f in (prompt, SHORT) if f[0] not in dict(wrong)] + list(wrong)
@@ -40,12 +40,12 @@ def asked(rng: random.Random, kind: str, *wrong: Field, path: bytes | None = Non
 
 
 def one_of(rng: random.Random, values: Sequence[Any]) -> bytes:
-    """One of them, as JSON; now and then any other value."""
+    """One of the values, as JSON; occasionally any other value."""
     return any_value(rng) if rng.random() < 0.2 else orjson.dumps(rng.choice(values))
 
 
 def fields(rng: random.Random) -> Request:
-    """Up to three fields, known ones mostly, of wrong types or out of bounds, perhaps twice."""
+    """Up to three fields, mostly known ones, of wrong types or out of bounds, possibly repeated."""
     wrong = []
     for _ in range(rng.randint(1, 3)):
         name = rng.choice(NAMES)
@@ -56,7 +56,7 @@ def fields(rng: random.Random) -> Request:
 
 
 def broken_json(rng: random.Random) -> Request:
-    """An order in order, of which bytes are lost, changed, doubled, or followed by others; or no object at all."""
+    """A valid request of which bytes are lost, changed, repeated, or followed by others; or no object at all."""
     request = asked(rng, "broken JSON", (b'"system"', rng.choice(BROKEN)) if rng.random() < 0.3 else SHORT)
     body = request.encode().partition(b"\r\n\r\n")[2]
     at = rng.randrange(len(body))
@@ -80,7 +80,7 @@ ROLES = ("user", "assistant", "system", "developer", "tool", "function", "", "Us
 
 
 def message(rng: random.Random) -> bytes:
-    """A message with something odd in it, or none."""
+    """A message with something odd in it, or something that is not a message."""
     if rng.random() < 0.1:
         return any_value(rng)
     role = one_of(rng, ROLES if rng.random() < 0.2 else ROLES[:4])
@@ -92,7 +92,7 @@ def message(rng: random.Random) -> bytes:
 
 
 def messages(rng: random.Random) -> Request:
-    """Conversations that are none, or that no template expects."""
+    """Conversations that are invalid, or that no template expects."""
     listed = b"[%b]" % b",".join(message(rng) for _ in range(rng.choice([0, 1, 1, 2, 3, 5, 40])))
     if rng.random() < 0.02:
         listed = b"[%b]" % b",".join([b'{"role":"user","content":"a"}'] * rng.choice([2048, 2049, 20_000]))
@@ -101,7 +101,7 @@ def messages(rng: random.Random) -> Request:
 
 
 def poison(rng: random.Random) -> Request:
-    """Texts that mean something to a template, a tokenizer or an event stream."""
+    """Texts with a meaning to a template, a tokenizer or an event stream."""
     path = rng.choice([b"/stream", b"/v1/streams", TEXT])
     name = ((b'"model"', text(rng, 2)),) if rng.random() < 0.2 else ()
     return asked(rng, "poison", (b'"prompt"', text(rng, 12)), *name, path=path)
@@ -111,7 +111,7 @@ IDS = (0, 1, 2, 5, 300, 1535, 1536, -1, 2**31 - 1, 2**31)
 
 
 def tokens(rng: random.Random) -> Request:
-    """Prompts of token ids: no ids, ids of no vocabulary, lists in lists, a megabyte of them."""
+    """Prompts of token ids: invalid ids, ids outside the vocabulary, nested lists, a megabyte of them."""
     ids: list[Any] = rng.choices(IDS[: rng.randint(1, len(IDS))], k=rng.randint(0, 30))
     if rng.random() < 0.3:
         ids.append(rng.choice([None, True, 1.5, "a", [], [1], {}]))
@@ -120,7 +120,7 @@ def tokens(rng: random.Random) -> Request:
     return asked(rng, "token ids", (b'"prompt"', rng.choice(prompts)), path=TEXT)
 
 
-# Rules that are right, and pieces that make them wrong, endless or costly.
+# Valid rules, and pieces that make them wrong, endless or costly.
 GRAMMAR = 'root ::= ("a" | [b-d]+ " " tail){1,3}\ntail ::= [^\\x00-\\x1f]* "\\n"?  # whatever\n'
 # fmt: off
 # (lists, not code: as many values a line as fit)
@@ -140,7 +140,7 @@ GRAMMARS = [
 
 
 def grammars(rng: random.Random) -> Request:
-    """Grammars that are none, and such as take long to follow."""
+    """Grammars that are invalid, or expensive to follow."""
     grammar = rng.choice(GRAMMARS)
     if rng.random() < 0.7:
         grammar = GRAMMAR
@@ -151,7 +151,7 @@ def grammars(rng: random.Random) -> Request:
 
 
 def stops(rng: random.Random) -> Request:
-    """Stop strings and breakers: control tokens, halves of characters, too many, too long, none."""
+    """Stop strings and breakers: control tokens, half characters, too many, too long, none."""
     found = rng.choices([*POISON, "", "x" * 256, "x" * 257, " "], k=rng.choice([0, 1, 2, 15, 16, 17]))
     if rng.random() < 0.7:
         found = [stop[:20] or " " for stop in found]
@@ -164,7 +164,7 @@ BIASES: tuple[Any, ...] = (-100, 100, 0, False, -0.0, 101, True, None, "1", 1e30
 
 
 def biases(rng: random.Random) -> Request:
-    """Biases of tokens that there are not, of too many, of none that is left."""
+    """Biases for tokens that do not exist, for too many, against all."""
     some = rng.random() < 0.5
     pairs = [[rng.choice(KEYS[:4] if some else KEYS), rng.choice(BIASES[:5] if some else BIASES)] for _ in range(3)]
     values: list[Any] = [dict(pairs), dict(pairs), pairs, [[5, 1]] * 1025, [[]], [[1, 2, 3]]]
@@ -173,7 +173,7 @@ def biases(rng: random.Random) -> Request:
 
 
 def fits(name: str, value: bytes) -> bool:
-    """Whether this value of this field is no mistake."""
+    """Whether this value of this field is valid."""
     try:
         validate(StreamRequest, {name: orjson.loads(value)})
     except (Invalid, orjson.JSONDecodeError):
@@ -212,7 +212,7 @@ WISHES: tuple[Any, ...] = (
 
 
 def unsupported(rng: random.Random) -> Request:
-    """What OpenAI's clients ask for and is not there."""
+    """Parameters of OpenAI's clients that are not supported."""
     wrong = [(orjson.dumps(name), one_of(rng, WISHES)) for name in rng.sample(UNSUPPORTED, rng.randint(1, 3))]
     options = ((b'"stream_options"', rng.choice([*VALUES, b'{"include_usage":1}'])),) if rng.random() < 0.3 else ()
     return asked(rng, "unsupported", *wrong, *options, path=rng.choice([CHAT, TEXT]))

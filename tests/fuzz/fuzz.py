@@ -1,4 +1,4 @@
-"""Bad requests to one service, some at a time, each judged by its answer; what is wrong is made smaller, and told."""
+"""Bad requests to one service, some concurrently, each judged by its answer; a faulty one is reduced, and reported."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.fuzz.request import KEY, Request
 from tests.fuzz.wires import Known
 from tests.running import Service
 
-N_AT_ONCE = 8  # far from what fills the queue: no 429 is due
-N_SMALLER = 60  # tries to make one request smaller
-N_KEPT = 40  # faults that are told in full
+N_AT_ONCE = 8  # far too few to fill the queue: no 429 is expected
+N_SMALLER = 60  # attempts to reduce one request
+N_KEPT = 40  # faults that are reported in full
 KINDS = (*bodies.KINDS, *wires.KINDS)
 
 
 def request(seed: int, i: int, known: Known) -> Request:
-    """The i-th of this seed, whichever came before it."""
+    """The i-th request of this seed, independent of those before it."""
     rng = random.Random(f"{seed} {i}")
     kind = rng.randrange(len(KINDS))
     if kind < len(bodies.KINDS):
@@ -32,7 +32,7 @@ def request(seed: int, i: int, known: Known) -> Request:
 
 
 async def known(service: Service) -> Known:
-    """Ids of a stream that has ended, and of one that rests between two tokens for as long as all this lasts."""
+    """Ids of an ended stream, and of one that pauses between two tokens for the whole run."""
     headers = {"Authorization": f"Bearer {KEY}", "X-Resumable": "1"}
     order = {"prompt": "hi", "max_tokens": 5, "ignore_eos": True}
     async with service.client.post("/stream", json=order, headers=headers) as response:
@@ -44,15 +44,15 @@ async def known(service: Service) -> Known:
 
 @dataclass
 class Fuzz:
-    """One run, and what it came to."""
+    """One run, and its results."""
 
     port: int
     known: Known
-    engine: Callable[[], int]  # its process; 0: there is none just now
+    engine: Callable[[], int]  # its process id; 0: there is none now
     is_over: Callable[[], bool]  # the service has ended
     statuses: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))  # by kind
     faults: Counter[str] = field(default_factory=Counter)
-    told: list[str] = field(default_factory=list)  # of faults: which, and by what request
+    reported: list[str] = field(default_factory=list)  # faults and the requests that caused them
     _dead_ones: set[int] = field(default_factory=set)
 
     @property
@@ -60,11 +60,11 @@ class Fuzz:
         return sum(counter.total() for counter in self.statuses.values())
 
     async def run(self, seed: int, first: int, n: int, within_s: float) -> None:
-        """Requests number first to first + n - 1, as many of them as can be made within the time."""
+        """Requests number first to first + n - 1, as many as fit into the time."""
         end, left = time.monotonic() + within_s, iter(range(first, first + n))
         under_way: dict[int, Request] = {}
 
-        async def one_after_the_other() -> None:
+        async def worker() -> None:
             for i in left:
                 if time.monotonic() > end or self.is_over():
                     return
@@ -77,7 +77,7 @@ class Fuzz:
 
         async with asyncio.TaskGroup() as group:
             for _ in range(N_AT_ONCE):
-                group.create_task(one_after_the_other())
+                group.create_task(worker())
 
     async def _judge(self, i: int, made: Request) -> None:
         reply = await self._send(made)
@@ -88,17 +88,17 @@ class Fuzz:
     async def _send(self, made: Request) -> Reply:
         try:
             return await send(self.port, made)
-        except OSError:  # it does not listen any more
+        except OSError:  # it no longer listens
             return Reply(0)
 
     async def _fault(self, i: int, fault: str, made: Request) -> None:
         self.faults[fault] += 1
-        if self.faults[fault] <= N_KEPT // 4 and len(self.told) < N_KEPT:
+        if self.faults[fault] <= N_KEPT // 4 and len(self.reported) < N_KEPT:
             small = await self._smaller(made, fault)
-            self.told.append(f"{i} ({made.kind}): {fault}: {small}")
+            self.reported.append(f"{i} ({made.kind}): {fault}: {small}")
 
     async def _smaller(self, made: Request, fault: str) -> Request:
-        """The least that is found to come to the same."""
+        """The smallest request found with the same fault."""
         n_left, tries = N_SMALLER, made.smaller()
         while n_left and (less := next(tries, None)) is not None:
             n_left -= 1
@@ -107,15 +107,15 @@ class Fuzz:
         return made
 
     def _dead(self, engine: int, under_way: dict[int, Request]) -> None:
-        """It was one of those under way, or one that had just been answered."""
+        """The cause is one of the requests under way, or one that has just been answered."""
         if engine not in self._dead_ones:
             self._dead_ones.add(engine)
             self.faults["death of the engine"] += 1
-            self.told.append(f"the engine died; under way: {'; '.join(f'{i}: {r}' for i, r in under_way.items())}")
+            self.reported.append(f"the engine died; under way: {'; '.join(f'{i}: {r}' for i, r in under_way.items())}")
 
 
 def table(statuses: dict[str, Counter[int]]) -> Iterator[str]:
-    """How many requests of each kind got which status. 0: no answer was due, or none came."""
+    """The number of requests of each kind by status. 0: no answer was due, or none arrived."""
     columns = sorted({status for counter in statuses.values() for status in counter})
     total = sum(statuses.values(), Counter[int]())
     yield "| kind | requests | " + " | ".join(map(str, columns)) + " |\n|---|---|" + "---|" * len(columns)

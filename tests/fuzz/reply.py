@@ -1,4 +1,4 @@
-"""What came back for a request: sent on a connection of its own, read within bounds, and judged."""
+"""The answer to a request: sent on its own connection, read within limits, and judged."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import orjson
 
 from tests.fuzz.request import Request
 
-FIRST_S = 30.0  # until an answer begins: one in one piece may be made for long
-READ_S = 3.0  # then: who says more than that is left, for streams may be endless
-UNENDED_S = 0.2  # what has no end is waited for so long: the service waits for the rest of it
+FIRST_S = 30.0  # until an answer begins: a non-streamed one may take long
+READ_S = 3.0  # from then on: longer answers are cut off, as streams may be endless
+UNENDED_S = 0.2  # the wait after an incomplete request: the service waits for its rest
 MOST = 256 << 10  # bytes read of an answer
 COUNTS = {"n_prompt_tokens", "n_ctx"}  # of a prompt that is too long
 REFUSALS = ("queue_full", "queue_timeout", "not_ready", "shutting_down")  # 429 and 503: not now
@@ -23,13 +23,13 @@ REFUSALS = ("queue_full", "queue_timeout", "not_ready", "shutting_down")  # 429 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """status 0: none came; -1: what came is no HTTP. error: the `error` of its body, or of an event in it."""
+    """status 0: no answer; -1: an answer that is not HTTP. error: the `error` of its body, or of an event in it."""
 
     status: int
     body: bytes = b""
     error: object = None
-    server: str = "rill"  # the header of that name
-    has_ended: bool = True  # by the service, and not by us
+    server: str = "rill"  # the Server header
+    has_ended: bool = True  # by the service, not by this client
 
     @property
     def code(self) -> str:
@@ -37,7 +37,7 @@ class Reply:
 
 
 async def send(port: int, request: Request) -> Reply:
-    """Sends it, and reads until the service hangs up, or we do."""
+    """Sends the request, and reads until the service closes the connection, or a limit is reached."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=MOST)
     raw, has_ended = bytearray(), False
     try:
@@ -59,7 +59,7 @@ async def send(port: int, request: Request) -> Reply:
 
 
 class _Socket:
-    """As much of one as http.client asks for."""
+    """The part of a socket that http.client needs."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
@@ -69,7 +69,7 @@ class _Socket:
 
 
 def parsed(raw: bytes, method: bytes, has_ended: bool) -> Reply:
-    """The answer in these bytes, behind those that tell to go on."""
+    """The answer in these bytes, after any 100 Continue."""
     while match := re.match(rb"HTTP/1\.1 100 [^\r]*\r\n\r\n", raw):
         raw = raw[match.end() :]
     if not raw:
@@ -90,7 +90,7 @@ def parsed(raw: bytes, method: bytes, has_ended: bool) -> Reply:
 
 
 def errors(body: bytes) -> Iterator[object]:
-    """The error objects in an answer, be it one object or events."""
+    """The error objects in an answer, whether one object or events."""
     for line in body.splitlines() if body.startswith((b"data:", b"id:", b"retry:", b":", b"event:")) else [body]:
         try:
             value = orjson.loads(line.removeprefix(b"data:"))
@@ -101,7 +101,7 @@ def errors(body: bytes) -> Iterator[object]:
 
 
 def is_openais(error: object) -> bool:
-    """Whether it has the shape that OpenAI's clients read; numbers may stand beside that."""
+    """Whether it has the form that OpenAI's clients read; counts are allowed in addition."""
     if not isinstance(error, dict):
         return False
     rest = dict(error)
@@ -116,14 +116,14 @@ def is_openais(error: object) -> bool:
 
 
 def wrong(request: Request, reply: Reply) -> str:
-    """What must not be, in a few words; empty for what may be."""
+    """The fault in a few words; empty if there is none."""
     if reply.status == 0:
         return ("no answer" if reply.has_ended else "hangs") if request.is_whole else ""
     if reply.status < 0:
         return "no HTTP"
     if reply.server != "rill":
         return f"{reply.status} by {reply.server}"
-    if reply.status == 503 and request.target.startswith(b"/readyz"):  # whose body says why
+    if reply.status == 503 and request.target.startswith(b"/readyz"):  # whose body has the reason
         return ""
     if reply.status >= 400 and request.method != b"HEAD" and not is_openais(reply.error):
         return f"{reply.status} without OpenAI's error"

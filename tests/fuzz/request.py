@@ -1,4 +1,4 @@
-"""A request as it goes onto the wire: in parts, so that it can be made smaller, and as bytes. Nothing mends it."""
+"""A request as it is sent: in parts, so that it can be reduced, and as bytes. Nothing corrects it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ SHOWN = 400  # bytes of a request that are printed
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What it is made of. Host, key, length and `Connection: close` are added where it has none of its own."""
+    """Its parts. Host, key, length and `Connection: close` are added if it has none of its own."""
 
     kind: str
     method: bytes = b"POST"
     target: bytes = b"/stream"
-    headers: tuple[bytes, ...] = ()  # whole lines
+    headers: tuple[bytes, ...] = ()  # complete lines
     fields: tuple[tuple[bytes, bytes], ...] = ()  # of the JSON object that is its body
     body: bytes | None = None  # instead of the fields
     raw: bytes | None = None  # instead of all of it
-    is_whole: bool = True  # it comes to its end, so that an answer is due
+    is_whole: bool = True  # it is complete, so that an answer is due
 
     def encode(self) -> bytes:
         if self.raw is not None:
@@ -36,7 +36,7 @@ class Request:
         return head + b"\r\n\r\n" + (body or b"")
 
     def smaller(self) -> Iterator[Request]:
-        """The same with one part less."""
+        """The same request with one part removed."""
         for i in range(len(self.headers)):
             yield replace(self, headers=self.headers[:i] + self.headers[i + 1 :])
         for i in range(len(self.fields) if len(self.fields) > 1 else 0):
@@ -48,7 +48,7 @@ class Request:
                 yield replace(self, target=path + b"?" + b"&".join(pairs[:i] + pairs[i + 1 :]))
 
     def __str__(self) -> str:
-        """As a literal; of a long one its ends."""
+        """As a literal; a long one is abbreviated."""
         raw = self.encode()
         if len(raw) <= SHOWN:
             return repr(raw)

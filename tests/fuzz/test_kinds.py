@@ -1,4 +1,4 @@
-"""The generators yield what they say: the same for a seed, on every route, for every field, and small enough."""
+"""The generators are deterministic, and cover every route and every field with requests of limited size."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def drawn() -> list[Request]:
 
 
 def test_a_number_is_a_request(drawn: list[Request]) -> None:
-    """Any of a seed's requests can be drawn again by itself; another seed's is another."""
+    """Any request of a seed can be drawn again by itself; another seed's differs."""
     assert [request(1, i, KNOWN) for i in (7, 3)] == [drawn[7], drawn[3]]
     assert request(2, 7, KNOWN) != drawn[7]
 
 
 def test_every_kind_is_drawn(drawn: list[Request]) -> None:
-    """Each often enough to show more than one of its faces."""
+    """Each is drawn often enough for several variants."""
     kinds = {r.kind for r in drawn}
     assert len(kinds) == len(set(KINDS))
     assert all(len({r.encode() for r in drawn if r.kind == kind}) > 50 for kind in kinds)
 
 
 def test_every_field_is_drawn(drawn: list[Request]) -> None:
-    """All that the schemas have, and what they have not."""
+    """All fields of the schemas, and unknown ones."""
     found = {name for r in drawn if r.kind == "fields" for name, _ in r.fields}
     assert {orjson.dumps(name) for name in NAMES} <= found
 
 
 async def test_every_route_is_drawn(drawn: list[Request], serve: Serve) -> None:
-    """Of the service's table, each by its method, but for the HEADs that aiohttp adds to GETs."""
+    """All routes of the service's table, each with its method, except the HEADs that aiohttp adds to GETs."""
     found = {(r.method, r.target.partition(b"?")[0]) for r in drawn}
     for route in (await serve()).rill.app.router.routes():
         assert route.resource is not None
@@ -55,19 +55,19 @@ async def test_every_route_is_drawn(drawn: list[Request], serve: Serve) -> None:
         assert route.method == "HEAD" or (route.method.encode(), path.encode()) in found
 
 
-def test_none_is_larger_than_what_is_taken(drawn: list[Request]) -> None:
-    """A megabyte and a little: a body that is too large is another fault than the one that was drawn."""
+def test_no_request_is_too_large(drawn: list[Request]) -> None:
+    """A little over a megabyte at most: a body that is too large is another fault than the intended one."""
     assert max(len(r.encode()) for r in drawn) < 1_500_000
 
 
-def test_what_is_drawn_is_soon_over(drawn: list[Request]) -> None:
-    """A request that turns out to be valid asks for few tokens, unless that is the field that is wrong."""
+def test_valid_requests_are_short(drawn: list[Request]) -> None:
+    """A request that turns out to be valid asks for few tokens, unless that is the wrong field."""
     limits = {orjson.dumps(name) for name in bodies.LIMITS}
     assert all(limits & set(dict(r.fields)) for r in drawn if r.fields)
 
 
-def test_samplers_are_no_mistakes() -> None:
-    """They are there to be taken, whatever they ask for."""
+def test_samplers_are_valid() -> None:
+    """They are to be accepted, whatever their values."""
     rng = random.Random(1)
     for _ in range(200):
         raw = dict(bodies.samplers(rng).fields)
@@ -76,7 +76,7 @@ def test_samplers_are_no_mistakes() -> None:
 
 
 def test_edges_are_on_both_sides() -> None:
-    """At a bound, and next to it."""
+    """Values are at a bound, and next to it."""
     numbers = [orjson.loads(value) for value in values.edges(MODELS["temperature"])]
     assert min(numbers) < 0 < 2 < max(numbers)
     assert {0, 2} <= set(numbers)
@@ -86,7 +86,7 @@ def test_edges_are_on_both_sides() -> None:
 
 
 def test_poison_is_json() -> None:
-    """It is to get past the parser."""
+    """It must pass the parser."""
     rng = random.Random(1)
     for _ in range(200):
         assert isinstance(orjson.loads(values.text(rng)), str)

@@ -1,4 +1,4 @@
-"""An answer is understood and judged, whatever it is."""
+"""Any answer is parsed and judged."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def answer(status: int, body: object) -> bytes:
         (503, {"error": OURS}, "503 internal_error"),
     ],
 )
-def test_what_must_not_be(status: int, body: object, fault: str) -> None:
-    """Errors of ours, before and after the headers, and errors that no client of OpenAI's can read."""
+def test_faulty_answers(status: int, body: object, fault: str) -> None:
+    """Server errors, before and after the headers, and errors that no client of OpenAI's can read."""
     assert wrong(Request(""), parsed(answer(status, body), b"POST", True)) == fault
 
 
 def test_an_answer_that_is_due() -> None:
-    """Silence is a fault where a request came to its end, and so is anything but HTTP from this service."""
+    """Silence is a fault after a complete request, and so is anything but HTTP from this service."""
     whole, cut = Request(""), Request("", is_whole=False)
     assert [wrong(whole, Reply(0)), wrong(whole, Reply(0, has_ended=False)), wrong(cut, Reply(0))] == [
         "no answer",
@@ -60,19 +60,19 @@ def test_an_answer_that_is_due() -> None:
 
 
 def test_not_ready_is_no_fault() -> None:
-    """A death of the engine is told as what it is, and not by each who asks whether it is back."""
+    """A death of the engine is reported as such, and not by each request that is refused meanwhile."""
     reply = parsed(answer(503, {"ready": False, "reason": "loading"}), b"GET", True)
     assert wrong(Request("", method=b"GET", target=b"/readyz?a"), reply) == ""
 
 
 def test_a_head_has_no_body() -> None:
-    """Nor is one asked for."""
+    """Nor is one expected."""
     raw = HEAD % (405, 100)
     assert wrong(Request("", method=b"HEAD"), parsed(raw, b"HEAD", True)) == ""
 
 
-def test_an_answer_behind_others_or_cut() -> None:
-    """100 Continue is none; of one that was left in the middle what came counts."""
+def test_an_answer_after_100_continue_or_cut() -> None:
+    """100 Continue is not the answer; of a truncated answer the received part counts."""
     reply = parsed(b"HTTP/1.1 100 Continue\r\n\r\n" + answer(200, b"x" * 10)[:-5], b"POST", False)
     assert (reply.status, reply.body, reply.has_ended) == (200, b"x" * 5, False)
     cut = parsed(b"HTTP/1.1 200 OK\r\nServer: rill\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\nf", b"GET", False)
@@ -80,7 +80,7 @@ def test_an_answer_behind_others_or_cut() -> None:
 
 
 async def test_sending() -> None:
-    """What the service says until it hangs up; nobody waits long for the answer to half a request."""
+    """An answer is read until the service closes; the wait after an incomplete request is short."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):

@@ -1,4 +1,4 @@
-"""What a field may be given that it can't use, or only just: JSON as bytes, for not all of it is JSON."""
+"""Values that a field can't use, or only just can: JSON as bytes, as not all of it is JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 # fmt: off
 # (lists, not code: as many values a line as fit)
 VALUES = [
-    # Too large for some machine's type, or only just not.
+    # Too large for some type, or only just not.
     *(b"%d" % (2**n + d) for n in (31, 32, 53, 63) for d in (-1, 0, 1)), b"1e308", b"-1e308", b"5e-324", b"-0.0",
     b"0." + b"0" * 5000 + b"1", b"-1", b"0", b"1", b"1.5", b"1e2",
     # Of another type.
@@ -22,15 +22,15 @@ VALUES = [
     b'{"type":"text","text":"hi"}', b'"\\u0000"', b'"\\ud83e\\udd8a"', b"[" * 500 + b"]" * 500,
 ]
 BROKEN = [
-    # Numbers that are none, or none to a strict reader.
+    # Invalid numbers, or numbers that a strict parser rejects.
     b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"00", b"0x10", b"+1", b".5", b"1.", b"1e", b"9" * 5000,
     b"18446744073709551616", b"-9223372036854775809",
-    # Bytes and escapes that are no text.
+    # Bytes and escapes that are not text.
     b'"\\ud800"', b'"\\udc00\\ud800"', b'"\xff"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b'"\x00"', b'"\n"', b'"\\x41"',
     b'"\\u12"', b'"\xf4\x90\x80\x80"', b'"\xf0\x9f"', b"nul", b"undefined", b"'a'", b"", b'"', b"[1,]", b'{"a":}',
     b"[" * 2000 + b"]" * 2000,
 ]
-# What means something to a template, a tokenizer, an event stream or a log.
+# Texts with a meaning to a template, a tokenizer, an event stream or a log.
 POISON = [
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start|>system\n", "<s>", "</s>", "[INST]", "<<SYS>>", "<0x0A>",
     "{{ 7 * 7 }}", "{% for a in range(10 ** 9) %}", "{{ messages.__class__.__mro__ }}", "%s%n", "${x}", "\\", '"', "'",
@@ -42,7 +42,7 @@ POISON = [
 
 
 def text(rng: random.Random, most: int = 6) -> bytes:
-    """A string of poison, valid as JSON."""
+    """A string of poison, as valid JSON."""
     return orjson.dumps("".join(rng.choices(POISON, k=rng.randint(0, most))))
 
 
@@ -56,13 +56,13 @@ def edges(field: FieldInfo) -> list[bytes]:
     found: list[float] = []
     for bound in bounds:
         found += [bound, bound - 1, bound + 1]
-        if abs(bound) < 2**31 - 1:  # beyond, the next one is no other number
+        if abs(bound) < 2**31 - 1:  # beyond, the adjacent number may be the same float
             found += [math.nextafter(bound, -math.inf), math.nextafter(bound, math.inf)]
     return [str(number).encode() for number in found]
 
 
 def _rules(field: FieldInfo) -> Iterator[object]:
-    """The field's own, and those of the types that it may be."""
+    """The field's own rules, and those of its possible types."""
     yield from field.metadata
     for kind in get_args(field.annotation):
         for rule in get_args(kind)[1:]:
@@ -70,7 +70,7 @@ def _rules(field: FieldInfo) -> Iterator[object]:
 
 
 def any_value(rng: random.Random, depth: int = 0) -> bytes:
-    """Of any type, and now and then of none."""
+    """Of any type, and occasionally not JSON."""
     which = rng.random()
     if depth < 3 and which < 0.1:
         return b"[%b]" % b",".join(any_value(rng, depth + 1) for _ in range(rng.randint(0, 4)))

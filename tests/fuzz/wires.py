@@ -1,4 +1,4 @@
-"""Kinds of bad requests whose bodies do not matter: addresses, queries, headers, keys, framing, and no HTTP at all."""
+"""Bad requests whose bodies do not matter: addresses, queries, headers, keys, framing, and invalid HTTP."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ METHODS = (
     b"GET", b"POST", b"DELETE", b"HEAD", b"OPTIONS", b"PUT", b"PATCH", b"TRACE", b"get", b"M" * 300, b"BREW", b"G\xc3T",
 )
 KEYS = (b"k", b'"k"', b"two words", b"k" * 128, b"k" * 129, b"", b"\xff", b"\xc3\xa9", b"a/b", b"'", b"k\tk")
-STREAMS = (  # nearly a stream's id
+STREAMS = (  # almost a stream's id
     "{0}", "{0}", "{0}0", "{0:.31}", "{0}/x", "{0}%0a", "F" * 32, "", ".", "..", "%00", "%2e%2e", "x" * 5000, "🦊", "*",
 )
-EVENTS = (  # nearly an event's: its stream, number and checksum
+EVENTS = (  # almost an event's: its stream, number and checksum
     "{0}.{1}.{2}", "{0}.{1}.{2}", "{0}.{1}", "{0}", "{0}.-1.{2}", "{0}.18446744073709551616.{2}", "{0}.9999999999.{2}",
     "{0}.0{1}.{2}", "{0}.1{1}.{2}", "{0}.{1}.ffffffff", "{0}.{1}.{2}.1", "{0}.٣.{2}", "{0}.{1}.{2}, {0}.{1}.{2}",
     "f" * 32 + ".0.00000000", "0", "", "lost", "\t", "x" * 7000, "null",
@@ -75,19 +75,19 @@ CHUNKS = (
 
 @dataclass(frozen=True)
 class Known:
-    """What the service knows already: ids of streams, and of their events."""
+    """What is known of the service: ids of streams, and of their events."""
 
     streams: tuple[str, ...] = ("0" * 32,)
     events: tuple[str, ...] = ("0" * 32 + ".3.00000000",)
 
 
 def a_stream(rng: random.Random, known: Known) -> bytes:
-    """The address of one, or nearly."""
+    """A stream's address, or almost one."""
     return b"/v1/streams/" + rng.choice(STREAMS).format(rng.choice(known.streams)).encode()
 
 
 def an_event(rng: random.Random, known: Known) -> bytes:
-    """The header of who has read so far, or nearly."""
+    """A Last-Event-ID header, or almost one."""
     return b"Last-Event-ID: " + rng.choice(EVENTS).format(*rng.choice(known.events).split(".")).encode()
 
 
@@ -96,7 +96,7 @@ def perhaps(rng: random.Random, share: float, line: bytes) -> tuple[bytes, ...]:
 
 
 def queries(rng: random.Random, known: Known) -> Request:
-    """Fields of a query that are none: broken escapes, given twice, too many, of wrong types."""
+    """Invalid fields of a query: broken escapes, repeated, too many, of wrong types."""
     names = (*NAMES, "prompt", "last_event_id", "key", "stop", "%ff", "a" * 300)
     pairs = [b"prompt=hi", b"max_tokens=4"] if rng.random() < 0.8 else []
     for _ in range(rng.randint(1, 4)):
@@ -115,7 +115,7 @@ def queries(rng: random.Random, known: Known) -> Request:
 
 
 def headers(rng: random.Random, known: Known) -> Request:
-    """One to four odd ones, on any route."""
+    """One to four odd headers, on any route."""
     lines = tuple(rng.choices(HEADERS, k=rng.randint(1, 4))) + perhaps(rng, 0.1, an_event(rng, known))
     if rng.random() < 0.02:
         lines += (b"A: b",) * rng.choice([100, 1000, 30_000])
@@ -126,7 +126,7 @@ def headers(rng: random.Random, known: Known) -> Request:
 
 
 def keys(rng: random.Random, known: Known) -> Request:
-    """Keys that are none, and keys that others of these requests have used for something else."""
+    """Invalid keys, and keys that other fuzz requests have used for something else."""
     key = rng.choice([*KEYS, *(b"key-%d" % n for n in range(20))])
     more = (
         ((b'"key"', rng.choice([orjson.dumps(key.decode("latin-1")), any_value(rng)])),) if rng.random() < 0.5 else ()
@@ -138,7 +138,7 @@ def keys(rng: random.Random, known: Known) -> Request:
 
 
 def addresses(rng: random.Random, known: Known) -> Request:
-    """Paths and methods that are none, and streams that are not there, or not this one's to end."""
+    """Invalid paths and methods, and streams that do not exist or that this key may not end."""
     path = rng.choice([*PATHS, *NOWHERE, *(a_stream(rng, known) for _ in range(9))])
     path = rng.choice([path] * 4 + [path + rng.choice(TAILS), b"http://rill" + path, b"http://[" + path, b"/v1" + path])
     accept = b"Accept: " + rng.choice([b"text/event-stream", b"application/json"])
@@ -147,7 +147,7 @@ def addresses(rng: random.Random, known: Known) -> Request:
 
 
 def framing(rng: random.Random, known: Known) -> Request:
-    """Bodies whose length is wrong or told twice, and chunks that are none."""
+    """Bodies with a wrong or repeated length, and invalid chunks."""
     length, coding = b"Content-Length: " + rng.choice(LENGTHS), b"Transfer-Encoding: " + rng.choice(CODINGS)
     heads = [(length,), (coding,), (coding,), (length, b"Content-Length: 30"), (coding, length), (coding, coding)]
     head = rng.choice(heads)
@@ -156,7 +156,7 @@ def framing(rng: random.Random, known: Known) -> Request:
 
 
 def no_http(rng: random.Random, known: Known) -> Request:
-    """Bytes that are no request, and requests of which a byte is another or is missing."""
+    """Bytes that are not a request, and requests with a changed or missing byte."""
     good = Request("", fields=(PROMPT, SHORT)).encode()
     at = rng.randrange(len(good))
     raws: list[Callable[[], bytes]] = [

@@ -1,4 +1,4 @@
-"""What hostile clients do: each kind found something once, or is like one that did. A function does it once."""
+"""The attacks of hostile clients: each kind found a fault once, or resembles one that did. A function does it once."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from string import ascii_letters, digits
 
 import orjson
 
-from tests.hostile.foes import Foe, Kind
+from tests.hostile.attackers import Attacker, Kind
 
 KIB, MIB = 1 << 10, 1 << 20
 STORY = {"prompt": "Tell me a story", "ignore_eos": True}
 
 
 def ending_prompt(piece: str) -> bytes:
-    """A request for one token after as many of this as a body has room for."""
+    """A request for one token after this piece repeated to the maximum size of a body."""
     escaped = orjson.dumps(piece)[1:-1]
     return b'{"max_tokens":1,"prompt":"%b"}' % (escaped * ((MIB - 100) // len(escaped)))
 
 
 def nullable_rules(size: int) -> str:
-    """A grammar of so many characters in which every rule may say nothing, each known only when the next one is."""
+    """A grammar of this many characters in which every rule may be empty, each known to be only after the next one."""
     names = ["".join(pair) for pair in product(ascii_letters, ascii_letters + digits)][:1900]
     tails = "\n".join(f'{name}::=""' for name in reversed(names))
     each = (size - len(tails) - 100) // (3 * len(names))
     return "root::=" + " ".join(" ".join([name] * each) for name in names) + "\n" + tails
 
 
-# 765 KiB: SentencePiece takes half a minute for as many, which the engine's size check lets pass.
+# 765 KiB: SentencePiece takes half a minute for that, and the engine's size check accepts it.
 NEWLINES = b'{"max_tokens":1,"prompt":"' + b"\\n" * 392_000 + b'"}'
 LETTERS, TABS, MARKS = (ending_prompt(piece) for piece in ("a", " \t", "a\u0301\u0302"))
 IDS = b'{"max_tokens":1,"prompt":[' + b",".join([b"1"] * 520_000) + b"]}"
@@ -38,9 +38,9 @@ PARTS = b'{"max_tokens":1,"messages":[{"role":"user","content":[%b]}]}' % b",".j
     [b'{"type":"text","text":""}'] * 38_000
 )
 WRONG_AT_LAST = b'{"prompt":"x","a":[' + b",".join([b'{"b":[1.5,"c"]}'] * 60_000) + b"}"
-# A count that one reader takes for one and another does not, and then 64 KiB that are printed a line each.
+# A count that one parser accepts and another does not, and then 64 KiB that are printed a line each.
 FLOOD = STORY | {"grammar": 'root ::= "a"{\n2}\n' + "# a secret\n" * 5000 + "\n" * (9 * KIB)}
-# Each token of it may begin two hundred ways.
+# Each of its tokens may begin in two hundred ways.
 COSTLY = STORY | {"grammar": "root ::= (" + "|".join(["[一-龥]"] * 200) + ")+", "max_tokens": 30}
 UNCHECKED = STORY | {"grammar": nullable_rules(64 * KIB), "max_tokens": 4}
 MESSAGES = {"messages": [{"role": "user", "content": "a"}] * 2048, "max_tokens": 1}
@@ -61,7 +61,7 @@ DEAREST = STORY | {
     "stop": ["a" * 255 + chr(i) for i in range(97, 113)],
     "logit_bias": [[i, -0.01] for i in range(1024)],
 }
-# As much as a request may hold and still be answered: what of it is kept when its stream has ended?
+# The largest request that is still answered: how much of it is kept when its stream has ended?
 KEPT = {
     "grammar": 'root ::= "a"\n' + "# nothing\n" * 6500,
     "logit_bias": [[i, -0.01] for i in range(1024)],
@@ -70,97 +70,97 @@ KEPT = {
 }
 
 
-async def ordinary(foe: Foe) -> None:
-    """Nothing hostile: four more clients like the well-behaved ones have their price, too."""
-    await foe.post("/stream", {"prompt": foe.words(50), "max_tokens": 64, "ignore_eos": True})
+async def ordinary(attacker: Attacker) -> None:
+    """Not hostile: four more clients like the well-behaved ones have a cost, too."""
+    await attacker.post("/stream", {"prompt": attacker.words(50), "max_tokens": 64, "ignore_eos": True})
 
 
-async def newlines(foe: Foe) -> None:
-    await foe.post("/stream", NEWLINES)
+async def newlines(attacker: Attacker) -> None:
+    await attacker.post("/stream", NEWLINES)
 
 
-async def other_texts(foe: Foe) -> None:
-    await foe.post("/stream", foe.rng.choice([LETTERS, TABS, MARKS]))
+async def other_texts(attacker: Attacker) -> None:
+    await attacker.post("/stream", attacker.rng.choice([LETTERS, TABS, MARKS]))
 
 
-async def large_bodies(foe: Foe) -> None:
-    path, body = foe.rng.choice(
+async def large_bodies(attacker: Attacker) -> None:
+    path, body = attacker.rng.choice(
         [("/v1/completions", IDS), ("/stream", BIASES), ("/v1/chat/completions", PARTS), ("/stream", WRONG_AT_LAST)]
     )
-    await foe.post(path, body)
+    await attacker.post(path, body)
 
 
-async def log_flood(foe: Foe) -> None:
-    await foe.post("/stream", FLOOD)
+async def log_flood(attacker: Attacker) -> None:
+    await attacker.post("/stream", FLOOD)
 
 
-async def costly_grammar(foe: Foe) -> None:
-    await foe.post("/stream", COSTLY)
+async def costly_grammar(attacker: Attacker) -> None:
+    await attacker.post("/stream", COSTLY)
 
 
-async def unchecked_grammar(foe: Foe) -> None:
-    await foe.post("/stream", UNCHECKED)
+async def unchecked_grammar(attacker: Attacker) -> None:
+    await attacker.post("/stream", UNCHECKED)
 
 
-async def dearest_samplers(foe: Foe) -> None:
-    await foe.post("/stream", DEAREST | {"prompt": foe.long_words(0.2)})
+async def dearest_samplers(attacker: Attacker) -> None:
+    await attacker.post("/stream", DEAREST | {"prompt": attacker.long_words(0.2)})
 
 
-async def many_messages(foe: Foe) -> None:
-    await foe.post("/v1/chat/completions", MESSAGES)
+async def many_messages(attacker: Attacker) -> None:
+    await attacker.post("/v1/chat/completions", MESSAGES)
 
 
-async def full_queue(foe: Foe) -> None:
-    """Every place that can be had, without one open connection."""
-    if not await foe.begin(STORY | {"max_tokens": 200}):
+async def full_queue(attacker: Attacker) -> None:
+    """All places in the queue, without one open connection."""
+    if not await attacker.begin(STORY | {"max_tokens": 200}):
         await asyncio.sleep(0.05)
 
 
-async def long_prompts(foe: Foe) -> None:
-    await foe.post("/stream", {"prompt": foe.long_words(0.8), "max_tokens": 2})
+async def long_prompts(attacker: Attacker) -> None:
+    await attacker.post("/stream", {"prompt": attacker.long_words(0.8), "max_tokens": 2})
 
 
-async def full_cache(foe: Foe) -> None:
-    """Every cell of the KV cache, by streams that last."""
-    await foe.post("/stream", STORY | {"prompt": foe.long_words(0.2), "max_tokens": 600})
+async def full_cache(attacker: Attacker) -> None:
+    """All cells of the KV cache, by long streams."""
+    await attacker.post("/stream", STORY | {"prompt": attacker.long_words(0.2), "max_tokens": 600})
 
 
-async def finished_streams(foe: Foe) -> None:
-    """Twenty-five of them, and then nothing: what matters is what is kept."""
-    if len(foe.begun) < 25:
-        await foe.begin(KEPT | {"prompt": foe.long_words(0.5)})
+async def finished_streams(attacker: Attacker) -> None:
+    """Twenty-five of them, and then nothing: the memory that they keep matters."""
+    if len(attacker.begun) < 25:
+        await attacker.begin(KEPT | {"prompt": attacker.long_words(0.5)})
 
 
-async def resting_streams(foe: Foe) -> None:
-    """Streams that want a token in a quarter of an hour, and keep their prompts' cells until then."""
-    await foe.post("/stream", STORY | {"prompt": foe.long_words(0.6), "pace": 0.001})
+async def resting_streams(attacker: Attacker) -> None:
+    """Streams that ask for a token in a quarter of an hour, and hold their prompts' cells until then."""
+    await attacker.post("/stream", STORY | {"prompt": attacker.long_words(0.6), "pace": 0.001})
 
 
-async def leaving(foe: Foe) -> None:
-    """A long prompt whose reader leaves as soon as it is read, or before."""
-    async with asyncio.timeout(foe.rng.uniform(0.005, 0.1)):
-        await long_prompts(foe)
+async def leaving(attacker: Attacker) -> None:
+    """A long prompt whose reader leaves during the prefill, or right after it."""
+    async with asyncio.timeout(attacker.rng.uniform(0.005, 0.1)):
+        await long_prompts(attacker)
 
 
-async def rereading(foe: Foe) -> None:
+async def rereading(attacker: Attacker) -> None:
     """A stream that has ended, read again and again."""
-    if not foe.begun:
-        await foe.begin(STORY | {"max_tokens": 900})
-    async with foe.client.get(f"/v1/streams/{foe.begun[0]}") as response:
-        foe.got[str(response.status)] += 1
+    if not attacker.begun:
+        await attacker.begin(STORY | {"max_tokens": 900})
+    async with attacker.client.get(f"/v1/streams/{attacker.begun[0]}") as response:
+        attacker.got[str(response.status)] += 1
         await response.read()
 
 
-async def slow_bodies(foe: Foe) -> None:
-    """A body that comes a byte at a time, and never whole."""
+async def slow_bodies(attacker: Attacker) -> None:
+    """A body that arrives a byte at a time, and never completely."""
 
     async def crumbs() -> AsyncIterator[bytes]:
         while True:
             yield b" "
             await asyncio.sleep(0.5)
 
-    async with foe.client.post("/stream", data=crumbs()) as response:
-        foe.got[str(response.status)] += 1
+    async with attacker.client.post("/stream", data=crumbs()) as response:
+        attacker.got[str(response.status)] += 1
 
 
 KINDS = (
@@ -173,12 +173,12 @@ KINDS = (
     Kind("a grammar that is costly to check", unchecked_grammar),
     Kind("all samplers at once", dearest_samplers, n_loops=2),
     Kind("2,048 messages", many_messages),
-    Kind("one key that fills the queue", full_queue, n_foes=1, n_loops=8),
-    Kind("one key that holds every cell", full_cache, n_foes=1, n_loops=8),
+    Kind("one key that fills the queue", full_queue, n_attackers=1, n_loops=8),
+    Kind("one key that holds every cell", full_cache, n_attackers=1, n_loops=8),
     Kind("long prompts", long_prompts, n_loops=2),
     Kind("a hundred ended streams of big requests", finished_streams),
-    Kind("streams that rest", resting_streams, n_loops=6),
+    Kind("streams that pause", resting_streams, n_loops=6),
     Kind("readers that leave at once", leaving, n_loops=2),
     Kind("one ended stream, read again and again", rereading, n_loops=2),
-    Kind("bodies that never come whole", slow_bodies, n_loops=50),
+    Kind("bodies that are never complete", slow_bodies, n_loops=50),
 )

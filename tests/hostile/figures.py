@@ -1,4 +1,4 @@
-"""What well-behaved clients got alone and beside hostile ones, and what that comes to: medians, and a table. Pure."""
+"""The figures of well-behaved clients alone and under attack: medians, ratios, and a table. Pure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ITL_P50, ITL_P99, TTFT_P95 = "ITL p50", "ITL p99", "TTFT p95"
 
 @dataclass(frozen=True)
 class Turn:
-    """Seconds by name; who gets no token waits for ever."""
+    """Seconds by name; without a token the wait is infinite."""
 
     seconds: dict[str, float]
-    failures: Counter[str] = field(default_factory=Counter)  # by status, or by what went wrong
+    failures: Counter[str] = field(default_factory=Counter)  # by status, or by kind of failure
 
     @classmethod
     def of(cls, answers: list[Answer]) -> Turn:
@@ -37,34 +37,34 @@ class Turn:
 
 @dataclass
 class Row:
-    """One kind of foes, turn by turn: before them, beside them and after them."""
+    """One kind of attack, turn by turn: before, during and after it."""
 
     name: str
     turns: list[tuple[Turn, Turn, Turn]] = field(default_factory=list)
     longest_line: int = 0  # bytes, of the service's log
     n_restarts: int = 0
-    grown: float = -math.inf  # bytes of the front's memory: the most of one turn
-    got: Counter[str] = field(default_factory=Counter)  # by the foes
+    grown: float = -math.inf  # bytes of the front's memory: the maximum of one turn
+    got: Counter[str] = field(default_factory=Counter)  # the attackers' responses
 
     @property
     def failures(self) -> Counter[str]:
-        return sum((beside.failures for _, beside, _ in self.turns), Counter())
+        return sum((attacked.failures for _, attacked, _ in self.turns), Counter())
 
     def alone(self, name: str) -> float:
         return median(_between(before, after, name) for before, _, after in self.turns)
 
-    def beside(self, name: str) -> float:
-        return median(beside.seconds[name] for _, beside, _ in self.turns)
+    def attacked(self, name: str) -> float:
+        return median(attacked.seconds[name] for _, attacked, _ in self.turns)
 
     def ratios(self, name: str) -> list[float]:
-        """Times as long as alone, turn by turn: each beside what was before and after it."""
+        """The ratio to the time alone, turn by turn: each turn is compared with the one before and the one after it."""
         return [_times(turn.seconds[name], _between(before, after, name)) for before, turn, after in self.turns]
 
     def ratio(self, name: str) -> float:
         return median(self.ratios(name))
 
     def missed(self) -> Iterator[str]:
-        """What is not as it should be."""
+        """The goals that are missed."""
         for name in (ITL_P99, TTFT_P95):
             if self.ratio(name) > MOST_RATIO:
                 yield f"{name} {self.ratio(name):.1f} times"
@@ -78,16 +78,16 @@ class Row:
     def __str__(self) -> str:
         figures = []
         for name in (ITL_P50, ITL_P99, TTFT_P95):
-            figures.append(f"{1000 * self.alone(name):.1f} / {1000 * self.beside(name):.1f}")
+            figures.append(f"{1000 * self.alone(name):.1f} / {1000 * self.attacked(name):.1f}")
             if name != ITL_P50:
                 figures.append(spread(self.ratios(name)))
-        cells = (self.name, *figures, told(self.failures), self.n_restarts, self.longest_line)
-        return "| " + " | ".join(map(str, (*cells, f"{self.grown / (1 << 20):+.0f}", told(self.got)))) + " |"
+        cells = (self.name, *figures, counts(self.failures), self.n_restarts, self.longest_line)
+        return "| " + " | ".join(map(str, (*cells, f"{self.grown / (1 << 20):+.0f}", counts(self.got)))) + " |"
 
 
 HEAD = (
-    "| beside | ITL p50, ms: alone / beside | p99 | times | TTFT p95, ms | times | failed | restarts "
-    "| longest line, bytes | front, MiB | what they got |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    "| attack | ITL p50, ms: alone / attacked | p99 | times | TTFT p95, ms | times | failed | restarts "
+    "| longest line, bytes | front, MiB | attackers' responses |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -102,17 +102,17 @@ def _between(before: Turn, after: Turn, name: str) -> float:
 
 
 def _times(seconds: float, alone: float) -> float:
-    if seconds == alone:  # for ever is no longer than for ever
+    if seconds == alone:  # both infinite
         return 1.0
     return seconds / alone if alone else math.inf
 
 
-def told(counter: Counter[str]) -> str:
+def counts(counter: Counter[str]) -> str:
     return ", ".join(f"{n} {what}" for what, n in counter.most_common()) or "0"
 
 
 def verdict(rows: list[Row]) -> str:
-    """One line: whether nobody was held up for more than twice as long, and nothing else went wrong."""
+    """One line: whether no client was delayed by more than MOST_RATIO, and no other goal was missed."""
     missed = [f"{row.name}: {', '.join(row.missed())}" for row in rows if any(row.missed())]
     goal = f"p99 and p95 within {MOST_RATIO:g} times, no line over {MOST_LINE:,} bytes, no 5xx, no restart"
-    return f"The goal ({goal}) is " + (f"missed beside {'; '.join(missed)}." if missed else "kept beside all of them.")
+    return f"The goal ({goal}) is " + (f"missed under {'; '.join(missed)}." if missed else "kept under all of them.")

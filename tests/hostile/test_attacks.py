@@ -1,4 +1,4 @@
-"""The attacks get past the door: what they send is no larger than what is taken, and of the shape that is asked for."""
+"""The attacks pass the front's checks: they are no larger than what is accepted, and of the required form."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ BODIES = {name: getattr(attacks, name) for name in ("NEWLINES", "LETTERS", "TABS
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
-def test_an_order_that_is_taken(order: dict[str, Any]) -> None:
-    """The schema lets it pass: it is the engine that has to cope."""
+def test_requests_are_accepted(order: dict[str, Any]) -> None:
+    """The schema accepts it: the engine has to cope with it."""
     validate(StreamRequest, parse_json(orjson.dumps(order))).to_order()
 
 
 @pytest.mark.parametrize("body", [*BODIES.values(), attacks.WRONG_AT_LAST], ids=[*BODIES, "WRONG_AT_LAST"])
-def test_a_body_that_is_read(body: bytes) -> None:
-    """As large as a body may be, or nearly."""
+def test_bodies_are_within_the_limit(body: bytes) -> None:
+    """It has the maximum size of a body, or almost."""
     assert 0.7 < len(body) / Settings().max_body_bytes <= 1
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a_body_that_is_json(body: bytes) -> None:
-    """What is wrong about it is not its syntax."""
+def test_bodies_are_json(body: bytes) -> None:
+    """Its fault is not its syntax."""
     parse_json(body)
 
 
-def test_grammars_are_as_long_as_may_be() -> None:
-    """One more character, and they would not be read."""
+def test_grammars_have_the_maximum_length() -> None:
+    """With one more character they would be refused unread."""
     for grammar in (attacks.UNCHECKED["grammar"], attacks.KEPT["grammar"], attacks.FLOOD["grammar"]):
         assert 0.9 < len(str(grammar)) / MAX_GRAMMAR_CHARS <= 1
     assert len(str(attacks.COSTLY["grammar"])) < 2048
 
 
-def test_kinds_have_names_of_their_own() -> None:
-    """A row each."""
+def test_kinds_have_unique_names() -> None:
+    """There is a row for each."""
     assert len({kind.name for kind in KINDS}) == len(KINDS)

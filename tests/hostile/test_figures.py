@@ -1,4 +1,4 @@
-"""What is counted as held up, and what is told of it."""
+"""What counts as a delay, and how it is reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.bench.load import Answer
-from tests.hostile.figures import HEAD, ITL_P50, ITL_P99, TTFT_P95, Row, Turn, told, verdict
+from tests.hostile.figures import HEAD, ITL_P50, ITL_P99, TTFT_P95, Row, Turn, counts, verdict
 
 
 def answer(*times: float, error: str = "") -> Answer:
@@ -24,13 +24,13 @@ def row(*turns: tuple[Turn, Turn, Turn]) -> Row:
 
 
 def test_a_turn() -> None:
-    """All gaps of all answers, and each one's first token."""
+    """All gaps of all answers, and each answer's time to first token."""
     found = Turn.of([answer(1.0, 1.5, 2.0), answer(3.0, 3.25)])
     assert found == Turn({ITL_P50: 0.5, ITL_P99: 0.5, TTFT_P95: 3.0})
 
 
-def test_who_gets_no_token_waits_for_ever() -> None:
-    """A refusal is no quick answer; its status is counted, and so is what broke."""
+def test_without_a_token_the_wait_is_infinite() -> None:
+    """A refusal is not a quick answer; its status is counted, and so are broken connections."""
     found = Turn.of([answer(1.0, 2.0), answer(error="503: {'error'}"), answer(error="503: x"), answer(error="no end")])
     assert found.seconds[TTFT_P95] == math.inf
     assert found.failures == {"503": 2, "no end": 1}
@@ -39,8 +39,8 @@ def test_who_gets_no_token_waits_for_ever() -> None:
     assert Turn.of([answer(1.0, error=in_stream)]).failures == {"queue_timeout": 1}
 
 
-def test_each_turn_is_compared_with_its_own_neighbours() -> None:
-    """A machine that becomes slower makes no ratio; the median of the turns is what counts."""
+def test_each_turn_is_compared_with_adjacent_turns() -> None:
+    """A machine that becomes slower does not change the ratio; the median of the turns counts."""
     found = row(
         (turn(1.0, 1.0), turn(1.5, 2.0), turn(2.0, 1.0)),
         (turn(2.0, 1.0), turn(6.0, 3.0), turn(4.0, 1.0)),
@@ -48,34 +48,34 @@ def test_each_turn_is_compared_with_its_own_neighbours() -> None:
     )
     assert (found.ratio(ITL_P99), found.ratio(TTFT_P95)) == (2.0, 3.0)
     assert found.ratios(TTFT_P95) == [2.0, 3.0, 4.0]
-    assert (found.alone(ITL_P99), found.beside(ITL_P99)) == (3.0, 6.0)
+    assert (found.alone(ITL_P99), found.attacked(ITL_P99)) == (3.0, 6.0)
 
 
 @pytest.mark.parametrize(
-    ("alone", "beside", "times"),
+    ("alone", "attacked", "times"),
     [(1.0, math.inf, math.inf), (math.inf, math.inf, 1.0), (math.inf, 1.0, 0.0), (0.0, 1.0, math.inf)],
 )
-def test_for_ever_has_a_ratio(alone: float, beside: float, times: float) -> None:
-    """None of them is no number, which would be less than any goal."""
-    assert row((turn(alone, 1.0), turn(beside, 1.0), turn(alone, 1.0))).ratio(ITL_P99) == times
+def test_infinite_times_have_a_ratio(alone: float, attacked: float, times: float) -> None:
+    """None of them is NaN, which would be below any goal."""
+    assert row((turn(alone, 1.0), turn(attacked, 1.0), turn(alone, 1.0))).ratio(ITL_P99) == times
 
 
-def test_what_is_missed() -> None:
-    """Ratios, lines of the log, 5xx and restarts; a 429 is an answer to whoever asks too much."""
+def test_missed_goals() -> None:
+    """Ratios, lines of the log, 5xx and restarts; a 429 is the right answer to too many requests."""
     quiet = turn(1.0, 1.0)
     good = row((quiet, turn(2.0, 2.0, **{"429": 3}), quiet))
     assert list(good.missed()) == []
-    assert verdict([good]).endswith("is kept beside all of them.")
+    assert verdict([good]).endswith("is kept under all of them.")
     bad = row((quiet, turn(3.0, 2.5, **{"503": 2}), quiet))
     bad.longest_line, bad.n_restarts = 3000, 1
     missed = ["ITL p99 3.0 times", "TTFT p95 2.5 times", "a line of 3,000 bytes", "2 answers of 5xx", "1 restarts"]
     assert list(bad.missed()) == missed
-    assert verdict([good, bad]).endswith(f"is missed beside x: {', '.join(missed)}.")
+    assert verdict([good, bad]).endswith(f"is missed under x: {', '.join(missed)}.")
 
 
 def test_a_row_has_a_cell_for_each_column() -> None:
-    """Milliseconds, ratios, MiB."""
+    """In milliseconds, ratios, MiB."""
     found = str(row((turn(0.001, 0.01), turn(0.002, 0.01), turn(0.001, 0.01))))
     assert found == "| x | 0.5 / 1.0 | 1.0 / 2.0 | 2 | 10.0 / 10.0 | 1 | 0 | 0 | 400 | +1 | 0 |"
     assert found.count("|") == HEAD.splitlines()[0].count("|")
-    assert told(Counter({"400": 2, "200": 3})) == "3 200, 2 400"
+    assert counts(Counter({"400": 2, "200": 3})) == "3 200, 2 400"
