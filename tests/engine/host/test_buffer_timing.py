@@ -1,4 +1,4 @@
-"""The products that this processor really has, and that weights really go where they are told to."""
+"""The products that this processor has, and that weights are really kept in the chosen buffer type."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def products() -> CPUProducts:
     return found
 
 
-def test_the_plain_type_holds_everything(products: CPUProducts) -> None:
-    """It is the last one, and all that is left for numbers that nobody repacks."""
+def test_the_plain_buffer_type_holds_everything(products: CPUProducts) -> None:
+    """It is the last one, and the only one for types of weights without a repacked product."""
     assert products.holders(F32) == ["CPU"]
     assert products.holders(Q4_0)[-1] == products.holders(Q8_0)[-1] == "CPU"
 
 
 def test_more_rows_take_longer(products: CPUProducts) -> None:
-    """In each buffer type that can hold it: they are really computed, and 64 rows cost more than one."""
+    """In each buffer type that can hold it the products are really computed: 64 rows cost more than one."""
     for buffer in products.holders(Q4_0):
         seconds = products.seconds(Q4_0, buffer)
         assert len(seconds) == len(ROWS)

@@ -1,4 +1,4 @@
-"""What depends on a stream's company, with the types of weights that people have their models in."""
+"""Whether a stream's tokens depend on the rest of the batch, with the common types of weights."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ FILE_TYPES = {"Q4_0": 2, "IQ4_XS": 30, "Q4_K_M": 15, "Q5_K_M": 17}
 
 
 def quantized(to: Path, file_type: int) -> Path:
-    """The starter with other weights."""
+    """The starter requantized to another type."""
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize, params.nthread = file_type, True, 1
     assert lib.llama_model_quantize(str(STARTER).encode(), str(to).encode(), ctypes.byref(params)) == 0
     return to
 
 
-def test_it_is_tried_out(bpe: Model, write: Callable[..., Path], make_context: MakeContext) -> None:
-    """Quantized weights are exact where the KV cache is; what is not quantized is multiplied in another order."""
+def test_exactness_is_measured(bpe: Model, write: Callable[..., Path], make_context: MakeContext) -> None:
+    """Quantized weights are exact where the KV cache is; unquantized ones are multiplied in another order."""
     floats = Model(write("floats", weights="f32"))
     for model, expected in ((bpe, True), (floats, False)):
         context = make_context(model, kv_type="bf16", flash_attention="on")
@@ -38,8 +38,8 @@ def test_it_is_tried_out(bpe: Model, write: Callable[..., Path], make_context: M
 
 
 @pytest.mark.parametrize("name", FILE_TYPES)
-def test_in_company_as_alone(name: str, tmp_path: Path) -> None:
-    """Twelve streams at once give the tokens that each gives alone, whatever type of weights the model's file has."""
+def test_in_a_batch_as_alone(name: str, tmp_path: Path) -> None:
+    """Twelve concurrent streams give the tokens that each gives alone, for each type of weights."""
     model = quantized(tmp_path / "model.gguf", FILE_TYPES[name])
     texts = [f"The {animal} and the {i}" for i, animal in enumerate(["fox", "owl", "cat", "hen"] * 3)]
     submits = [
@@ -58,8 +58,8 @@ def test_in_company_as_alone(name: str, tmp_path: Path) -> None:
     assert {id: tokens for id, (tokens, *_) in together.items()} == alone
 
 
-def test_what_is_not_exact_says_so(tmp_path: Path) -> None:
-    """An operator who pays for exactness is told where the weights don't give it."""
+def test_inexact_weights_are_reported(tmp_path: Path) -> None:
+    """An operator who sets an exact KV type is told if the weights are not exact."""
     model = quantized(tmp_path / "f16.gguf", 1)
     with Child(model, n_ctx=1024, n_seq=2, kv_type="bf16") as child:
         child.ready()
@@ -70,7 +70,7 @@ def test_what_is_not_exact_says_so(tmp_path: Path) -> None:
 
 
 def said(child: Child) -> bytes:
-    """What it wrote to stderr; ends it."""
+    """The engine's stderr; ends the engine."""
     child.socket.close()
     child.exit_status()
     assert child.process.stderr is not None

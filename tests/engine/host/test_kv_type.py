@@ -1,4 +1,4 @@
-"""The KV cache's type where it is left open, and the words for what it promises."""
+"""The KV cache's type if it is not set, and the description of its guarantee."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FREE = Given(
 
 
 @pytest.mark.parametrize("asked", KV_TYPES)
-def test_what_is_asked_for_is_had(asked: KvType) -> None:
-    """A type that is named is taken, whatever it costs."""
+def test_an_explicit_type_is_used(asked: KvType) -> None:
+    """An explicit type is used, whatever it costs."""
     assert choose_kv_type(asked, FREE) == choose_kv_type(asked, replace(FREE, features=frozenset())) == asked
 
 
-def test_exact_where_it_is_free() -> None:
-    """Left open, it is bf16 with each type of weights and each size of heads for which that is as fast as f16."""
+def test_exact_where_it_costs_nothing() -> None:
+    """By default it is bf16 with each type of weights and each head size for which that is as fast as f16."""
     assert choose_kv_type(AUTO, FREE) == "bf16"
     assert choose_kv_type(AUTO, replace(FREE, weights=frozenset({"q4_0", "q4_1", "f32"}))) == "bf16"
     assert {choose_kv_type(AUTO, replace(FREE, head=head)) for head in HEADS} == {"bf16"}
@@ -51,8 +51,8 @@ def test_exact_where_it_is_free() -> None:
         {"can_be_exact": False},
     ],
 )
-def test_where_it_is_not(but: dict[str, Any]) -> None:
-    """Without the fast attention, with weights that would be slower or inexact all the same, on a GPU: f16."""
+def test_not_exact_where_it_costs(but: dict[str, Any]) -> None:
+    """Without the fast attention, with weights that would be slower or inexact anyway, on a GPU it is f16."""
     assert choose_kv_type(AUTO, replace(FREE, **but)) == "f16"
 
 
@@ -68,12 +68,12 @@ def test_where_it_is_not(but: dict[str, Any]) -> None:
     ],
 )
 def test_the_size_of_a_head(meta: dict[str, str], expected: int) -> None:
-    """As the file tells it, else the embedding's part; 0 where there is not one size."""
+    """From the file's metadata, else derived from the embedding size; 0 if there is more than one size."""
     named = {"general.architecture": "x"} | {f"x.{key}": value for key, value in meta.items()}
     assert head_size(named.get) == expected
 
 
-def test_words() -> None:
-    """They say first whether it is so."""
+def test_the_description_begins_with_the_guarantee() -> None:
+    """It first says whether results are exact."""
     assert promise(True).startswith("exact: ")
     assert promise(False).startswith("not exact: ")

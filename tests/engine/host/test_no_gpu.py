@@ -1,4 +1,4 @@
-"""The cause that an operator reads where a card was expected."""
+"""The cause that an operator gets where a GPU was expected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_cause(
     visible: str | None,
     words: str,
 ) -> None:
-    """No driver, one that is too old, cards that are hidden, and whatever CUDA says itself are told apart."""
+    """No driver, a driver that is too old, hidden cards, and CUDA's own messages are distinguished."""
     if plugin:
         (tmp_path / no_gpu.PLUGIN).touch()
 

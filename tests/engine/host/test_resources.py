@@ -1,4 +1,4 @@
-"""What the machine gives, read from a root directory of the test's own."""
+"""The machine's resources, read from the test's own root directory."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def machine(root: Path, cores: dict[int, tuple[int, int]], **files: str) -> Path
 
 @pytest.fixture
 def affinity(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
-    """Says which CPUs this process may use."""
+    """Sets the CPUs that this process may use."""
     return lambda cpus: monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus)
 
 
 SMT = {0: (0, 0), 1: (0, 1), 2: (0, 0), 3: (0, 1)}  # two cores of two threads
-SOCKETS = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1)}  # two packages number their cores alike
+SOCKETS = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1)}  # both packages use the same core numbers
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ SOCKETS = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1)}  # two packages number th
         (SMT, {0, 2}, None, 1),
         (SMT, {0, 1}, None, 2),
         (SOCKETS, {0, 1, 2, 3}, None, 4),
-        ({}, {0, 1, 5}, None, 3),  # no topology to be read: each CPU counts
+        ({}, {0, 1, 5}, None, 3),  # no topology available: each CPU counts
         (SOCKETS, {0, 1, 2, 3}, "max 100000\n", 4),
         (SOCKETS, {0, 1, 2, 3}, "200000 100000\n", 2),
         (SOCKETS, {0, 1, 2, 3}, "150000 100000\n", 2),
@@ -79,13 +79,13 @@ def test_usable_cores(
     quota: str | None,
     expected: int,
 ) -> None:
-    """One thread a physical core that the affinity and the container's quota allow."""
+    """One thread per physical core that the affinity and the container's quota allow."""
     affinity(cpus)
     assert usable_cores(machine(tmp_path, cores, **({} if quota is None else {"cpu_max": quota}))) == expected
 
 
 def test_this_machine_has_a_core() -> None:
-    """On the real machine there is at least one core and no more than the affinity's CPUs."""
+    """The real machine has at least one core and no more than the affinity's CPUs."""
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
     assert free_memory() > 0
 
@@ -100,7 +100,7 @@ MEMINFO = "MemTotal:       8000 kB\nMemFree:         100 kB\nMemAvailable:   400
         ({"meminfo": MEMINFO, "memory_max": "max\n", "memory_current": "9\n"}, 4000 * 1024),
         ({"meminfo": MEMINFO, "memory_max": "1000000\n", "memory_current": "400000\n"}, 600_000),
         ({"meminfo": MEMINFO, "memory_max": "99000000\n", "memory_current": "0\n"}, 4000 * 1024),
-        (  # cached files are given up when others want the memory, but for those that are mapped
+        (  # file pages are reclaimable, except those that are mapped
             {
                 "meminfo": MEMINFO,
                 "memory_max": "1000000\n",
@@ -116,7 +116,7 @@ MEMINFO = "MemTotal:       8000 kB\nMemFree:         100 kB\nMemAvailable:   400
     ],
 )
 def test_free_memory(tmp_path: Path, files: dict[str, str], expected: int) -> None:
-    """What the kernel says is available, within the container's limit; unknown is no limit."""
+    """The kernel's available memory, within the container's limit; an unknown limit is none."""
     assert free_memory(machine(tmp_path, {}, **files)) == expected
 
 
@@ -125,7 +125,7 @@ def test_free_memory(tmp_path: Path, files: dict[str, str], expected: int) -> No
 def test_kv_bytes_are_llama_cpps(
     write: Callable[..., Path], make_context: MakeContext, n_head_kv: int, kv_type: str
 ) -> None:
-    """The bytes counted from the metadata are those that llama.cpp takes, with grouped heads and every KV type."""
+    """The bytes computed from the metadata are those that llama.cpp allocates, with grouped heads and every KV type."""
     journal = Journal()
     before = llama._log
     llama.start(journal)
@@ -140,7 +140,7 @@ def test_kv_bytes_are_llama_cpps(
 
 
 def test_kv_bits_know_every_type() -> None:
-    """Each KV type that can be asked for has its size, so that none is checked against nothing."""
+    """Each possible KV type has a known size, so that none goes unchecked."""
     assert KV_BITS.keys() == KV_TYPES.keys()
 
 
@@ -178,12 +178,12 @@ def test_kv_bits_know_every_type() -> None:
                 "x.attention.head_count": "4",
                 "x.attention.head_count_kv": "[1, 2]",
             },
-            2 * 4 * (16 + 16) * 2,  # a list of numbers, one a layer: the upper bound
+            2 * 4 * (16 + 16) * 2,  # a list of numbers, one per layer: the upper bound
         ),
     ],
 )
 def test_kv_bytes_from_metadata(meta: dict[str, str], expected: int) -> None:
-    """Per layer: KV heads times key and value length, each defaulting as in ggml's gguf.md; 0 when nothing is told."""
+    """Per layer: KV heads times key and value length, each with the default of ggml's gguf.md; 0 without metadata."""
     assert kv_bytes_per_token(meta.get, "f16") == expected
 
 
@@ -205,12 +205,12 @@ def choose(asked: int | None, free: int, *, default: int = 4096, per_token: floa
     ],
 )
 def test_choose_n_ctx(asked: int | None, free: int, options: dict[str, int], expected: int) -> None:
-    """What was asked for is given or refused; otherwise as much of the default as fits."""
+    """The requested size is used or refused; otherwise as much of the default as fits."""
     assert choose(asked, free, **options) == expected
 
 
 def test_the_cache_must_fit_into_every_memory() -> None:
-    """Of a cache that a card and the machine share, the one with least room decides, and is named."""
+    """Of a cache split between a card and the machine, the memory with the least room decides, and is named."""
     card, machine = Pool(75, 75 * 3000, " on a card"), Pool(25, 25 * 2000)
     assert choose_n_ctx(None, default=4096, pools=[card]) == 2816
     assert choose_n_ctx(None, default=4096, pools=[card, machine]) == 1792
@@ -219,24 +219,24 @@ def test_the_cache_must_fit_into_every_memory() -> None:
 
 
 @pytest.mark.parametrize(("asked", "free", "fits"), [(5000, 499_999, 4999), (None, 51_199, 511), (1, -5, 0), (9, 0, 0)])
-def test_a_budget_that_does_not_fit(asked: int | None, free: int, fits: int) -> None:
-    """The error says what was needed, what is free, what would fit, and which setting it is."""
+def test_a_budget_that_is_exceeded(asked: int | None, free: int, fits: int) -> None:
+    """The error has the needed and the free memory, the size that would fit, and the setting."""
     with pytest.raises(BudgetError, match=rf"; {fits} tokens would fit \(RILL_N_CTX\)"):
         choose(asked, free)
 
 
 def test_the_error_counts_in_mib() -> None:
-    """The figures are for an operator to read."""
+    """The figures are readable."""
     with pytest.raises(BudgetError, match=r"a KV cache of 3145728 tokens needs 300 MiB and 200 MiB are free"):
         choose(3 * 2**20, 200 * 2**20)
 
 
 def test_a_context_that_llama_cpp_refuses(bpe: Model, make_context: MakeContext) -> None:
-    """A combination that llama.cpp can't do is a LlamaError, not a crash."""
+    """A combination that llama.cpp does not support is a LlamaError, not a crash."""
     with pytest.raises(LlamaError, match="q8_0"):
         make_context(bpe, kv_type="q8_0", flash_attention="off")
 
 
-def test_the_reader_survives_what_is_no_file(tmp_path: Path) -> None:
-    """A directory where a file should be reads as nothing."""
+def test_reading_a_directory_as_a_file(tmp_path: Path) -> None:
+    """A directory in place of a file is read as empty."""
     assert budget._read(tmp_path) == ""

@@ -1,4 +1,4 @@
-"""threads.py against made-up /proc trees, and once against the real one."""
+"""threads.py with fake /proc trees, and once with the real one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.engine.host.threads import TICKS_PER_S, Helper, Threads
 
 
 class Machine:
-    """Two cores whose counters a test sets; the clock and our own use of the cores are its own."""
+    """Two cores whose counters a test sets, with its own clock and its own value of the engine's CPU time."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.at, self.own = root, 100.0, 10.0
@@ -24,7 +24,7 @@ class Machine:
         (self.root / "proc/self/task/7/schedstat").write_text(f"1 {int(self.waited * 1e9)} 3\n")
 
     def passes(self, seconds: float, *, ours: float, others: float, waited: float = 0.0) -> None:
-        """Time in which we and others used so many cores, and we waited for so many."""
+        """Time in which the engine and others used this many cores, and the engine waited for this many."""
         self.at += seconds
         self.own += ours * seconds
         self.all += (ours + others) * seconds
@@ -35,8 +35,8 @@ class Machine:
         return Threads(2, helper=helper, cpus=[0, 1], root=self.root, clock=lambda: self.at, own=lambda: self.own)
 
 
-class Reader:
-    """A helper."""
+class FakeHelper:
+    """A fake helper process."""
 
     def __init__(self) -> None:
         self.is_busy, self.computed = False, 0.0
@@ -45,16 +45,17 @@ class Reader:
         return self.computed
 
 
-def test_alone(tmp_path: Path) -> None:
-    """Without neighbours all threads run, however busy we are."""
+def test_all_threads_run_without_other_load(tmp_path: Path) -> None:
+    """Without other load all threads run, however busy the engine is."""
     machine = Machine(tmp_path)
     threads = machine.threads()
     machine.passes(1, ours=2.0, others=0.0)
     assert threads.choose() == 2
 
 
-def test_a_neighbour_on_one_core(tmp_path: Path) -> None:
-    """A core that another process wants is left to it, even while we still take half of it; it comes back after."""
+def test_another_process_on_one_core(tmp_path: Path) -> None:
+    """A core that another process needs is left to it, even while the engine still gets half of it; afterwards it is
+    used again."""
     machine = Machine(tmp_path)
     threads = machine.threads()
     machine.passes(1, ours=1.5, others=0.5, waited=0.5)
@@ -65,8 +66,8 @@ def test_a_neighbour_on_one_core(tmp_path: Path) -> None:
     assert threads.choose() == 2
 
 
-def test_a_little_work_beside(tmp_path: Path) -> None:
-    """The front and nginx take a part of a core: no reason to give up a whole one."""
+def test_a_little_other_load(tmp_path: Path) -> None:
+    """The front and nginx use a part of a core: no reason to give up a whole one."""
     machine = Machine(tmp_path)
     threads = machine.threads()
     machine.passes(1, ours=1.6, others=0.4, waited=0.2)
@@ -74,8 +75,8 @@ def test_a_little_work_beside(tmp_path: Path) -> None:
 
 
 def test_a_helper_has_a_core_while_it_is_busy(tmp_path: Path) -> None:
-    """At once, and not a moment longer: it is no neighbour, whatever it has computed."""
-    machine, helper = Machine(tmp_path), Reader()
+    """It has it at once, and only as long as it is busy: its CPU time does not count as other load."""
+    machine, helper = Machine(tmp_path), FakeHelper()
     threads = machine.threads(helper)
     helper.is_busy = True
     assert threads.choose() == 1
@@ -86,15 +87,15 @@ def test_a_helper_has_a_core_while_it_is_busy(tmp_path: Path) -> None:
 
 
 def test_one_thread_always_runs(tmp_path: Path) -> None:
-    """However many others there are, one thread is left."""
+    """However much other load there is, one thread is left."""
     machine = Machine(tmp_path)
     threads = machine.threads()
     machine.passes(1, ours=0.5, others=1.5, waited=9.0)
     assert threads.choose() == 1
 
 
-def test_a_look_takes_half_a_second(tmp_path: Path) -> None:
-    """Within PERIOD_S of the last look the choice stands."""
+def test_the_choice_is_kept_for_half_a_second(tmp_path: Path) -> None:
+    """Within PERIOD_S of the last measurement the choice stays."""
     machine = Machine(tmp_path)
     threads = machine.threads()
     machine.passes(0.4, ours=0.0, others=2.0)
@@ -103,15 +104,15 @@ def test_a_look_takes_half_a_second(tmp_path: Path) -> None:
     assert threads.choose() == 1
 
 
-def test_a_machine_that_does_not_tell(tmp_path: Path) -> None:
-    """Without /proc nothing is known, and all threads run."""
+def test_a_machine_without_proc(tmp_path: Path) -> None:
+    """Without /proc the load is unknown, and all threads run."""
     at = iter(range(100))
     threads = Threads(4, cpus=range(4), root=tmp_path, clock=lambda: float(next(at)), own=lambda: 0.0)
     assert [threads.choose() for _ in range(3)] == [4, 4, 4]
 
 
-def test_a_machine_that_tells_something_else(tmp_path: Path) -> None:
-    """Fields that are missing, no numbers, or counters that jump (containers' /proc, virtual machines): some number of
+def test_malformed_counters(tmp_path: Path) -> None:
+    """Missing fields, invalid numbers, or counters that jump (containers' /proc, virtual machines) give some number of
     threads, and no exception."""
     machine = Machine(tmp_path)
     threads = machine.threads()
@@ -128,6 +129,6 @@ def test_a_machine_that_tells_something_else(tmp_path: Path) -> None:
 
 
 def test_this_machine() -> None:
-    """The real /proc can be read: the choice lies within its bounds."""
+    """The real /proc can be read: the choice is within its bounds."""
     at = iter(range(100))
     assert 1 <= Threads(3, clock=lambda: float(next(at))).choose() <= 3

@@ -1,4 +1,4 @@
-"""What fits into a card's free memory, reckoned by hand; and the wait for what a killed process held."""
+"""What fits into a card's free memory, computed by hand; and the wait for the memory of a killed process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def device(free: int, total: int) -> Device:
 
 
 def test_room_is_what_is_free_less_a_margin() -> None:
-    """1 GiB on a small card, 5 % on a large one, on each of them; never less than nothing."""
+    """1 GiB on a small card, 5 % on a large one, on each of them; the result is never negative."""
     assert room([device(7 * GIB, 8 * GIB)]) == 6 * GIB
     assert room([device(70 * GIB, 80 * GIB), device(7 * GIB, 8 * GIB)]) == 66 * GIB + 6 * GIB
     assert room([device(MARGIN_BYTES - 1, 8 * GIB)]) == 0
@@ -43,7 +43,7 @@ def test_room_is_what_is_free_less_a_margin() -> None:
         (44, Need(0, 0, 0), 0, 1, 4),
         (45, Need(0, 0, 0), 0, 1, 5),  # the input's 100 bytes stay with the CPU
         (45, Need(0, 0, 1), 0, 1, 4),
-        (45, Need(4, 0, 0), 10, 1, 3),  # each block takes its quarter of the cache with it
+        (45, Need(4, 0, 0), 10, 1, 3),  # each block includes its quarter of the cache
         (85, Need(4, 0, 0), 10, 1, 5),
         (84, Need(4, 0, 0), 10, 1, 4),
         (45, Need(0, 1, 0), 10, 1, 4),
@@ -51,7 +51,7 @@ def test_room_is_what_is_free_less_a_margin() -> None:
     ],
 )
 def test_layers_that_fit(n_bytes: int, needed: Need, n_cells: int, n_devices: int, expected: int) -> None:
-    """Layers with their share of the cache, after what is there once, in llama.cpp's order."""
+    """Layers with their share of the cache, after the fixed part, in llama.cpp's order."""
     assert layers_that_fit(WEIGHTS, needed, n_bytes=n_bytes, n_cells=n_cells, n_devices=n_devices) == expected
 
 
@@ -64,7 +64,8 @@ META = {
 
 
 def test_need() -> None:
-    """Activations and logits grow with the batch; without flash attention a score for each head, row and cell."""
+    """Activations and logits grow with the batch; without flash attention a score for each head, row and cell is
+    added."""
     flash = need(META, kv_bytes_per_token=7, n_batch=10, n_outputs=2, flash_attention=True)
     assert flash == Need(cell=7, mask=40, fixed=4 * 10 * (3000 + 800) + 2 * (1 << 20))
     assert need(META, kv_bytes_per_token=7, n_batch=10, n_outputs=2, flash_attention=False).mask == 10 * (8 + 20)
@@ -76,12 +77,12 @@ def test_need() -> None:
     [(131072, 32, 131072), (8192, 32, 131072), (1024, 32, 32768), (131072, 64, 262144)],
 )
 def test_default_cells(n_ctx_train: int, n_seq: int, expected: int) -> None:
-    """4,096 for each stream, but a whole context in any case, and no more than all streams could fill."""
+    """4,096 for each stream, but at least one whole context, and no more than all streams could fill."""
     assert default_cells(n_ctx_train, n_seq) == expected
 
 
 class Card:
-    """Free memory over time: one value a look, the last one stays."""
+    """Free memory over time: one value per reading, the last one stays."""
 
     def __init__(self, *free: int) -> None:
         self.free, self.waited_s = list(free), 0.0
@@ -98,21 +99,21 @@ class Card:
 @pytest.mark.parametrize(
     ("free", "least_s", "most_s"),
     [
-        ([95], 0, 0),  # nobody else is there
-        ([10, 10, 50, 95], 0.25, 0.35),  # what was killed is let go, and that is all of it
-        ([10, 20, 30, 40, 41], 0.4 + QUIET_S - 0.01, 0.4 + QUIET_S + 0.11),  # a neighbour has the rest
+        ([95], 0, 0),  # there is no other process
+        ([10, 10, 50, 95], 0.25, 0.35),  # the killed process's memory is released, which is all of it
+        ([10, 20, 30, 40, 41], 0.4 + QUIET_S - 0.01, 0.4 + QUIET_S + 0.11),  # another process has the rest
         ([40], QUIET_S - 0.01, QUIET_S + 0.11),
-        (list(range(1, 89)), PATIENCE_S - 0.01, PATIENCE_S + 0.11),  # it never ends: not for ever
+        (list(range(1, 89)), PATIENCE_S - 0.01, PATIENCE_S + 0.11),  # it never settles: the wait is limited
     ],
 )
 def test_settled(free: list[int], least_s: float, most_s: float) -> None:
-    """It waits as long as free memory rises, and no longer than it must."""
+    """It waits while free memory rises, and no longer than necessary."""
     card = Card(*free)
     settled(card, 100, card.pause)
     assert least_s <= card.waited_s <= most_s
 
 
-def test_a_card_that_tells_nothing_is_not_waited_for() -> None:
+def test_a_card_without_figures_is_not_waited_for() -> None:
     """0 of 0 bytes are free."""
     card = Card(0)
     settled(card, 0, card.pause)

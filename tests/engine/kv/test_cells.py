@@ -1,4 +1,4 @@
-"""cells.py: who holds which cells, which are kept from use, when they must go, and in what order the rest is copied."""
+"""cells.py: which sequence holds which cells, which are dead, when a compaction is due, and what it copies in order."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from service.engine.kv.cells import LEAST_SCATTERED, CellCopy, Cells
 
 
 def test_cells_of_the_last_sequence_are_free_at_once() -> None:
-    """With nobody left whose cells could get out of order, none is kept."""
+    """Without a live sequence whose cells could get out of order, no cell is dead."""
     cells = Cells(100, in_order=True)
     cells.grow(0, 10)
     assert not cells.drop(0)
     assert repr(cells) == "<Cells 0 live, 0 dead of 100>"
 
 
-def test_cells_beside_living_ones_are_kept() -> None:
-    """While others run, an ended sequence's cells are dead: neither living nor free."""
+def test_cells_next_to_live_ones_are_dead() -> None:
+    """While other sequences run, an ended sequence's cells are dead: neither live nor free."""
     cells = Cells(100, in_order=True)
     cells.grow(0, 10)
     cells.grow(1, 10)
@@ -28,8 +28,8 @@ def test_cells_beside_living_ones_are_kept() -> None:
     assert not cells.must_tidy(1)
 
 
-def test_the_dead_go_when_they_outnumber_the_living() -> None:
-    """More dead than living cells slow every step: they must go."""
+def test_dead_cells_are_freed_when_they_outnumber_live_ones() -> None:
+    """More dead than live cells slow every step: compaction is due."""
     cells = Cells(100, in_order=True)
     cells.grow(0, 11)
     cells.grow(1, 10)
@@ -37,8 +37,8 @@ def test_the_dead_go_when_they_outnumber_the_living() -> None:
     assert cells.must_tidy(1)
 
 
-def test_the_dead_go_when_their_room_is_needed() -> None:
-    """A batch that fits only without the dead makes them go."""
+def test_dead_cells_are_freed_when_their_room_is_needed() -> None:
+    """A batch that fits only without the dead cells makes compaction due."""
     cells = Cells(40, in_order=True)
     cells.grow(0, 10)
     cells.grow(1, 15)
@@ -49,8 +49,8 @@ def test_the_dead_go_when_their_room_is_needed() -> None:
     assert (cells.n_dead, cells.must_tidy(25)) == (0, False)
 
 
-def test_without_order_nothing_is_kept() -> None:
-    """Where exactness is not promised, freed cells are taken again at once."""
+def test_without_order_no_cell_is_dead() -> None:
+    """Without the guarantee of exactness freed cells are reused at once."""
     cells = Cells(100, in_order=False)
     cells.grow(0, 10)
     cells.grow(1, 10)
@@ -59,7 +59,7 @@ def test_without_order_nothing_is_kept() -> None:
 
 
 def test_shared_cells_are_counted_once() -> None:
-    """A prefix of 6 that three hold takes 6 cells, and whoever holds it counts it as its own."""
+    """A prefix of 6 cells held by three sequences takes 6 cells, and each of them counts it as its own."""
     cells = Cells(100)
     cells.grow(0, 10)
     cells.share(0, 1, 6)
@@ -72,7 +72,7 @@ def test_shared_cells_are_counted_once() -> None:
 
 
 def test_shared_cells_live_until_their_last_holder() -> None:
-    """A holder that leaves frees only what it held alone."""
+    """A holder that leaves frees only the cells that it held alone."""
     cells = Cells(100, in_order=True)
     cells.grow(0, 10)
     cells.share(0, 1, 6)
@@ -82,8 +82,8 @@ def test_shared_cells_live_until_their_last_holder() -> None:
     assert (cells.n_live, cells.n_dead) == (0, 0)
 
 
-def test_what_is_shared_is_copied_once() -> None:
-    """When all are copied together, each shares again with one that was copied before what it shares with it now."""
+def test_shared_cells_are_copied_once() -> None:
+    """In a compaction each sequence shares with one that was already copied what it shares with it now."""
     cells = Cells(100, in_order=True)
     cells.grow(0, 8)
     cells.share(0, 1, 6)
@@ -94,8 +94,9 @@ def test_what_is_shared_is_copied_once() -> None:
     assert cells.tidy() == [CellCopy(0, -1, 0, 8), CellCopy(1, 0, 6, 3), CellCopy(2, 1, 7, 0), CellCopy(3, 1, 7, 1)]
 
 
-def test_cells_of_wrong_drafts() -> None:
-    """Behind all others they are free again, between others' they are dead in order; without order always free."""
+def test_cells_of_rejected_draft_tokens() -> None:
+    """Behind all others they are free again, between others' they are dead if in order; without order they are always
+    free."""
     cells = Cells(100, in_order=True)
     cells.grow(0, 10)
     cells.grow(1, 10)
@@ -108,8 +109,8 @@ def test_cells_of_wrong_drafts() -> None:
     assert (loose.n_live, loose.n_dead) == (8, 0)
 
 
-def test_in_order_an_eighth_stays_free_of_drafts() -> None:
-    """Dead cells of theirs must not make all others be copied every few steps."""
+def test_in_order_an_eighth_is_not_used_for_draft_tokens() -> None:
+    """Their dead cells must not cause a compaction every few steps."""
     for in_order, n_spare in ((True, 50), (False, 60)):
         cells = Cells(140, in_order=in_order)
         cells.grow(0, 80)
@@ -120,15 +121,16 @@ def test_in_order_an_eighth_stays_free_of_drafts() -> None:
     assert cells.n_spare == 140 - 72 - 8 - 9
 
 
-def test_holes_are_counted_until_all_are_copied_together() -> None:
-    """A long prompt that would fill many is worth the copying, a short one is not, nor one beside very many cells."""
+def test_holes_are_counted_until_a_compaction() -> None:
+    """A long prompt that would fill many holes is worth a compaction; a short one is not, nor is any in a very full
+    cache."""
     cells = Cells(100_000)
     cells.grow(0, 5000)
     cells.grow(1, 300)
     assert not cells.should_tidy(1000)
     cells.drop(1)
     assert cells.should_tidy(1000) and cells.should_tidy(1200)
-    assert not cells.should_tidy(1300), "most of it will lie behind all others"
+    assert not cells.should_tidy(1300), "most of it will be behind all others"
     assert not cells.should_tidy(LEAST_SCATTERED - 1)
     cells.grow(2, 20_000)
     assert not cells.should_tidy(1000)
@@ -145,8 +147,8 @@ EVENTS = st.tuples(
 
 
 @given(events=st.lists(EVENTS, max_size=30), in_order=st.booleans())
-def test_as_lists_of_numbered_cells(events: list[tuple[str, int, int, int]], in_order: bool) -> None:
-    """The counts and copies are those of cells that have numbers, listed for each sequence."""
+def test_against_a_model_of_numbered_cells(events: list[tuple[str, int, int, int]], in_order: bool) -> None:
+    """Counts and copies equal those of a model with a list of numbered cells per sequence."""
     cells, numbers = Cells(1000, in_order=in_order), count()
     lists: dict[int, list[int]] = {i: [] for i in range(5)}
     dead: set[int] = set()

@@ -1,4 +1,4 @@
-"""prefixes.py: what a prompt can share in each kind of memory, from whom, and which prefixes are kept."""
+"""prefixes.py: what a prompt can share in each kind of memory, with which source, and which prefixes are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CUTTABLE, WINDOWED, STATE = Memory.CUTTABLE, Memory.WINDOWED, Memory.STATE
 def prompt(
     n_stem: int, n_own: int = 20, *, own: int = 1, seq_id: int = -1, n_past: int = 0, scope: str = ""
 ) -> Sequence:
-    """The first n_stem tokens of the stem and n_own that nobody else has."""
+    """The first n_stem tokens of the stem, then n_own that are not shared."""
     tokens = STEM[:n_stem] + [-own] * n_own
     return Sequence(
         id="", tokens=tokens, n_prompt=len(tokens), max_tokens=9, text=Text(), seq_id=seq_id, n_past=n_past, scope=scope
@@ -40,8 +40,8 @@ def found(prefixes: Prefixes, sequence: Sequence, *running: Sequence) -> tuple[i
     b=st.lists(st.integers(0, 1), max_size=4),
     n=st.sampled_from([0, 1, 254, 255, 256, 257, 511, 512, 513, 700]),
 )
-def test_the_longest_common_beginning(a: list[int], b: list[int], n: int) -> None:
-    """It is as long as a comparison of one token after the other finds it."""
+def test_the_longest_common_prefix(a: list[int], b: list[int], n: int) -> None:
+    """It is as long as a token-by-token comparison finds."""
     a, b = STEM[:n] + a, STEM[:n] + b
     naive = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     assert n_common(a, b) == naive == n_common(b, a)
@@ -60,10 +60,11 @@ def test_the_longest_common_beginning(a: list[int], b: list[int], n: int) -> Non
     ],
 )
 @pytest.mark.parametrize("is_kept", [True, False])
-def test_a_part_of_what_a_source_has(
+def test_sharing_a_part_of_a_source(
     memory: Memory, has_window: bool, expected: tuple[int, bool, int], is_kept: bool
 ) -> None:
-    """Tokens can be cut off, windows where they are whole, a state never: there a copy is to be left for the next."""
+    """A cuttable cache can be cut anywhere, a windowed one where its window is whole, a state never: there a copy is
+    left for the next prompt."""
     asked: list[tuple[int, int]] = []
     prefixes = Prefixes(memory, lambda seq_id, n: asked.append((seq_id, n)) or has_window)  # type: ignore[func-returns-value]
     source = kept(60, 40, seq_id=7) if is_kept else prompt(60, 40, own=2, seq_id=7, n_past=90)
@@ -74,8 +75,8 @@ def test_a_part_of_what_a_source_has(
 
 
 @pytest.mark.parametrize("memory", Memory)
-def test_all_that_a_source_has(memory: Memory) -> None:
-    """Where it stands everything can be shared from, whatever the memory."""
+def test_sharing_all_of_a_source(memory: Memory) -> None:
+    """At a source's end everything can be shared, in every kind of memory."""
     prefixes = Prefixes(memory, lambda seq_id, n: False)
     prefixes.keep(kept(60))
     assert found(prefixes, prompt(60)) == (60, True, 0)
@@ -84,15 +85,15 @@ def test_all_that_a_source_has(memory: Memory) -> None:
 
 @pytest.mark.parametrize("memory", Memory)
 def test_the_last_token_is_always_computed(memory: Memory) -> None:
-    """A prompt that is known whole lacks the logits behind it: the most that it shares is all but its last token."""
+    """A prompt known in full lacks the logits after it: at most all but its last token is shared."""
     prefixes = Prefixes(memory, lambda seq_id, n: True)
     prefixes.keep(kept(60))
     assert found(prefixes, prompt(60, 0)) == ((0, False, 59) if memory is STATE else (59, True, 0))
 
 
 @pytest.mark.parametrize("memory", Memory)
-def test_a_source_that_is_being_read(memory: Memory) -> None:
-    """It is waited for if that saves WORTH tokens; otherwise what it has read is shared at once."""
+def test_a_source_that_is_being_prefilled(memory: Memory) -> None:
+    """It is waited for if that saves WORTH tokens; otherwise the part that is prefilled is shared at once."""
     prefixes = Prefixes(memory, lambda seq_id, n: False)
     at = 60 - WORTH
     assert found(prefixes, prompt(60), prompt(60, own=2, seq_id=1, n_past=at)) == (60, False, 0)
@@ -101,8 +102,8 @@ def test_a_source_that_is_being_read(memory: Memory) -> None:
     assert found(prefixes, prompt(WORTH - 1), prompt(WORTH - 1, own=2, seq_id=1)) == (0, False, 0)
 
 
-def test_the_best_of_several() -> None:
-    """The longest that is ready, or a longer one to wait for; it is named."""
+def test_the_best_of_several_sources() -> None:
+    """The longest prefix that is ready, or a longer one to wait for; the match names its source."""
     prefixes = Prefixes(CUTTABLE)
     short, long = kept(40, 5), kept(80, 5)
     running = prompt(200, own=3, seq_id=1, n_past=50)
@@ -115,7 +116,7 @@ def test_the_best_of_several() -> None:
 
 
 def test_a_boundary_is_left_where_it_saves_enough() -> None:
-    """A copy for others is worth its place if they gain WORTH tokens by it."""
+    """A copy for other prompts is left if it saves them WORTH tokens."""
     prefixes = Prefixes(STATE)
     prefixes.keep(kept(60))
     prefixes.keep(kept(100, 5))
@@ -123,8 +124,8 @@ def test_a_boundary_is_left_where_it_saves_enough() -> None:
     assert found(prefixes, prompt(60 + WORTH)) == (60, True, 60 + WORTH)
 
 
-def test_a_window_that_is_not_there_yet_is_not_asked_for() -> None:
-    """A sequence whose cells were only decided on has nothing to look at, but can be shared where it stands."""
+def test_a_window_that_does_not_exist_yet_is_not_queried() -> None:
+    """A sequence with cells that are only planned has no window to query, but can be shared at its current end."""
     prefixes = Prefixes(WINDOWED, lambda seq_id, n: seq_id != 3)
     prefixes.fresh.add(3)
     source = prompt(60, 40, own=2, seq_id=3, n_past=90)
@@ -134,7 +135,7 @@ def test_a_window_that_is_not_there_yet_is_not_asked_for() -> None:
 
 
 def test_scopes_do_not_mix() -> None:
-    """Neither a kept nor a running sequence of another scope is a source, and none tells of a boundary."""
+    """Neither a kept prefix nor a running sequence of another scope is a source, and none causes a boundary."""
     for memory in Memory:
         prefixes = Prefixes(memory)
         prefixes.keep(kept(60, 5, scope="a"))
@@ -143,16 +144,16 @@ def test_scopes_do_not_mix() -> None:
         assert found(prefixes, prompt(60, own=3, scope="a"), running) == (60, True, 0)
 
 
-def test_who_has_no_cells_is_no_source() -> None:
-    """A sequence without an id is waited for by nobody."""
+def test_a_sequence_without_cells_is_no_source() -> None:
+    """A sequence without an id is never waited for."""
     assert found(Prefixes(CUTTABLE), prompt(60), prompt(60, own=2)) == (0, False, 0)
 
 
 # --- what is kept
 
 
-def test_beginnings_of_others_are_superfluous() -> None:
-    """Where any beginning can be shared, the longer one is enough, whichever came first."""
+def test_prefixes_of_others_are_superfluous() -> None:
+    """Where any prefix can be shared, the longer one is enough, whichever came first."""
     prefixes = Prefixes(CUTTABLE)
     short, other, long = kept(50), kept(40, 1), kept(60)
     assert [prefixes.keep(one) for one in (short, other, long)] == [[], [], [short]]
@@ -160,8 +161,8 @@ def test_beginnings_of_others_are_superfluous() -> None:
     assert prefixes.kept == [other, long]
 
 
-def test_beginnings_of_others_are_kept_where_they_are_needed() -> None:
-    """Where a sequence can't be cut, only the very same is superfluous."""
+def test_prefixes_of_others_are_kept_where_they_are_needed() -> None:
+    """Where a sequence can't be cut, only an identical one is superfluous."""
     prefixes = Prefixes(STATE)
     short, long = kept(50), kept(60)
     assert [prefixes.keep(one) for one in (short, long)] == [[], []]
@@ -171,19 +172,19 @@ def test_beginnings_of_others_are_kept_where_they_are_needed() -> None:
 
 @pytest.mark.parametrize("memory", Memory)
 def test_each_scope_keeps_its_own(memory: Memory) -> None:
-    """The same tokens of two scopes are both kept."""
+    """The same tokens in two scopes are both kept."""
     prefixes = Prefixes(memory)
     assert [prefixes.keep(kept(50, scope=scope)) for scope in "abb"][:2] == [[], []]
     assert [k.scope for k in prefixes.kept] == ["a", "b"]
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    """Used are those that were kept, matched or found again."""
+    """Use is being kept, matched or found again."""
     prefixes = Prefixes(CUTTABLE)
     a, b, c = (kept(50, 5, own=own) for own in (1, 2, 3))
     for one in (a, b, c):
         prefixes.keep(one)
     prefixes.touch(a)
-    prefixes.touch(prompt(50))  # one that runs has no place among them
+    prefixes.touch(prompt(50))  # a running sequence is not among them
     prefixes.keep(kept(50, 4, own=2))
     assert [prefixes.evict() for _ in range(4)] == [c, a, b, None]

@@ -1,4 +1,4 @@
-"""Sharing on the real llama.cpp, in each kind of memory: whoever shares, and whenever, the text is that without."""
+"""Prefix sharing on the real llama.cpp, in each kind of memory: whatever is shared, and when, no text changes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Ask(Request):
 
 
 def ask(number: int, n_stem: int = 150, *, stem: list[int] = STEM, n_own: int = N_OWN, **options: Any) -> Ask:
-    """The number'th prompt: so much of the stem, and tokens that no other begins with. Every second one is drawn."""
+    """The number'th prompt: a part of the stem, then tokens that no other prompt begins with. Every second one is
+    sampled."""
     own = [300 + number % 18] + [(number * 7 + i) % 300 for i in range(n_own - 1)]
     sampling = GREEDY if number % 2 else structs.replace(WARM, seed=number)
     plain = Ask(str(number), "", sampling, max_tokens=12, ignore_eos=True, tokens=(*stem[:n_stem], *own))
@@ -61,8 +62,8 @@ def models(write: Callable[..., Path]) -> dict[str, Model]:
     return {arch: Model(write(f"sharing-{arch}", arch=arch, endless=True)) for arch in tiny_layers.ARCHS}
 
 
-class Company(Driver):
-    """An engine that shares, and all that was asked of it."""
+class SharingDriver(Driver):
+    """An engine with prefix sharing, and all requests made of it."""
 
     def __init__(self, model: Model, context: Context, **options: Any) -> None:
         super().__init__(model, context, **options)
@@ -77,13 +78,13 @@ class Company(Driver):
             self.step()
 
     def cached(self) -> list[int]:
-        """Tokens of each prompt that were shared, in the order in which they were asked."""
+        """Shared tokens of each prompt, in the order of the requests."""
         finishes = [self.answers[a.id].finish for a in self.asked]
         return [finish.n_cached for finish in finishes if finish]
 
     def check(self) -> None:
-        """What ended by itself has the text that it has where nobody shares. Where attention may add up in another
-        order, one in five may go another way (seen: 4 of 27, AVX2); a wrong share spoils all that took part."""
+        """Every request that ended by itself has the text that it has where nothing is shared. Where attention may add
+        up in another order, one in five may differ (seen: 4 of 27, AVX2); a wrong share spoils all that took part."""
         alone = Driver(self.model, self.context, shares=False)
         for a in self.asked:
             alone.submit(a)
@@ -97,7 +98,7 @@ class Company(Driver):
         assert len(texts) == len({a.tokens for a in self.asked if a.id in ids}), "they do differ"
 
 
-def company(
+def sharing_driver(
     models: dict[str, Model],
     make_context: MakeContext,
     arch: str,
@@ -105,37 +106,37 @@ def company(
     *,
     n_slice: int = N_BATCH,
     **sizes: int,
-) -> Company:
+) -> SharingDriver:
     settings: dict[str, Any] = {"n_ctx": 4096, "n_seq": 16, "n_kept": 16, "n_batch": N_BATCH} | sizes
     context = make_context(models[arch], kv_type="bf16", flash_attention="on", in_order=in_order, **settings)
     assert context.memory is MEMORIES[arch] and context.can_share
-    return Company(models[arch], context, slices=Fixed(n_slice))
+    return SharingDriver(models[arch], context, slices=Fixed(n_slice))
 
 
-# --- scenes: who asks when, and how much of whose prompt is shared
+# --- scenes: the order of requests, and how much of each prompt is shared
 
 
-def together(c: Company) -> None:
-    """Four at once."""
+def together(c: SharingDriver) -> None:
+    """Four concurrent requests."""
     c.ask(*map(ask, range(4)))
 
 
-def sixteen(c: Company) -> None:
-    """Sixteen at once, beside one that is running already."""
+def sixteen(c: SharingDriver) -> None:
+    """Sixteen concurrent requests, after one that is already running."""
     c.ask(ask(0, 0))
     c.run_to(2)
     c.ask(*map(ask, range(1, 17)))
 
 
-def while_it_is_read(c: Company) -> None:
-    """One comes when a slice of the other's prompt has been read."""
+def during_the_prefill(c: SharingDriver) -> None:
+    """A request arrives when a chunk of the other's prompt is prefilled."""
     c.ask(ask(0, n_own=90))
     c.run_to(1)
     c.ask(ask(1))
 
 
-def when_it_was_read(c: Company) -> None:
-    """Two come, one after the other, when the first one has passed where they differ."""
+def after_the_prefill(c: SharingDriver) -> None:
+    """Two requests arrive, one after another, when the first one has passed the point where they differ."""
     c.ask(ask(0, max_tokens=40))
     c.run_to(6)
     c.ask(ask(1))
@@ -143,22 +144,22 @@ def when_it_was_read(c: Company) -> None:
     c.ask(ask(2))
 
 
-def the_same_again(c: Company) -> None:
-    """A prompt comes again when it has ended, twice."""
+def the_same_again(c: SharingDriver) -> None:
+    """A prompt is repeated when it has ended, twice."""
     for n in (1, 3, 5):
         c.ask(replace(ask(1), id=str(n)))
         c.run()
 
 
-def a_part_of_it(c: Company) -> None:
-    """Prompts that begin as one did that has ended."""
+def a_part_of_it(c: SharingDriver) -> None:
+    """Prompts share a prefix with one that has ended."""
     for n in range(3):
         c.ask(ask(n))
         c.run()
 
 
-def a_chat(c: Company) -> None:
-    """The next turns: each time all that was said and a little more."""
+def a_chat(c: SharingDriver) -> None:
+    """The next turns of a chat: each time the whole conversation and a little more."""
     tokens: tuple[int, ...] = ()
     for n in range(3):
         c.ask(replace(ask(n, 60 if n == 0 else 0), tokens=(*tokens, *ask(n, 60 if n == 0 else 0).tokens)))
@@ -166,33 +167,33 @@ def a_chat(c: Company) -> None:
         tokens = (*c.asked[-1].tokens, *c.answers[str(n)].tokens)
 
 
-def prefixes_of_prefixes(c: Company) -> None:
-    """Shorter and longer parts of one stem, all at once."""
+def prefixes_of_prefixes(c: SharingDriver) -> None:
+    """Shorter and longer parts of one stem, all concurrent."""
     c.ask(*(ask(i, n) for i, n in enumerate((200, 150, 100, 150, 50, 200))))
 
 
-def cancelled_leader(c: Company) -> None:
-    """The one that reads for all leaves when it has read a part."""
+def cancelled_leader(c: SharingDriver) -> None:
+    """The sequence that prefills for all is cancelled when it has prefilled a part."""
     c.ask(ask(0), ask(1), ask(2))
     c.run_to(1)
     c.engine.cancel("0")
 
 
-def cancelled_follower(c: Company) -> None:
-    """One that waits leaves, and another comes."""
+def cancelled_follower(c: SharingDriver) -> None:
+    """A waiting request is cancelled, and another arrives."""
     c.ask(ask(0), ask(1), ask(2))
     c.run_to(1)
     c.engine.cancel("1")
     c.ask(ask(3))
 
 
-N_CHAT = [0, 60 + N_OWN + 11, 60 + 2 * N_OWN + 23]  # the last token of an answer was never fed back
-# Where a beginning can be had from any place; and with a state, where the first one did not stop there.
-SCENES: list[tuple[Callable[[Company], None], list[int], list[int]]] = [
+N_CHAT = [0, 60 + N_OWN + 11, 60 + 2 * N_OWN + 23]  # the last token of an answer is never decoded
+# Where a prefix can be shared at any place; and with a state, where the first request did not stop there.
+SCENES: list[tuple[Callable[[SharingDriver], None], list[int], list[int]]] = [
     (together, [0, 150, 150, 150], [0, 150, 150, 150]),
     (sixteen, [0, 0] + [150] * 15, [0, 0] + [150] * 15),
-    (while_it_is_read, [0, 150], [0, 150]),
-    (when_it_was_read, [0, 150, 150], [0, 0, 150]),
+    (during_the_prefill, [0, 150], [0, 150]),
+    (after_the_prefill, [0, 150, 150], [0, 0, 150]),
     (the_same_again, [0, 154, 154], [0, 0, 154]),
     (a_part_of_it, [0, 150, 150], [0, 0, 150]),
     (a_chat, N_CHAT, N_CHAT),
@@ -209,12 +210,12 @@ def test_a_scene(
     make_context: MakeContext,
     arch: str,
     in_order: bool,
-    scene: Callable[[Company], None],
+    scene: Callable[[SharingDriver], None],
     anywhere: list[int],
     with_a_state: list[int],
 ) -> None:
-    """As much is shared as the memory allows, no more is read than the rest, and no text changes."""
-    c = company(models, make_context, arch, in_order)
+    """As much is shared as the memory allows, only the rest is prefilled, and no text changes."""
+    c = sharing_driver(models, make_context, arch, in_order)
     scene(c)
     c.run()
     assert c.cached() == (with_a_state if MEMORIES[arch] is Memory.STATE else anywhere)
@@ -231,8 +232,8 @@ def test_a_scene(
 def test_where_a_window_is_whole(
     models: dict[str, Model], make_context: MakeContext, before: int, is_right: bool
 ) -> None:
-    """A sequence whose older cells were taken can be shared from where its next token sees all that it looks back at;
-    two tokens earlier that one's logits would be wrong."""
+    """A sequence that lost older cells can be shared from where the next token's window is whole; two tokens earlier
+    the logits would be wrong."""
     context = make_context(models["gemma3"], n_ctx=256, kv_type="bf16", flash_attention="on")
     tokens = STEM[:110]
     context.decode([(0, 0, range(100), False), (1, 0, range(50), False), (2, 0, tokens[:50], False)])
@@ -253,9 +254,10 @@ def logits(context: Context, index: int) -> Any:
     return context.logits(index).copy()
 
 
-def test_a_window_that_is_gone(models: dict[str, Model], make_context: MakeContext) -> None:
-    """Once others have taken the cells that it looks back at, a beginning is read again; it is kept from then on."""
-    c = company(models, make_context, "gemma3", False, n_ctx=512, n_seq=2, n_kept=2)
+def test_a_window_that_was_overwritten(models: dict[str, Model], make_context: MakeContext) -> None:
+    """Once other sequences have reused the cells in its window, a prefix is prefilled again; it is kept from then
+    on."""
+    c = sharing_driver(models, make_context, "gemma3", False, n_ctx=512, n_seq=2, n_kept=2)
     c.ask(ask(0))
     c.run()
     c.ask(ask(1, 0, n_own=400))
@@ -268,9 +270,9 @@ def test_a_window_that_is_gone(models: dict[str, Model], make_context: MakeConte
 
 
 @pytest.mark.parametrize("arch", tiny_layers.ARCHS)
-def test_nobody_reads_another_tenants_prompt(models: dict[str, Model], make_context: MakeContext, arch: str) -> None:
-    """Neither at once nor later is anything shared between scopes; tenants of one scope share."""
-    c = company(models, make_context, arch, False)
+def test_prefixes_are_not_shared_between_scopes(models: dict[str, Model], make_context: MakeContext, arch: str) -> None:
+    """Nothing is shared between scopes, neither concurrently nor later; tenants of one scope share."""
+    c = sharing_driver(models, make_context, arch, False)
     c.ask(ask(0, tenant="a", scope="a"), ask(1, tenant="b", scope="b"))
     c.run()
     c.ask(ask(2, tenant="c", scope="c"))
@@ -287,8 +289,8 @@ def test_nobody_reads_another_tenants_prompt(models: dict[str, Model], make_cont
 def test_in_a_small_cache(
     models: dict[str, Model], make_context: MakeContext, arch: str, in_order: bool, seed: int
 ) -> None:
-    """Whatever is shared, given up, put back to wait, cancelled and copied together, no text changes."""
-    c = company(models, make_context, arch, in_order, n_slice=16, n_ctx=256, n_seq=6, n_kept=4)
+    """Whatever is shared, evicted, preempted, cancelled and compacted, no text changes."""
+    c = sharing_driver(models, make_context, arch, in_order, n_slice=16, n_ctx=256, n_seq=6, n_kept=4)
     chance, cells, n_kept, n_evicted, n_tidied = random.Random(seed), c.engine.scheduler.cells, 0, 0, 0
     for n in range(30):
         stem = STEM if chance.random() < 0.7 else STEM[::-1]

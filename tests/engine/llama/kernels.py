@@ -1,5 +1,5 @@
-"""Random weights and rows, and what ggml's products of repacked weights make of them, called as llama.cpp calls them.
-Needs numpy alone, so that it runs inside the image, too."""
+"""Random weights and rows, and ggml's products of repacked weights, called as llama.cpp calls them.
+Needs only numpy, so that it runs inside the image, too."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 IQ4_NL = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
-CONTEXT_BYTES = 1 << 20  # of ggml_init: descriptions of some tensors and a graph
+CONTEXT_BYTES = 1 << 20  # for ggml_init: the metadata of some tensors and a graph
 
-Parts = NDArray[np.float64]  # (parts, columns, blocks, elements): what a weight is the sum of
+Parts = NDArray[np.float64]  # (parts, columns, blocks, elements): a weight is the sum of its parts
 
 
 class Pointer(ctypes.c_void_p):
-    """A result that stays one: ctypes makes numbers of plain c_void_p."""
+    """A pointer result that stays one: ctypes converts plain c_void_p to int."""
 
 
 class Library:
-    """One CPU library of ggml: the backend that it is, and the buffer type that repacks weights."""
+    """A CPU library of ggml: its backend, and the buffer type that repacks weights."""
 
     def __init__(self, path: Path) -> None:
         self.cpu = ctypes.CDLL(str(path))
@@ -41,18 +41,18 @@ class Library:
         self.repacked = found[b"CPU_REPACK"]
 
     def _offered(self, reg: Pointer, name: bytes, *types: Any) -> Any:
-        """A function that the backend has by name; types: of its result and arguments."""
+        """A function of the backend, by name; types: of its result and arguments."""
         return ctypes.CFUNCTYPE(*types)(self.call("ggml_backend_reg_get_proc_address", reg, name).value)
 
     def call(self, name: str, *arguments: Any, result: Any = Pointer) -> Any:
-        """A function of ggml's, which is in what the library is linked with."""
+        """A function of ggml's, from the libraries that this one is linked with."""
         function = self.cpu[name]  # a new object: no other caller's types
         function.restype = result
         return function(*arguments)
 
 
 class Tensors:
-    """A ggml context, and the buffer that its tensors' data is in, freed with it."""
+    """A ggml context, and the buffer with its tensors' data, freed with it."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -84,14 +84,14 @@ class _InitParams(ctypes.Structure):
 
 
 class Product:
-    """Random weights, repacked, and rows, and what they come to."""
+    """Random weights, repacked, and rows, and their product."""
 
     def __init__(self, library: Library, kind: str, *, n_blocks: int, n_columns: int, n_rows: int) -> None:
         self._library, self.n_columns = library, n_columns
         number, n, make = KINDS[kind]
         random = np.random.default_rng(0)
         self.parts, blocks = make(random, (n_columns, n_blocks))
-        # What ggml makes bytes of without a loss: whole numbers, the largest of them -127, times a power of two.
+        # Values that ggml quantizes without loss: integers, the largest of them -127, times a power of two.
         self.rows = random.integers(-127, 128, (n_rows, n_blocks, n)).astype(np.float32)
         self.rows[..., 5] = -127
         self.rows *= 2.0 ** random.integers(-6, 2, (n_rows, n_blocks, 1))
@@ -103,7 +103,7 @@ class Product:
 
     @cached_property
     def is_possible(self) -> bool:
-        """Whether such weights can be repacked: there is a product for so many columns."""
+        """Whether such weights can be repacked: there is a product for this number of columns."""
         tensors = Tensors(self._library)
         product = self._mul_mat(tensors, tensors.new(F32, self.rows[0].size, 1))
         supports = "ggml_backend_dev_supports_op"
@@ -111,23 +111,23 @@ class Product:
 
     @cached_property
     def expected(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """In double precision: the product, and the sum of what is added up, without signs."""
+        """In double precision: the product, and the sum of the terms' absolute values."""
         terms = np.einsum("pcbk,rbk->rcbp", self.parts, self.rows.astype(float))
         return terms.sum((-1, -2)), np.abs(terms).sum((-1, -2))
 
     @cached_property
     def alone(self) -> NDArray[np.float32]:
-        """Every row by itself."""
+        """Each row multiplied separately."""
         return np.concatenate([self.multiply(self.rows[i : i + 1]) for i in range(len(self.rows))])
 
     def is_right(self, n: int) -> bool:
-        """Whether the first n rows at once, and each by itself, give the product, as nearly as floats can."""
+        """Whether the first n rows, together and separately, give the product within floating-point error."""
         expected, size = (each[:n] for each in self.expected)
         together = self.multiply(self.rows[:n])
         return all(bool((abs(got - expected) <= 1e-6 * size).all()) for got in (together, self.alone[:n]))
 
     def is_alike(self, n: int) -> bool:
-        """Whether each of the first n rows comes to the same with the others as by itself, to the last bit."""
+        """Whether each of the first n rows gives bit for bit the same together with the others as separately."""
         return bool((self.multiply(self.rows[:n]) == self.alone[:n]).all())
 
     def multiply(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -174,7 +174,7 @@ def make_q8_0(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Part
 
 
 def make_q4_k(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Parts, NDArray[Any]]:
-    """Scales and leasts of every 32 elements have six bits each, in twelve bytes."""
+    """Scales and minima of every 32 elements have six bits each, in twelve bytes."""
     fields = [("d", np.float16), ("dmin", np.float16), ("scales", np.uint8, 12), ("qs", np.uint8, (4, 32))]
     blocks = np.zeros(shape, fields)
     blocks["d"], blocks["dmin"] = _scales(random, shape), _scales(random, shape)
@@ -189,7 +189,7 @@ def make_q4_k(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Part
 
 
 def make_q6_k(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Parts, NDArray[Any]]:
-    """Of 128 elements the lower four bits lie in 64 bytes, the upper two in 32."""
+    """Of 128 elements the lower four bits are in 64 bytes, the upper two in 32."""
     fields = [("ql", np.uint8, (2, 2, 32)), ("qh", np.uint8, (2, 32)), ("scales", np.int8, 16), ("d", np.float16)]
     blocks = np.zeros(shape, fields)
     blocks["d"] = _scales(random, shape)
@@ -209,7 +209,7 @@ def _wide(scales: NDArray[np.float16]) -> NDArray[np.float64]:
     return scales.astype(float)[..., None]
 
 
-F32 = 0  # ggml_type, as in the table: its number, a block's elements, and what makes blocks as they are in a file
+F32 = 0  # ggml_type, as in the table: its number, a block's elements, and the function that makes a file's blocks
 KINDS: dict[str, tuple[int, int, Callable[[np.random.Generator, tuple[int, int]], tuple[Parts, NDArray[Any]]]]] = {
     "q4_0": (2, 32, make_q4_0),
     "q8_0": (8, 32, make_q8_0),

@@ -1,4 +1,4 @@
-"""A CPU's attention over bf16 cells as our build has it (deploy/patches), called as llama.cpp calls it."""
+"""A CPU's attention over bf16 cells in our build (deploy/patches), called as llama.cpp calls it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.engine.llama.test_kernels import LIBRARY as CPU
 
 N_HEADS, N_HEADS_KV = 4, 2
 BF16 = 30  # ggml.h
-LIBRARY = ctypes.CDLL(model.LIBRARY._name)  # with functions of its own, whose arguments nothing else declares
+LIBRARY = ctypes.CDLL(model.LIBRARY._name)  # a separate handle, whose functions have no other declarations
 Array = NDArray[Any]
 
 
@@ -33,7 +33,7 @@ def call(library: ctypes.CDLL, name: str, *arguments: Any, result: Any = ctypes.
 
 
 def as_bf16(values: Array) -> NDArray[np.uint16]:
-    """Cut off; the values are made so that nothing is lost."""
+    """Truncated; the values are chosen so that nothing is lost."""
     return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
@@ -92,8 +92,8 @@ def made(head: int, n_rows: int, n_cells: int) -> tuple[Array, Array, Array, Arr
 
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("head", [*HEADS, 80])
-def test_as_computed_exactly(head: int, softcap: float) -> None:
-    """Over numbers of cells that fill blocks and do not, what comes out is the products' and exponentials' sum."""
+def test_attention_equals_double_precision(head: int, softcap: float) -> None:
+    """For numbers of cells that fill blocks and that do not, the result equals the exact computation."""
     for n_cells in (1, 15, 64, 65, 200):
         q, k, v, mask = made(head, min(n_cells, 7), n_cells)
         found = attention(q, k, v, mask, softcap=softcap)
@@ -101,9 +101,8 @@ def test_as_computed_exactly(head: int, softcap: float) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_row_is_the_same_in_any_company(head: int) -> None:
-    """To the last bit alone and beside others, and with cells that it does not see before, between and behind its
-    own."""
+def test_a_row_is_the_same_in_any_batch(head: int) -> None:
+    """Bit for bit, alone and with others, and with cells that it does not see before, between and behind its own."""
     q, k, v, mask = made(head, 60, 200)
     together = attention(q, k, v, mask)
     for row in (0, 31, 59):

@@ -22,8 +22,8 @@ def ids_of(model: Model, text: str) -> list[int]:
     return model.tokenize(text, add_special=True, parse_special=False)
 
 
-def test_decode_tells_where_each_rows_logits_are(bpe: Model, make_context: MakeContext) -> None:
-    """The batch index of each row's last token comes back, and its logits are that row's own."""
+def test_decode_returns_the_index_of_each_rows_logits(bpe: Model, make_context: MakeContext) -> None:
+    """It returns the batch index of each row's last token, whose logits are that row's own."""
     context = make_context(bpe)
     a, b = ids_of(bpe, "Hello world"), ids_of(bpe, "the fox and the story")
     (alone,) = context.decode([(0, 0, b, True)])
@@ -47,8 +47,9 @@ def test_decode_tells_where_each_rows_logits_are(bpe: Model, make_context: MakeC
         [(0, 5, [1], True)],  # a gap before the first position
     ],
 )
-def test_a_batch_that_c_would_not_survive(bpe: Model, make_context: MakeContext, rows: list[Row]) -> None:
-    """Too many tokens, no tokens, no such sequence, token or position: an error, and the context goes on."""
+def test_an_invalid_batch_is_refused(bpe: Model, make_context: MakeContext, rows: list[Row]) -> None:
+    """Too many tokens, no tokens, or an invalid sequence, token or position is an error, and the context stays
+    usable."""
     context = make_context(bpe)
     context.decode([(0, 0, [1, 2], False), (1, 0, [3], False)])
     with pytest.raises(LlamaError):
@@ -68,8 +69,8 @@ def test_no_room(bpe: Model, make_context: MakeContext) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1, 3, 255, -1, 256, 10**6])
-def test_logits_that_were_not_asked_for(bpe: Model, make_context: MakeContext, index: int) -> None:
-    """Sampling where no logits are is an error: C would abort the process."""
+def test_logits_that_were_not_requested(bpe: Model, make_context: MakeContext, index: int) -> None:
+    """Sampling without logits is an error: C would abort the process."""
     context = make_context(bpe)
     with pytest.raises(LlamaError, match="no logits"):
         context.logits(index)  # before any decode
@@ -79,8 +80,8 @@ def test_logits_that_were_not_asked_for(bpe: Model, make_context: MakeContext, i
     context.logits(2)
 
 
-def test_logits_of_the_batch_before(bpe: Model, make_context: MakeContext) -> None:
-    """Where the batch before had logits and this one has none, there are none."""
+def test_logits_of_the_previous_batch(bpe: Model, make_context: MakeContext) -> None:
+    """If the previous batch had logits and this one has none, there are none."""
     context = make_context(bpe)
     context.decode([(0, 0, [1], True)])
     assert context.decode([(0, 1, [2, 3], True)]) == [1]
@@ -90,7 +91,7 @@ def test_logits_of_the_batch_before(bpe: Model, make_context: MakeContext) -> No
 
 
 def test_no_logits_after_a_refused_batch(bpe: Model, make_context: MakeContext) -> None:
-    """What was computed before a batch that failed is not taken for its result."""
+    """The results of an earlier batch are not taken for those of a batch that failed."""
     context = make_context(bpe, n_ctx=256)
     context.decode([(0, 0, [1] * 200, True)])
     with pytest.raises(NoRoom):
@@ -99,8 +100,8 @@ def test_no_logits_after_a_refused_batch(bpe: Model, make_context: MakeContext) 
         int(context.logits(199).argmax())
 
 
-def test_forget_makes_an_id_as_new(bpe: Model, make_context: MakeContext) -> None:
-    """A sequence id that was used before gives the same logits as one that never was."""
+def test_forget_resets_a_sequence_id(bpe: Model, make_context: MakeContext) -> None:
+    """A reused sequence id gives the same logits as a new one."""
     context = make_context(bpe, kv_type="bf16", flash_attention="on")
     prompt = ids_of(bpe, "the fox")
 
@@ -122,9 +123,9 @@ def bits(model: Model, context: Context, index: int) -> list[float]:
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_the_order_of_cells(write: Callable[..., Path], make_context: MakeContext, in_order: bool) -> None:
-    """Logits are bit-equal though other sequences' cells become free before one's own; without in_order they are not.
+    """Logits are bit-equal though other sequences' cells become free before its own; without in_order they are not.
 
-    F32 weights: quantized ones round most differences of a last bit away, and some tokens later not.
+    F32 weights: quantized ones round most last-bit differences away, but not always.
     """
     model = Model(write("f32", weights="f32"))
     tokens = ids_of(model, "the fox and the story xyz " * 10)[:100]
@@ -134,25 +135,26 @@ def test_the_order_of_cells(write: Callable[..., Path], make_context: MakeContex
         alone.append(bits(model, context, context.decode([(0, i, [token], True)])[0]))
     context.forget(0)
     context.decode([(1, 0, [*tokens, *tokens], False)])
-    beside = []
+    batched = []
     for i, token in enumerate(tokens):
         if i == 20:
             context.forget(1, dead=in_order)
-        beside.append(bits(model, context, context.decode([(0, i, [token], True)])[0]))
-    assert beside[:20] == alone[:20]
-    assert (beside == alone) == in_order
+        batched.append(bits(model, context, context.decode([(0, i, [token], True)])[0]))
+    assert batched[:20] == alone[:20]
+    assert (batched == alone) == in_order
 
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_the_order_of_cells_after_cuts(write: Callable[..., Path], make_context: MakeContext, in_order: bool) -> None:
-    """Logits are bit-equal though two sequences decode wrong drafts beside each token: the first one's cells stay dead,
-    those behind all others are free again. Were the first one's free, the other would take them before its own."""
+    """Logits are bit-equal though two sequences decode rejected draft tokens with each token: the first one's cells
+    stay dead, those behind all others are free again. If the first one's were free, the other would take them before
+    its own."""
     model = Model(write("f32-cuts", weights="f32"))
     tokens = ids_of(model, "the fox and the story xyz " * 10)[:60]
     context = make_context(model, kv_type="bf16", flash_attention="on", in_order=in_order)
     expected: dict[int, list[list[float]]] = {0: [], 1: []}
-    beside: dict[int, list[list[float]]] = {0: [], 1: []}
-    for i, token in enumerate(tokens):  # as many rows each time, of sequences that nobody cuts: F32 is no more exact
+    batched: dict[int, list[list[float]]] = {0: [], 1: []}
+    for i, token in enumerate(tokens):  # the same number of rows, of sequences without cuts, as F32 depends on it
         a, b = i % 2, 1 - i % 2
         first = context.decode([(a, i, [token], 1), (2, 3 * i, [7, 8, 9], 3), (b, i, [token], 1), (3, i, [5], 1)])
         expected[a].append(bits(model, context, first[0]))
@@ -161,16 +163,16 @@ def test_the_order_of_cells_after_cuts(write: Callable[..., Path], make_context:
     for i, token in enumerate(tokens):
         a, b = i % 2, 1 - i % 2
         first = context.decode([(a, i, [token, 7, 8, 9], 4), (b, i, [token, 5], 2)])
-        beside[a].append(bits(model, context, first[0]))
-        beside[b].append(bits(model, context, first[1]))
+        batched[a].append(bits(model, context, first[0]))
+        batched[b].append(bits(model, context, first[1]))
         context.cut(a, i + 1, dead=in_order)
         context.cut(b, i + 1)
-    assert (beside == expected) == in_order
+    assert (batched == expected) == in_order
 
 
 def test_logits_of_several_of_a_rows_tokens(bpe: Model, make_context: MakeContext) -> None:
-    """The last so many tokens of a row have logits, the index is that of the first of them, and what is cut and
-    decoded again gives the same ones."""
+    """The last n tokens of a row have logits, the index is that of the first of them, and tokens that are cut and
+    decoded again give the same ones."""
     context = make_context(bpe, kv_type="bf16", flash_attention="on")
     tokens = ids_of(bpe, "the fox and the story")
     first = context.decode([(1, 0, [1, 2], False), (0, 0, tokens, 3)])
@@ -184,7 +186,7 @@ def test_logits_of_several_of_a_rows_tokens(bpe: Model, make_context: MakeContex
 
 
 def test_no_more_logits_than_there_is_room_for(bpe: Model, make_context: MakeContext) -> None:
-    """C would abort; the context goes on, and has room for drafts even with one sequence."""
+    """C would abort; the context stays usable, and has room for draft tokens even with one sequence."""
     context = make_context(bpe, n_seq=1, n_kept=0)
     most = context.n_outputs_max
     assert most == 1 + MAX_DRAFTS
@@ -195,8 +197,8 @@ def test_no_more_logits_than_there_is_room_for(bpe: Model, make_context: MakeCon
     assert make_context(bpe, n_seq=1, n_kept=0, n_batch=8).n_outputs_max == 8
 
 
-class Books:
-    """A context and the count of its cells, as scheduler and engine keep them together."""
+class CountedContext:
+    """A context and the count of its cells, kept consistent as by scheduler and engine."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -219,48 +221,48 @@ class Books:
         self.context.forget(seq_id, dead=self.cells.drop(seq_id))
 
 
-def test_dead_cells_are_taken_when_they_are_needed(bpe: Model, make_context: MakeContext) -> None:
-    """Keeping the order costs no cell: what is not used by living sequences can be had, to the last one."""
-    books = Books(make_context(bpe, n_ctx=256, in_order=True))
-    books.decode((0, 0, [1] * 100, False), (1, 0, [1] * 50, False))
-    books.forget(1)  # 50 dead beside 100
-    books.decode((1, 0, [1] * 156, False))
+def test_dead_cells_are_freed_when_they_are_needed(bpe: Model, make_context: MakeContext) -> None:
+    """Keeping the order costs no cell: all cells that live sequences do not use are available."""
+    counted = CountedContext(make_context(bpe, n_ctx=256, in_order=True))
+    counted.decode((0, 0, [1] * 100, False), (1, 0, [1] * 50, False))
+    counted.forget(1)  # 50 dead, 100 live
+    counted.decode((1, 0, [1] * 156, False))
     with pytest.raises(NoRoom):
-        books.decode((0, 100, [1], False))
-    books.forget(0)
-    books.decode((0, 0, [1] * 100, False))
-    books.forget(1)
-    books.forget(0)
-    books.decode((2, 0, [1] * 256, False))
+        counted.decode((0, 100, [1], False))
+    counted.forget(0)
+    counted.decode((0, 0, [1] * 100, False))
+    counted.forget(1)
+    counted.forget(0)
+    counted.decode((2, 0, [1] * 256, False))
 
 
-def test_shared_cells_stay_shared_when_all_are_copied_together(bpe: Model, make_context: MakeContext) -> None:
-    """A prefix that three share takes its cells once, before and after the dead ones are freed, and each goes on with
-    the bits that it has alone."""
+def test_shared_cells_stay_shared_in_a_compaction(bpe: Model, make_context: MakeContext) -> None:
+    """A prefix shared by three takes its cells once, before and after the dead ones are freed, and each continues with
+    the same bits as alone."""
     context = make_context(bpe, n_ctx=256, kv_type="bf16", flash_attention="on", in_order=True)
     prefix, tail = list(range(1, 81)), [5, 6, 7]
     alone = bits(bpe, context, context.decode([(0, 0, [*prefix, *tail], True)])[0])
     context.clear()
-    books = Books(context)
-    books.decode((0, 0, [9] * 50, False), (1, 0, prefix, False))
-    books.share(1, 2, 80)
-    books.decode((2, 80, tail[:2], False))
-    books.share(2, 3, 82)
-    books.share(1, 4, 80)
-    books.forget(0)
-    books.forget(1)  # its cells are others'
-    assert repr(books.cells) == "<Cells 82 live, 50 dead of 256>"
-    index = books.decode((2, 82, tail[2:], False), (3, 82, tail[2:], True))
+    counted = CountedContext(context)
+    counted.decode((0, 0, [9] * 50, False), (1, 0, prefix, False))
+    counted.share(1, 2, 80)
+    counted.decode((2, 80, tail[:2], False))
+    counted.share(2, 3, 82)
+    counted.share(1, 4, 80)
+    counted.forget(0)
+    counted.forget(1)  # its cells belong to others
+    assert repr(counted.cells) == "<Cells 82 live, 50 dead of 256>"
+    index = counted.decode((2, 82, tail[2:], False), (3, 82, tail[2:], True))
     assert bits(bpe, context, index) == alone
-    index = books.decode((5, 0, [3] * 150, False), (4, 80, tail, True))  # fits without the dead only
-    assert (bits(bpe, context, index), books.cells.n_dead) == (alone, 0)
-    books.forget(5)
-    index = books.decode((2, 83, [8], True))
-    assert bits(bpe, context, index) == bits(bpe, context, books.decode((4, 83, [8], True)))
+    index = counted.decode((5, 0, [3] * 150, False), (4, 80, tail, True))  # fits only without the dead cells
+    assert (bits(bpe, context, index), counted.cells.n_dead) == (alone, 0)
+    counted.forget(5)
+    index = counted.decode((2, 83, [8], True))
+    assert bits(bpe, context, index) == bits(bpe, context, counted.decode((4, 83, [8], True)))
 
 
-def test_as_many_sequences_as_can_be(bpe: Model, make_context: MakeContext) -> None:
-    """All 256 sequences can be had without the order, which needs one; 255 with it."""
+def test_the_maximum_number_of_sequences(bpe: Model, make_context: MakeContext) -> None:
+    """All 256 sequences are available without the order, which needs one; 255 with it."""
     assert not make_context(bpe, n_seq=256, in_order=True).in_order
     context = make_context(bpe, n_seq=255, in_order=True)
     context.decode([(254, 0, [1], True), (0, 0, [1], True)])
@@ -268,8 +270,8 @@ def test_as_many_sequences_as_can_be(bpe: Model, make_context: MakeContext) -> N
     context.decode([(0, 1, [1], True)])
 
 
-def test_warm_up_leaves_nothing(bpe: Model, spm: Model, make_context: MakeContext) -> None:
-    """After warming up all cells are free."""
+def test_warm_up_leaves_no_cells(bpe: Model, spm: Model, make_context: MakeContext) -> None:
+    """After the warm-up all cells are free."""
     for model in (bpe, spm):
         context = make_context(model, n_ctx=256)
         context.warm_up(3)
@@ -284,8 +286,8 @@ def test_every_kv_type(bpe: Model, make_context: MakeContext, kv_type: str) -> N
     assert 0 <= int(context.logits(index).argmax()) < bpe.n_vocab
 
 
-def test_more_sequences_than_llama_cpp_knows(bpe: Model, make_context: MakeContext) -> None:
-    """Up to MAX_SEQUENCES sequences can be had, and not one more."""
+def test_more_sequences_than_llama_cpp_supports(bpe: Model, make_context: MakeContext) -> None:
+    """Up to MAX_SEQUENCES sequences are available, and not one more."""
     assert make_context(bpe, n_seq=MAX_SEQUENCES).n_seq == 256
     with pytest.raises(LlamaError):
         make_context(bpe, n_seq=MAX_SEQUENCES + 1).decode([(MAX_SEQUENCES, 0, [1], False)])

@@ -1,4 +1,4 @@
-"""deep_stack.py: a short input runs where it is, a long one where there is room, and what can't be had is said."""
+"""deep_stack.py: a short input runs on the caller's stack, a long one on a larger one, and a failure is reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_short_input_needs_no_thread() -> None:
 
 
 def test_a_long_input_has_a_thread_of_its_own() -> None:
-    """Beyond it, on a thread of its own, and threads made later have the usual stack again."""
+    """A longer input runs on its own thread, and threads made later have the usual stack size again."""
     before = threading.stack_size()
     assert run_deep(SHALLOW_BYTES + 1, threading.get_ident) != threading.get_ident()
     assert threading.stack_size() == before

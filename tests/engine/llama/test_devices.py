@@ -1,4 +1,4 @@
-"""Which devices are found, in a build whose backends are loaded at run time as well; and an engine with fake cards."""
+"""Which devices are found, also in a build whose backends are loaded at run time; and an engine with fake cards."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def model(write: Callable[..., Path]) -> Path:
 
 
 def said(errors: str) -> str:
-    """What an engine wrote to stderr, less llama.cpp's own lines."""
+    """An engine's output on stderr, without llama.cpp's own lines."""
     return "\n".join(line for line in errors.splitlines() if line.startswith("engine:"))
 
 
 def test_the_cpu_is_a_device() -> None:
-    """Every build has it, with the machine's memory and the library that its code is in."""
+    """Every build has it, with the machine's memory and the library of its code."""
     (cpu,) = [d for d in devices.found() if d.kind == "cpu"]
     assert not cpu.is_gpu and cpu.n_bytes_total > 0
     assert cpu.library is not None and cpu.library.name.startswith("libggml-cpu")
@@ -46,8 +46,8 @@ def test_the_cpu_is_a_device() -> None:
     assert cpu.library == devices.cpu_library()
 
 
-def test_what_the_cpu_code_was_compiled_for() -> None:
-    """ggml's own names; nothing that this processor does not have."""
+def test_the_cpu_features_of_the_build() -> None:
+    """They have ggml's names; all of them are features of this processor."""
     features = devices.cpu_features()
     flags = Path("/proc/cpuinfo").read_text()
     assert features and "" not in features
@@ -65,14 +65,14 @@ def test_what_the_cpu_code_was_compiled_for() -> None:
     ],
 )
 def test_cpu_variant(library: str, expected: str) -> None:
-    """The name of the variant that ggml chose, where there is a choice."""
+    """The name of the variant that ggml chose, if there is a choice."""
     assert devices.cpu_variant(Path(library)) == expected
     assert devices.cpu_variant(None) == "native"
 
 
 def test_the_library_is_libllamas(card: Path) -> None:
-    """A card whose backend was loaded at run time is seen, since the registry is libllama's; in the wheel's libggml.so,
-    which is another file than the libggml.so.0 of libllama, it would not be."""
+    """A card whose backend was loaded at run time is found, since the registry is libllama's; the wheel's libggml.so,
+    which is not libllama's libggml.so.0, would not find it."""
     done = fake_gpu.run(card, "700,800;600,900", AGREE)
     assert done.stdout == "['CPU', 'FAKE0', 'FAKE1'] ['CPU']\n", done.stderr
     assert (
@@ -82,8 +82,8 @@ def test_the_library_is_libllamas(card: Path) -> None:
     )
 
 
-def test_as_many_layers_and_cells_as_llama_cpp_takes(card: Path, model: Path) -> None:
-    """All layers go to the card that libllama sees, with more cells than on a CPU, and its memory is told."""
+def test_all_layers_and_a_larger_cache_on_a_card(card: Path, model: Path) -> None:
+    """All layers are on the card that libllama finds, with more cells than on a CPU; its memory is reported."""
     done = fake_gpu.engine(card, "70000,80000", "fox", "--model", str(model), "--max-tokens", "3", "--n-seq", "4")
     line = said(done.stderr)
     assert done.returncode == 0, done.stderr
@@ -104,16 +104,16 @@ for on_cpu in (False, True):
 
 
 def test_on_the_cpu_alone(card: Path, model: Path) -> None:
-    """No layers on a card still give it a part: the weights are in its host buffers, and large batches are its own.
-    Where results are called exact it has none."""
+    """A card without layers still takes part: the weights are in its host buffers, and it computes large batches. Where
+    results are called exact it takes no part."""
     done = fake_gpu.run(card, "7000,8000", NOTHING_THERE, str(model))
     assert done.stdout.split() == ["True", "False"], done.stderr
 
 
 @pytest.mark.parametrize("n", ["0", "2"])
 def test_a_part_of_the_layers(card: Path, model: Path, n: str) -> None:
-    """What is asked for is what the card gets; flash attention stays on for the rest, and the cache is no larger than
-    on a CPU, whose memory it is in."""
+    """The card gets the requested layers; flash attention stays on for the rest, and the cache is no larger than on a
+    CPU, in whose memory it is."""
     done = fake_gpu.engine(card, "7000,8000", "x", "--model", str(model), "--max-tokens", "3", "--n-gpu-layers", n)
     assert done.returncode == 0, done.stderr
     assert (f"{n} of 3 layers on Fake Card" if n != "0" else "no GPU") in said(done.stderr)
@@ -131,15 +131,16 @@ def test_a_part_of_the_layers(card: Path, model: Path, n: str) -> None:
         ("", ["--n-gpu-layers", "3"], r"RILL_N_GPU_LAYERS=3, but Fake found no device"),
     ],
 )
-def test_what_cannot_be_had(card: Path, model: Path, gpus: str, arguments: list[str], words: str) -> None:
-    """It is refused before anything is loaded onto a card, with what would do, and a status that says: settings."""
+def test_impossible_settings_are_refused(card: Path, model: Path, gpus: str, arguments: list[str], words: str) -> None:
+    """They are refused before anything is loaded onto a card, with a setting that works, and the exit status for
+    settings."""
     done = fake_gpu.engine(card, gpus, "fox", "--model", str(model), "--max-tokens", "3", *arguments)
     assert done.returncode == 2, done.stderr
     assert re.search(words, said(done.stderr)), done.stderr
 
 
-def test_no_card(card: Path, model: Path) -> None:
-    """A build that could use one works without, says so, and why."""
+def test_a_gpu_build_without_a_card(card: Path, model: Path) -> None:
+    """A build with GPU support works without a card, and reports the reason."""
     done = fake_gpu.engine(card, "", "fox", "--model", str(model), "--max-tokens", "3", "--n-ctx", "512")
     assert done.returncode == 0, done.stderr
     assert "engine: no GPU is used: Fake found no device" in said(done.stderr)

@@ -1,4 +1,4 @@
-"""The wall to C: what would abort the process is an error here, and what the vocabulary says is told as it is."""
+"""The interface to C: calls that would abort the process are errors, and the vocabulary is reported correctly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def text_of(model: Model, ids: list[int]) -> str:
 # --- loading
 
 
-def test_what_a_model_tells(bpe: Model) -> None:
+def test_model_properties(bpe: Model) -> None:
     """Name, sizes and special tokens are the file's."""
     assert (bpe.name, bpe.n_layers, bpe.n_ctx_train) == ("tiny", 2, 1024)
     assert bpe.n_vocab == 256 + 58 + len(tiny.CONTROLS)  # bytes, merges, control tokens
@@ -40,20 +40,20 @@ def test_several_end_tokens(bpe: Model) -> None:
 
 
 def test_control_texts(bpe: Model, spm: Model) -> None:
-    """All control tokens' texts are known, the unknown token's too: each could be forged."""
+    """All control tokens' texts are known, also the unknown token's: each could be forged."""
     assert bpe.control_texts == set(tiny.CONTROLS)
     assert spm.control_texts == {"<unk>", "<s>", "</s>"}
 
 
 def test_metadata(bpe: Model) -> None:
-    """Metadata is text, however long; None for what the file has not."""
+    """Metadata is text, of any length; None for a key that the file lacks."""
     assert bpe.meta("llama.block_count") == "2"
     assert bpe.meta("general.nonsense") is None
     assert bpe.meta("tokenizer.chat_template") == tiny.CHATML
 
 
 def test_long_metadata(write: Callable[..., Path]) -> None:
-    """A template of many kilobytes is read whole."""
+    """A template of many kilobytes is read completely."""
     template = "{# " + "\u20ac" * 20_000 + " #}x"
     model = Model(write("long", chat_template=template))
     assert model.meta("tokenizer.chat_template") == template
@@ -61,19 +61,19 @@ def test_long_metadata(write: Callable[..., Path]) -> None:
 
 
 def test_no_chat_template(spm: Model) -> None:
-    """A model without a template says so."""
+    """A model without a template returns None."""
     assert spm.chat_template() is None
 
 
 def test_several_chat_templates(write: Callable[..., Path]) -> None:
-    """A model may bring others beside its default, each with a name."""
+    """A model may have named templates in addition to its default."""
     templates = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
     model = Model(write("several", chat_template=templates))
     assert [model.chat_template(name) for name in (None, "tool_use", "x")] == ["plain", "tools", None]
 
 
 def test_llama_cpps_own_templates() -> None:
-    """They are found by name, or recognised in a text; what is neither is not rendered."""
+    """They are found by name, or recognised from a text; anything else is not rendered."""
     assert {"chatml", "llama3", "vicuna"} <= set(builtin_templates())
     turns = [{"role": "user", "content": "\ud800é"}]
     for template in ("chatml", "{% no jinja <|im_start|>"):
@@ -86,7 +86,7 @@ def test_llama_cpps_own_templates() -> None:
     assert apply_builtin("nonsense", turns, opens_answer=True) is None
 
 
-def test_a_model_without_a_name_is_called_as_its_file(write: Callable[..., Path]) -> None:
+def test_a_model_without_a_name_has_its_files_name(write: Callable[..., Path]) -> None:
     """general.name is optional."""
     assert Model(write("nameless", name=None)).name == "nameless"
 
@@ -100,7 +100,7 @@ def test_progress(bpe_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """A path without a file is named in the error."""
+    """The error has the missing path."""
     with pytest.raises(LlamaError, match=r"no model file at .*absent\.gguf"):
         Model(tmp_path / "absent.gguf")
     with pytest.raises(LlamaError, match="no model file"):
@@ -121,7 +121,7 @@ def broken(tmp_path: Path, bpe_path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["text", "empty", "magic", "header", "vocabulary", "weights", "version"])
-def test_a_file_that_is_no_model(tmp_path: Path, bpe_path: Path, name: str) -> None:
+def test_a_broken_model_file(tmp_path: Path, bpe_path: Path, name: str) -> None:
     """Text, a truncated or a damaged file is an error that names the file, never a crash."""
     path = tmp_path / f"{name}.gguf"
     path.write_bytes(broken(tmp_path, bpe_path)[name])
@@ -129,7 +129,7 @@ def test_a_file_that_is_no_model(tmp_path: Path, bpe_path: Path, name: str) -> N
         Model(path)
 
 
-def test_an_architecture_that_this_build_does_not_know(write: Callable[..., Path]) -> None:
+def test_an_unknown_architecture(write: Callable[..., Path]) -> None:
     """A model newer than llama.cpp is an error, not a crash."""
     with pytest.raises(LlamaError, match="could not be loaded"):
         Model(write("unknown", arch="unheard-of"))
@@ -148,8 +148,8 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 @pytest.mark.parametrize("model", MODELS, indirect=True)
-def test_any_text_comes_back(model: Model) -> None:
-    """Tokens' bytes joined are the text, whatever it holds; SentencePiece puts one space before it."""
+def test_tokenizing_loses_nothing(model: Model) -> None:
+    """The tokens' joined bytes are the text, whatever it holds; SentencePiece puts one space before it."""
     prefix = " " if "<unk>" in model.control_texts else ""
 
     @given(st.text(max_size=40))
@@ -182,12 +182,13 @@ def test_awkward_text(model: Model, text: str) -> None:
     ],
 )
 def test_lone_surrogates(model: Model, text: str, expected: str) -> None:
-    """What UTF-8 can't carry becomes U+FFFD instead of an exception."""
+    """Characters that UTF-8 can't encode become U+FFFD instead of an exception."""
     assert text_of(model, model.tokenize(text, add_special=False, parse_special=False)).lstrip(" ") == expected
 
 
 def test_leading_space(write: Callable[..., Path], spm: Model, bpe: Model) -> None:
-    """The space that SentencePiece puts first is the vocabulary's choice, and the caller's own is kept beside it."""
+    """The space that SentencePiece puts first is the vocabulary's choice, and the caller's own space is kept in
+    addition."""
     plain = Model(write("no-prefix", kind="spm", add_space_prefix=False))
     for model, text, expected in [
         (spm, "fox", " fox"),
@@ -201,14 +202,14 @@ def test_leading_space(write: Callable[..., Path], spm: Model, bpe: Model) -> No
 
 
 def test_empty_text(bpe: Model, spm: Model) -> None:
-    """Nothing is no token, or BOS alone where the vocabulary asks for it."""
+    """An empty text has no token, or BOS alone if the vocabulary requires it."""
     for model in (bpe, spm):
         assert model.tokenize("", add_special=False, parse_special=True) == []
         assert model.tokenize("", add_special=True, parse_special=True) == [model.bos]
 
 
-def test_bos_is_the_vocabularys_wish(write: Callable[..., Path]) -> None:
-    """add_special writes BOS only where the file asks for it, and EOS never: an answer does not come behind an end."""
+def test_bos_is_the_vocabularys_choice(write: Callable[..., Path]) -> None:
+    """add_special adds BOS only if the file requires it, and never EOS: an answer does not follow an end."""
     for add_bos, add_eos in [(False, False), (True, False), (True, True)]:
         model = Model(write(f"bos-{add_bos}-{add_eos}", add_bos=add_bos, add_eos=add_eos))
         x = model.tokenize("x", add_special=False, parse_special=False)
@@ -217,7 +218,7 @@ def test_bos_is_the_vocabularys_wish(write: Callable[..., Path]) -> None:
 
 
 def test_parse_special(bpe: Model) -> None:
-    """A control token's text is that token only when asked for."""
+    """A control token's text becomes that token only on request."""
     ids = bpe.tokenize("<|im_start|>", add_special=False, parse_special=True)
     assert len(ids) == 1
     assert bpe.piece(ids[0]) == b""
@@ -227,27 +228,27 @@ def test_parse_special(bpe: Model) -> None:
 
 
 def test_a_text_of_more_tokens_than_bytes(write: Callable[..., Path]) -> None:
-    """Without a token for a space SentencePiece spells each as three bytes: still no text is refused."""
+    """Without a token for a space SentencePiece encodes each as three bytes: no text is refused for it."""
     model = Model(write("spaceless", kind="spm", space=False))
     ids = model.tokenize(" " * 100, add_special=True, parse_special=False)
     assert len(ids) > 300
 
 
 def test_a_megabyte_of_one_letter(write: Callable[..., Path]) -> None:
-    """A vocabulary that is split by std::regex, which recurses, takes a long word without overflowing the stack."""
+    """A vocabulary that is split by std::regex, which recurses, tokenizes a long word without overflowing the stack."""
     model = Model(write("deep", pre="deepseek-llm"))
     ids = model.tokenize("a" * (1 << 20), add_special=False, parse_special=False)
     assert len(ids) == 1 << 20
 
 
 def test_longest_piece(bpe: Model, spm: Model) -> None:
-    """No token stands for more bytes than longest_piece: what is refused by it could not have fitted."""
+    """No token stands for more bytes than longest_piece: a text refused because of it could not have fitted."""
     for model in (bpe, spm):
         assert max(len(model.piece(t)) for t in range(model.n_vocab)) <= model.longest_piece <= 16
 
 
 def test_a_long_text(bpe: Model) -> None:
-    """100 KB and more are tokenized whole."""
+    """100 KB and more are tokenized completely."""
     text = "Hello world\u20ac " * 20_000
     assert text_of(bpe, bpe.tokenize(text, add_special=False, parse_special=True)) == text
 
@@ -260,7 +261,7 @@ def test_no_such_token(bpe: Model, token: int) -> None:
 
 
 def test_every_piece(bpe: Model, spm: Model) -> None:
-    """Each token has its bytes, control tokens none, and asking again gives the same."""
+    """Each token has its bytes, control tokens none, and a second query gives the same."""
     for model in (bpe, spm):
         pieces = [model.piece(t) for t in range(model.n_vocab)]
         assert [model.piece(t) for t in range(model.n_vocab)] == pieces
@@ -273,7 +274,7 @@ def test_every_piece(bpe: Model, spm: Model) -> None:
 
 
 def test_a_piece_longer_than_the_buffer(write: Callable[..., Path]) -> None:
-    """A token of hundreds of bytes is delivered whole."""
+    """A token of hundreds of bytes is returned completely."""
     word = "a" * 300
     model = Model(write("wordy", controls=[*tiny.CONTROLS, f"<{word}>"]))
     assert f"<{word}>" in model.control_texts
@@ -286,7 +287,7 @@ def test_a_piece_longer_than_the_buffer(write: Callable[..., Path]) -> None:
 
 
 def test_the_log_is_the_callers(llama_log: list[tuple[int, str]], tmp_path: Path) -> None:
-    """llama.cpp's own words reach the log with their level."""
+    """llama.cpp's own messages reach the log with their level."""
     n = len(llama_log)
     path = tmp_path / "text.gguf"
     path.write_text("no model")
@@ -296,5 +297,5 @@ def test_the_log_is_the_callers(llama_log: list[tuple[int, str]], tmp_path: Path
 
 
 def test_environment() -> None:
-    """Importing the room has set what ggml reads when it aborts."""
+    """Importing the package sets the variable that ggml reads when it aborts."""
     assert os.environ["GGML_NO_BACKTRACE"]

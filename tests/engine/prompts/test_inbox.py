@@ -1,4 +1,4 @@
-"""Submit to sequence: what is refused, with which words, and what is clamped."""
+"""Submit to sequence: what is refused, with which message, and what is clamped."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def inbox(bpe: Model) -> Inbox:
 
 
 def test_a_chat(inbox: Inbox, bpe: Model) -> None:
-    """Messages become the template's ids, and the answer tells how many they are."""
+    """Messages become the template's ids, and Accepted has their number."""
     sequence, accepted = opened(inbox, messages=[{"role": "user", "content": "Hello"}], max_tokens=7)
     text = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     assert sequence.tokens == bpe.tokenize(text, add_special=True, parse_special=True)
@@ -50,13 +50,13 @@ def test_a_chat(inbox: Inbox, bpe: Model) -> None:
 
 
 def test_a_bare_text(inbox: Inbox, bpe: Model) -> None:
-    """Text is completed as it stands, control tokens' texts as text."""
+    """A text is completed as it is, control tokens' texts as text."""
     sequence, _ = opened(inbox, text="<|im_end|>fox")
     assert sequence.tokens == bpe.tokenize("<|im_end|>fox", add_special=True, parse_special=False)
 
 
-def test_one_that_goes_on(inbox: Inbox, bpe: Model) -> None:
-    """What was delivered stands behind the prompt, counts as generated, and is not said again."""
+def test_a_continued_request(inbox: Inbox, bpe: Model) -> None:
+    """The delivered tokens follow the prompt, count as generated, and are not sent again."""
     fox = bpe.tokenize(" fox", add_special=False, parse_special=False)
     sequence, accepted = opened(inbox, text="the", delivered=fox, max_tokens=50)
     assert sequence.tokens[sequence.n_prompt :] == fox
@@ -64,15 +64,15 @@ def test_one_that_goes_on(inbox: Inbox, bpe: Model) -> None:
     assert refused(inbox, text="the", delivered=[bpe.n_vocab]).code == "invalid_prompt"
 
 
-def test_one_that_goes_on_may_be_over(inbox: Inbox, bpe: Model) -> None:
-    """The last delivered token was the last there may be, or completed a stop string."""
+def test_a_continued_request_may_have_ended(inbox: Inbox, bpe: Model) -> None:
+    """The last delivered token was the last allowed one, or completed a stop string."""
     fox = bpe.tokenize(" fox", add_special=False, parse_special=False)
     assert opened(inbox, text="the", delivered=fox, max_tokens=len(fox))[0].finish_reason == "length"
     assert opened(inbox, text="the", delivered=fox, stop=["fox"])[0].finish_reason == "stop"
 
 
 def test_bare_tokens(inbox: Inbox, bpe: Model) -> None:
-    """Ids are taken as they are: no BOS is added, control tokens may be among them."""
+    """Ids are used as they are: no BOS is added, and control tokens are allowed."""
     ids = [bpe.n_vocab - 1, 0, bpe.eos]
     sequence, accepted = opened(inbox, tokens=ids)
     assert sequence.tokens == ids
@@ -81,7 +81,7 @@ def test_bare_tokens(inbox: Inbox, bpe: Model) -> None:
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, 90), (1, 1), (89, 89), (90, 90), (91, 90), (2**31 - 1, 90)])
 def test_max_tokens(inbox: Inbox, asked: int | None, expected: int) -> None:
-    """The answer may be as long as was asked for, within what the prompt leaves of the stream's limit."""
+    """The answer may have the requested length, within what the prompt leaves of the stream's limit."""
     sequence, accepted = opened(inbox, tokens=[1] * 10, max_tokens=asked)
     assert sequence.max_tokens == accepted.max_tokens == expected
 
@@ -103,7 +103,7 @@ def test_too_long_a_prompt(inbox: Inbox, n: int) -> None:
 
 
 def test_too_long_a_text(inbox: Inbox) -> None:
-    """So is a text, whose tokens are counted with BOS, and a chat with all that the template writes."""
+    """A text is refused likewise, its tokens counted with BOS, and a chat with everything that the template adds."""
     assert "the prompt has 201." in refused(inbox, text="x" * 200).message
     messages = [{"role": "user", "content": "x" * 200}]
     assert refused(inbox, messages=messages).code == "context_length_exceeded"
@@ -133,14 +133,14 @@ def test_refusing_by_size_refuses_nothing_that_fits(bpe: Model) -> None:
 
 @pytest.mark.parametrize("bad", [-1, 10**6, 2**31, 2**40, -(2**40)])
 def test_token_ids_out_of_range(inbox: Inbox, bpe: Model, bad: int) -> None:
-    """An id that the vocabulary has not is refused by name: in C it would abort the process."""
+    """An id outside the vocabulary is refused by name: in C it would abort the process."""
     result = refused(inbox, tokens=[1, bad, 2])
     assert result == Rejected("id", "invalid_prompt", f"no token {bad} in a vocabulary of {bpe.n_vocab}")
     assert refused(inbox, tokens=[bpe.n_vocab]).code == "invalid_prompt"
 
 
 def test_an_empty_prompt(write: Any, inbox: Inbox) -> None:
-    """Nothing to begin from is refused; BOS alone is something."""
+    """A prompt without tokens is refused; BOS alone is enough."""
     assert refused(inbox, tokens=[]) == Rejected("id", "invalid_prompt", "The prompt has no tokens.")
     assert refused(inbox).code == "invalid_prompt"
     assert opened(inbox, text="")[1].n_prompt == 1
@@ -149,7 +149,7 @@ def test_an_empty_prompt(write: Any, inbox: Inbox) -> None:
 
 
 def test_a_template_that_refuses(bpe: Model) -> None:
-    """The template's own words reach the caller."""
+    """The template's own message reaches the caller."""
     inbox = Inbox(With(bpe, "{{ raise_exception('no system role') }}"), n_ctx_seq=100)  # type: ignore[arg-type]
     result = refused(inbox, messages=[{"role": "system", "content": "x"}])
     assert result.code == "invalid_prompt"
@@ -157,7 +157,7 @@ def test_a_template_that_refuses(bpe: Model) -> None:
 
 
 def test_stop_strings(inbox: Inbox, bpe: Model) -> None:
-    """The caller's stop strings apply, and a template's end where the model was not made with it."""
+    """The caller's stop strings apply, and also the template's end if the model was not trained with it."""
     sequence, _ = opened(inbox, text="x", stop=["fox"])
     assert sequence.text.push(b"a fox b") == "a "
     given = Inbox(bpe, n_ctx_seq=100, chat_template="vicuna")
@@ -171,16 +171,17 @@ def test_stop_strings(inbox: Inbox, bpe: Model) -> None:
         assert [sequence.text.push(b"a fox "), sequence.text.push(b"</s>")] == expected
 
 
-def test_whose_it_is_and_for_how_fast_a_reader(inbox: Inbox, bpe: Model) -> None:
-    """Tenant and pace are the request's; prompts are shared within a tenant, or by all where that is asked for."""
+def test_tenant_scope_and_pace(inbox: Inbox, bpe: Model) -> None:
+    """Tenant and pace are the request's; prompts are shared within a tenant, or by all if configured."""
     sequence, _ = opened(inbox, text="the", tenant="a", pace=2.5)
     assert (sequence.tenant, sequence.scope, sequence.pace) == ("a", "a", 2.5)
     sequence, _ = opened(Inbox(bpe, n_ctx_seq=100, is_shared=True), text="the", tenant="a")
     assert (sequence.tenant, sequence.scope, sequence.pace) == ("a", "", None)
 
 
-def test_samplers_that_forget(inbox: Inbox) -> None:
-    """What was begun with mirostat or adaptive-p can't go on here; not begun, or over, it can."""
+def test_samplers_that_cannot_be_resumed(inbox: Inbox) -> None:
+    """A request with mirostat or adaptive-p that has begun can't continue here; one that has not begun, or has ended,
+    is accepted."""
     for sampling in (Sampling(seed=1, mirostat=1), Sampling(seed=1, mirostat=2), Sampling(seed=1, adaptive_target=0.5)):
         assert refused(inbox, text="the", sampling=sampling, delivered=[1, 2]).code == "not_resumable"
         assert opened(inbox, text="the", sampling=sampling)[0].n_generated == 0
@@ -190,15 +191,15 @@ def test_samplers_that_forget(inbox: Inbox) -> None:
 @pytest.mark.parametrize(
     "grammar", ["root ::= (", "x ::= [a]", "root ::= root [a]", "root ::= [a]{5000}", "((((" * 5000]
 )
-def test_a_grammar_that_is_none(inbox: Inbox, grammar: str) -> None:
+def test_an_invalid_grammar(inbox: Inbox, grammar: str) -> None:
     """It is refused with its field's name before anything is computed."""
     result = refused(inbox, text="the", sampling=Sampling(seed=1, grammar=grammar))
     assert (result.code, result.param) == ("invalid_request", "grammar")
     assert result.message.startswith("grammar: ")
 
 
-def test_biases_on_no_token(inbox: Inbox, bpe: Model) -> None:
-    """Ids that the vocabulary has not, and a ban on all that it has."""
+def test_invalid_biases(inbox: Inbox, bpe: Model) -> None:
+    """Ids outside the vocabulary, and a ban on all tokens, are refused."""
     n = bpe.n_vocab
     for biases in (((n, 1.0),), ((2**31 - 1, None),), tuple((t, None) for t in range(n))):
         result = refused(inbox, text="the", sampling=Sampling(seed=1, logit_bias=biases))
@@ -208,8 +209,8 @@ def test_biases_on_no_token(inbox: Inbox, bpe: Model) -> None:
     assert refused(inbox, text="the", sampling=Sampling(seed=1, logit_bias=but_ends), ignore_eos=True)
 
 
-def test_what_is_quick_to_read() -> None:
-    """A few kilobytes of text, with all that a template writes round each message; a grammar never is."""
+def test_what_is_quick_to_prepare() -> None:
+    """A few kilobytes of text, including all that a template adds to each message; a grammar never is."""
     one = {"role": "user", "content": "x"}
     asked: list[tuple[dict[str, Any], bool]] = [
         ({"text": "x" * 8000}, True),

@@ -1,4 +1,4 @@
-"""What chat templates may do, and what they can't; and in which form they get what somebody wrote."""
+"""What chat templates may do and what they can't; and in which form they get the messages' contents."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def jinja(source: str) -> Jinja:
     "source", ["{% if %}", "{{ x", "{% for %}", "{% nonsense %}", "{{ 1 | nonsense }}", "{% for a in b %}" * 40]
 )
 def test_a_template_that_does_not_compile(source: str) -> None:
-    """A template that is no valid Jinja is an error when the model is loaded."""
+    """A template that is not valid Jinja is an error when the model is loaded."""
     with pytest.raises(TemplateError, match="does not compile"):
         jinja(source)
 
 
 def test_deep_nesting_does_not_compile() -> None:
-    """What Jinja accepts and Python's compiler does not is such an error as well."""
+    """A template that Jinja accepts and Python's compiler does not is such an error as well."""
     depth = 30
     source = "{% for a in messages %}" * depth + "{% endfor %}" * depth
     with pytest.raises(TemplateError, match="does not compile"):
@@ -52,7 +52,7 @@ def test_deep_nesting_does_not_compile() -> None:
     ],
 )
 def test_a_template_that_fails(source: str) -> None:
-    """Whatever goes wrong while a template renders is a TemplateError, not the engine's end."""
+    """Any failure while a template renders is a TemplateError and does not end the engine."""
     template = jinja(source)
     with pytest.raises(TemplateError, match="chat template"):
         template([{"role": "user", "content": "x"}], DATE)
@@ -75,7 +75,7 @@ def test_a_template_that_fails(source: str) -> None:
     ],
 )
 def test_sandbox(source: str) -> None:
-    """A template reaches neither Python's insides nor the messages' contents to change them."""
+    """A template reaches neither Python's internals nor can it change the messages."""
     messages = [{"role": "user", "content": "x"}]
     try:
         text = jinja(source)(messages, DATE)
@@ -102,12 +102,12 @@ def test_sandbox(source: str) -> None:
     ],
 )
 def test_what_templates_may_use(source: str, expected: str) -> None:
-    """Filters, tags and names are those that transformers gives to chat templates."""
+    """They have the filters, tags and names that transformers provides to chat templates."""
     assert jinja(source)([{"role": "user", "content": "<é>"}], DATE) == expected
 
 
 def test_the_date_is_the_requests() -> None:
-    """A template tells the date that it is given."""
+    """The template's date is the given one."""
     assert jinja("{{ strftime_now('%d %b %Y') }}")([], DATE) == "04 Mar 2021"
 
 
@@ -130,12 +130,13 @@ STRICT = "{%- if m.role == 'system' -%}{{- raise_exception('no system') -}}{%- e
         ("{%- if m.role == 'system' -%}" + PARTS + "{%- else -%}" + TEXT + "{%- endif -%}", "system"),
         (STRICT + PARTS, "user assistant"),
         ("{%- if m.role != 'user' -%}{{- raise_exception('no') -}}{%- endif -%}" + PARTS, "user"),
-        ("{%- if m.role == 'user' -%}" + TEXT + "{%- endif -%}", ""),  # it says nothing of others, in any form
+        ("{%- if m.role == 'user' -%}" + TEXT + "{%- endif -%}", ""),  # it renders no other role, in any form
         ("{%- if m.content is not string -%}{{- raise_exception('parts') -}}{%- endif -%}" + TEXT, ""),
     ],
 )
-def test_nobodys_words_are_lost(middle: str, roles: str) -> None:
-    """A template that takes some roles' content as a list of parts only gets it so, and no other gets a list."""
+def test_no_content_is_lost(middle: str, roles: str) -> None:
+    """A template that takes some roles' content only as a list of parts gets it in that form, and no other role's is a
+    list."""
     template = jinja(HEAD + middle + TAIL)
     assert template._in_parts == frozenset(roles.split())
     for role in roles.split() or ["user"]:
@@ -143,7 +144,7 @@ def test_nobodys_words_are_lost(middle: str, roles: str) -> None:
         assert said == f"[{role}:the 'fox'][assistant:"
 
 
-def test_up_to_the_answer_or_not() -> None:
-    """The header of the model's next words is a matter of the asker's."""
+def test_the_answers_header_is_optional() -> None:
+    """The caller decides whether the header of the model's answer is added."""
     template = jinja(HEAD + TEXT + TAIL)
     assert template([{"role": "user", "content": "x"}], DATE, opens_answer=False) == "[user:x]"

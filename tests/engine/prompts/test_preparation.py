@@ -1,4 +1,4 @@
-"""preparation.py: what may take long is read by turns, in a process that may die of it, and can be cancelled."""
+"""preparation.py: slow prompts are prepared in turns, in a process that may be killed, and can be cancelled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.protocol.sampling import Sampling
 from tests.engine.child import ROOT
 from tests.patience import PATIENCE_S
 
-# Answers each Submit, and says in its max_tokens how many it has had; one whose text is "spin" it never ends.
+# Answers each Submit, with the number of Submits so far in its max_tokens; the text "spin" never ends.
 COUNTS = """
 import os, socket, sys
 from msgspec.structs import replace
@@ -57,8 +57,8 @@ def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def test_what_takes_too_long_ends_its_process_alone() -> None:
-    """By its CPU time; the next request is read by another one, which is started at once."""
+def test_a_prompt_that_takes_too_long_kills_only_its_process() -> None:
+    """The limit is CPU time; the next request is prepared by a new process, which is started at once."""
     with preparer("-c", COUNTS, "{fd}") as process:
         assert [process.ask(submit()), process.ask(submit())] == [
             Submit(id="id", text="", sampling=Sampling(seed=0), max_tokens=n) for n in (1, 2)
@@ -70,8 +70,8 @@ def test_what_takes_too_long_ends_its_process_alone() -> None:
         assert isinstance(answered, Submit) and answered.max_tokens == 1
 
 
-def test_it_is_busy_while_it_is_asked() -> None:
-    """And when it has died of what it was asked no longer."""
+def test_it_is_busy_during_a_request() -> None:
+    """It is no longer busy when a request has killed it."""
     with preparer("-c", COUNTS, "{fd}") as process:
 
         def ask() -> None:
@@ -86,15 +86,15 @@ def test_it_is_busy_while_it_is_asked() -> None:
 
 
 def test_a_process_that_dies_otherwise_is_not_late() -> None:
-    """Which of the two it was decides whether it is tried again."""
+    """Whether it was late decides whether the request is tried again."""
     with preparer("-c", COUNTS, "{fd}") as process:
         with pytest.raises(PreparerDied) as died:
             process.ask(submit(text="die"))
         assert not died.value.is_late
 
 
-def test_a_real_one_reads_as_the_inbox_does(bpe_path: Path, bpe: Model) -> None:
-    """Chats and bare texts become the same sequences, and what is no grammar is refused in the same words."""
+def test_a_real_process_prepares_as_the_inbox_does(bpe_path: Path, bpe: Model) -> None:
+    """Chats and bare texts become the same sequences, and an invalid grammar is refused with the same message."""
     inbox = Inbox(bpe, n_ctx_seq=500)
     with preparer(*command(bpe_path, 500, "")[1:]) as process:
         for asked in (
@@ -116,16 +116,16 @@ def tokens(opened: object) -> list[int]:
     return sequence.tokens
 
 
-def test_llama_cpp_words_about_a_grammar_are_not_heard(bpe_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """It prints one that it refuses, which our own check let pass: whole."""
+def test_llama_cpps_messages_about_a_grammar_are_dropped(bpe_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """llama.cpp prints the whole of a grammar that it refuses after our own check has accepted it."""
     secret = 'root ::= "a" #\f secret'
     with preparer(*command(bpe_path, 500, "")[1:]) as process:
         process.ask(submit(grammar=secret))
     assert "secret" not in "".join(capfd.readouterr())
 
 
-class Asked:
-    """Reads what it is told to, when it is told to."""
+class Scripted:
+    """A fake preparer with scripted durations and deaths."""
 
     def __init__(self) -> None:
         self.order: list[str] = []
@@ -144,9 +144,9 @@ class Asked:
         return submit
 
 
-def test_waiting_ends_with_the_first_one() -> None:
-    """Or with its time: a process that is ready beforehand is a matter of comfort."""
-    asked = Asked()
+def test_waiting_ends_with_the_first_request() -> None:
+    """Or with its timeout: a process that is ready beforehand is only an optimization."""
+    asked = Scripted()
     asked.preparation.wait(0.0)
     asked.preparation.put(submit())
     asked.preparation.wait(PATIENCE_S)
@@ -155,8 +155,9 @@ def test_waiting_ends_with_the_first_one() -> None:
 
 
 def test_by_turns_the_shortest_and_the_oldest() -> None:
-    """A short one waits for one long one at most, a long one for as many short ones as there are long ones before."""
-    asked = Asked()
+    """A short prompt waits for at most one long one, a long one for as many short ones as there are long ones before
+    it."""
+    asked = Scripted()
     for id, n in (("a", 300), ("b", 200), ("c", 100), ("d", 10), ("e", 20)):
         asked.preparation.put(submit(id, "x" * n))
     for _ in range(5):
@@ -165,9 +166,9 @@ def test_by_turns_the_shortest_and_the_oldest() -> None:
     assert [answered.id for answered in asked.done] == asked.order
 
 
-def test_in_order() -> None:
-    """Where all are so quick that they need no budget none passes another of its tenant's."""
-    asked = Asked()
+def test_quick_prompts_are_prepared_in_order() -> None:
+    """If all are so quick that they need no budget, none overtakes another of its tenant."""
+    asked = Scripted()
     preparation = Preparation(asked.ask, asked.done.append)
     for id, n in (("a", 3), ("b", 2), ("c", 1)):
         preparation.put(submit(id, "x" * n))
@@ -177,9 +178,9 @@ def test_in_order() -> None:
     assert asked.order == ["a", "other", "b", "c"]
 
 
-def test_tenants_take_turns() -> None:
-    """However much one asks for."""
-    asked = Asked()
+def test_tenants_are_prepared_in_turns() -> None:
+    """However many requests one of them has."""
+    asked = Scripted()
     for i in range(4):
         asked.preparation.put(submit(f"a{i}", "x", tenant="a"))
     asked.preparation.turn()
@@ -190,9 +191,9 @@ def test_tenants_take_turns() -> None:
     assert [id[0] for id in asked.order] == ["a", "b", "a", "b", "a", "a"]
 
 
-def test_a_tenant_that_has_spent_its_time_lets_others_pass() -> None:
-    """Its own next one waits, and the thread that has them read with it, until it is paid for."""
-    asked = Asked()
+def test_a_tenant_over_budget_is_overtaken() -> None:
+    """Its next request waits, and with it the thread if there is no other, until the budget has recovered."""
+    asked = Scripted()
     asked.takes_s = 2 * AT_ONCE_S
     for id in ("a0", "b0"):
         asked.preparation.put(submit(id, tenant=id[0]))
@@ -207,9 +208,9 @@ def test_a_tenant_that_has_spent_its_time_lets_others_pass() -> None:
     assert asked.order[-1] == "a1"
 
 
-def test_it_waits_for_what_is_put_meanwhile() -> None:
-    """One that may be read is read at once, though another has to wait long."""
-    asked = Asked()
+def test_a_waiting_thread_takes_new_requests() -> None:
+    """A request within its budget is prepared at once, though another one has to wait long."""
+    asked = Scripted()
     asked.takes_s = 1000.0
     for id in ("a0", "a1"):
         asked.preparation.put(submit(id, tenant="a"))
@@ -221,8 +222,8 @@ def test_it_waits_for_what_is_put_meanwhile() -> None:
     assert asked.order == ["a0", "b"]
 
 
-def test_what_a_process_computes_is_counted() -> None:
-    """Those that have ended too, which have spent most."""
+def test_the_process_cpu_time_is_counted() -> None:
+    """Killed processes, which have used most, are included."""
     with preparer("-c", COUNTS, "{fd}") as process:
         process.ask(submit())
         with pytest.raises(PreparerDied):
@@ -230,9 +231,9 @@ def test_what_a_process_computes_is_counted() -> None:
         assert process.cpu_s() >= 0.1
 
 
-def test_one_that_waits_is_cancelled_at_once() -> None:
-    """It is never read."""
-    asked = Asked()
+def test_a_waiting_request_is_cancelled_at_once() -> None:
+    """It is never prepared."""
+    asked = Scripted()
     asked.preparation.put(submit("a"))
     asked.preparation.put(submit("b"))
     assert asked.preparation.cancel("a")
@@ -241,14 +242,14 @@ def test_one_that_waits_is_cancelled_at_once() -> None:
     assert asked.order == ["b"]
 
 
-def test_one_that_is_being_read_is_cancelled_without_waiting() -> None:
-    """What comes of it is for nobody."""
-    asks, goes_on = threading.Event(), threading.Event()
+def test_a_request_being_prepared_is_cancelled_without_waiting() -> None:
+    """Its result is dropped."""
+    asks, proceed = threading.Event(), threading.Event()
     done: list[Submit | Rejected] = []
 
     def ask(submit: Submit) -> Submit:
         asks.set()
-        assert goes_on.wait(PATIENCE_S)
+        assert proceed.wait(PATIENCE_S)
         return submit
 
     preparation = Preparation(ask, done.append)
@@ -257,7 +258,7 @@ def test_one_that_is_being_read_is_cancelled_without_waiting() -> None:
     preparation.put(submit("a"))
     assert asks.wait(PATIENCE_S)
     assert preparation.cancel("a")
-    goes_on.set()
+    proceed.set()
     thread.join(PATIENCE_S)
     assert done == []
     assert not preparation.cancel("a")
@@ -269,9 +270,9 @@ LATE, CRASHED = -signal.SIGPROF, -signal.SIGSEGV
 @pytest.mark.parametrize(
     ("deaths", "why"), [([LATE], TOO_LONG), ([CRASHED, LATE], TOO_LONG), ([CRASHED, CRASHED], FATAL)]
 )
-def test_what_ends_the_process_is_refused(deaths: list[int], why: str) -> None:
-    """At once where its time was spent; where the process died otherwise it is tried once more."""
-    asked = Asked()
+def test_a_prompt_that_kills_the_process_is_refused(deaths: list[int], why: str) -> None:
+    """At once if its time was spent; if the process died otherwise the request is tried once more."""
+    asked = Scripted()
     asked.errors = [PreparerDied(status) for status in reversed(deaths)]
     asked.preparation.put(submit())
     asked.preparation.turn()
@@ -279,9 +280,9 @@ def test_what_ends_the_process_is_refused(deaths: list[int], why: str) -> None:
     assert len(asked.order) == len(deaths)
 
 
-def test_a_death_that_was_none_of_its_doing(capsys: pytest.CaptureFixture[str]) -> None:
-    """The second time it is read; the operator is told."""
-    asked = Asked()
+def test_a_death_not_caused_by_the_request(capsys: pytest.CaptureFixture[str]) -> None:
+    """The second attempt succeeds; the operator is informed."""
+    asked = Scripted()
     asked.errors = [PreparerDied(1)]
     asked.preparation.put(submit())
     asked.preparation.turn()
@@ -290,7 +291,7 @@ def test_a_death_that_was_none_of_its_doing(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_it_ends_with_the_engine(bpe_path: Path) -> None:
-    """Whose end of the socket is closed then, however it went."""
+    """The engine's end of the socket is then closed, however the engine ended."""
     with preparer(*command(bpe_path, 500, "")[1:]) as process:
         process.ask(submit())
         assert process._process is not None and process._socket is not None

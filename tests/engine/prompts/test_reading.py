@@ -1,4 +1,4 @@
-"""reading.py: what a request's text becomes, and in which words it is refused."""
+"""reading.py: how a request's text is tokenized, and with which message it is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reading(model: Model) -> Reading:
 
 
 def test_a_text_and_a_chat_become_tokens(bpe: Model) -> None:
-    """All else stays as it was."""
+    """All other fields are unchanged."""
     read = reading(bpe)
     text = replace(SUBMIT, text="the fox")
     assert read(text) == replace(SUBMIT, tokens=bpe.tokenize("the fox", add_special=True, parse_special=False))
@@ -32,13 +32,13 @@ def test_a_text_and_a_chat_become_tokens(bpe: Model) -> None:
 
 
 def test_tokens_stay_tokens(bpe: Model) -> None:
-    """There is nothing to be read."""
+    """Token ids are not changed."""
     submit = replace(SUBMIT, tokens=[1, 2, 3])
     assert reading(bpe)(submit) == submit
 
 
 def test_a_chat_without_a_template_is_refused(spm: Model) -> None:
-    """In words that name the way out; a bare prompt is read as it stands."""
+    """The message says what to do; a bare prompt is tokenized as it is."""
     read = reading(spm)
     chat = replace(SUBMIT, messages=[{"role": "user", "content": "hello"}])
     refused = read(chat)
@@ -50,8 +50,8 @@ def test_a_chat_without_a_template_is_refused(spm: Model) -> None:
     assert raw.tokens == spm.tokenize("hello", add_special=True, parse_special=False)
 
 
-def test_a_bare_prompt_gets_the_template_that_there_is(bpe: Model) -> None:
-    """It is a user's message then."""
+def test_a_bare_prompt_gets_the_template(bpe: Model) -> None:
+    """It becomes a user's message."""
     chat = replace(SUBMIT, messages=[{"role": "user", "content": "hello"}])
     one, other = reading(bpe)(chat), reading(bpe)(replace(chat, or_raw=True))
     assert isinstance(one, Submit) and isinstance(other, Submit)
@@ -59,8 +59,8 @@ def test_a_bare_prompt_gets_the_template_that_there_is(bpe: Model) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "tokens"])
-def test_a_grammar_is_looked_at_whatever_the_prompt_is(bpe: Model, kind: str) -> None:
-    """One that is none is refused by its field's name."""
+def test_a_grammar_is_checked_whatever_the_prompt_is(bpe: Model, kind: str) -> None:
+    """An invalid one is refused by its field's name."""
     submit = replace(SUBMIT, sampling=Sampling(seed=0, grammar="root ::="))
     submit = replace(submit, text="x") if kind == "text" else replace(submit, tokens=[1])
     assert isinstance(reading(bpe)(submit), Submit)
@@ -69,8 +69,8 @@ def test_a_grammar_is_looked_at_whatever_the_prompt_is(bpe: Model, kind: str) ->
     assert (refused.code, refused.param) == ("invalid_request", "grammar")
 
 
-def test_whatever_else_goes_wrong_is_the_requests_own(bpe: Model) -> None:
-    """Its type is told, nothing of what it says."""
+def test_any_other_error_refuses_the_request(bpe: Model) -> None:
+    """The message has the error's type, and nothing of its text."""
     prompts = Prompts(With(bpe, "{{ messages[0].content }}"))
     read = Reading(prompts, partial(check_grammar, bpe))
     refused = read(replace(SUBMIT, messages=[{"role": "user"}]))

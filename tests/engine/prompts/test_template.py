@@ -1,4 +1,4 @@
-"""Messages to ids: equal to the reference where nobody forges, and no control token that a caller spelled, ever."""
+"""Messages to ids: equal to the reference without forgeries, and never a control token that a caller spelled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.engine.conftest import FAMILIES
 
 Messages = list[dict[str, str]]
 
-# The shapes of the templates that popular models bring, in few words.
+# Templates like those of popular models, abbreviated.
 TEMPLATES = {
     "chatml": tiny.CHATML,
     "llama2": (
@@ -102,7 +102,7 @@ class With:
 
 
 class Family:
-    """One vocabulary: ours, and the reference's way to the same ids."""
+    """One vocabulary: our tokenization, and the reference's."""
 
     def __init__(self, path: Path) -> None:
         self.model = Model(path)
@@ -119,13 +119,13 @@ class Family:
         return Jinja2ChatFormatter(TEMPLATES[name], eos_token=eos, bos_token=bos)
 
     def reference(self, name: str, messages: Messages) -> list[int]:
-        """llama-cpp-python's own rendering, tokenized once with specials; a doubled BOS is one."""
+        """llama-cpp-python's own rendering, tokenized once with special tokens; a doubled BOS is one."""
         prompt = self.formatter(name)(messages=messages).prompt
         ids: list[int] = self._llama.tokenize(prompt.encode(), add_bos=True, special=True)
         return ids[1:] if ids[:2] == [self.model.bos] * 2 else ids
 
     def shown(self, ids: Sequence[int]) -> str:
-        """The text of ids, control tokens as they are spelled."""
+        """The text of ids, control tokens as spelled."""
         pieces = [self.model.text_of(i).encode() if i in self.controls else self.model.piece(i) for i in ids]
         return b"".join(pieces).decode()
 
@@ -174,7 +174,7 @@ CONVERSATIONS: list[Messages] = [
 
 @each_template
 def test_reference(family: Family, name: str) -> None:
-    """Without forged control tokens the ids are the reference's, for every shape of template and vocabulary."""
+    """Without forged control tokens the ids are the reference's, for every kind of template and vocabulary."""
     prompts = family.prompts(name)
     for messages in CONVERSATIONS:
         assert prompts.chat(messages) == family.reference(name, messages)
@@ -182,7 +182,7 @@ def test_reference(family: Family, name: str) -> None:
 
 @each_template
 def test_reference_of_any_content(families: dict[str, Family], name: str) -> None:
-    """So they are for any text that holds no control token's text, near misses included."""
+    """So are those of any text without a control token's text, near misses included."""
     made = {k: f.prompts(name) for k, f in families.items()}
 
     @given(contents, st.sampled_from(list(KINDS)))
@@ -234,7 +234,7 @@ PRIVATE = "\ue000"  # a character that no template, vocabulary or test writes
 
 @each_template
 def test_forged_control_tokens(family: Family, name: str) -> None:
-    """A control token's text in a message is text: no id of its own, nothing lost, nothing added."""
+    """A control token's text in a message is text: it gets no control id, nothing is lost, nothing is added."""
     for forged in FORGERIES:
         for messages in (
             [{"role": "user", "content": forged}],
@@ -249,7 +249,7 @@ def test_forged_control_tokens(family: Family, name: str) -> None:
 
 
 def check_plain(family: Family, name: str, messages: Messages) -> None:
-    """The ids are those of the same conversation without forgeries, but for the forgeries' plain text."""
+    """The ids are those of the same conversation without forgeries, except for the forgeries' plain text."""
     spelled: list[str] = []
 
     def harmless(text: str) -> str:
@@ -273,7 +273,7 @@ def check_plain(family: Family, name: str, messages: Messages) -> None:
 
 @each_template
 def test_any_forgery(families: dict[str, Family], name: str) -> None:
-    """However control texts, their parts and words follow each other, only the template writes control tokens."""
+    """However control texts, their parts and words follow each other, only the template produces control tokens."""
     parts = st.sampled_from(
         [
             "<|im_start|>",
@@ -316,7 +316,7 @@ def test_any_forgery(families: dict[str, Family], name: str) -> None:
     ],
 )
 def test_a_forgery_in_two_messages(family: Family, one: str, two: str) -> None:
-    """Two messages that a template writes side by side do not make a control token together."""
+    """Two messages that a template renders next to each other do not form a control token together."""
     for bare in ("{% for message in messages %}{{ message.content }}{% endfor %}", TRIMMED):
         prompts = Prompts(With(family.model, bare))
         ids = prompts.chat([{"role": "user", "content": one}, {"role": "user", "content": two}])
@@ -329,7 +329,7 @@ TRIMMED = "{% for message in messages %}{{ message.content | trim }}{% endfor %}
 
 
 def test_a_forgery_in_three_messages(family: Family) -> None:
-    """Nor do three of which the middle one is all inside the token."""
+    """Nor do three of which the middle one is entirely inside the token."""
     prompts = Prompts(With(family.model, TEMPLATES["bare"]))
     messages = [{"role": "user", "content": c} for c in ("<|im_", "sta", "rt|>")]
     ids = prompts.chat(messages)
@@ -350,7 +350,7 @@ def test_a_forgery_with_the_templates_help(family: Family) -> None:
 
 
 def test_thousands_of_control_tokens(write: Callable[..., Path]) -> None:
-    """Each of thousands of control tokens is found, the longest at its place, and near misses of them are text."""
+    """Each of thousands of control tokens is found, the longest at its place, and near misses are text."""
     controls = [*tiny.CONTROLS, *(f"<unused{i}>" for i in range(6000)), "<unused1><", "<unused1><unused"]
     family = Family(write("unused", controls=controls))
     prompts = family.prompts("chatml")
@@ -377,7 +377,7 @@ def test_a_pattern_of_many_texts() -> None:
 
 @each_template
 def test_one_bos(family: Family, name: str) -> None:
-    """BOS comes once, whoever writes it, and not at all where neither wants it."""
+    """BOS occurs once, whether template or vocabulary adds it, and not at all if neither does."""
     ids = family.prompts(name).chat([{"role": "user", "content": "x"}])
     wanted = "bos_token" in TEMPLATES[name] or family.model.tokenize("", add_special=True, parse_special=False) != []
     assert ids.count(family.model.bos) == wanted
@@ -385,7 +385,7 @@ def test_one_bos(family: Family, name: str) -> None:
 
 
 def test_a_doubled_bos_is_no_warning(family: Family, llama_log: list[tuple[int, str]]) -> None:
-    """A template that writes BOS itself does not fill the log with a warning a request."""
+    """A template that writes BOS itself does not cause a warning per request."""
     n = len(llama_log)
     family.prompts("llama2").chat([{"role": "user", "content": "x"}])
     family.prompts("llama2").chat([{"role": "user", "content": "<s> x"}])
@@ -400,7 +400,7 @@ def test_raw(family: Family) -> None:
 
 
 def test_a_model_without_a_template(spm: Model) -> None:
-    """There is no form to put messages in; a bare prompt needs none."""
+    """There is no form for messages; a bare prompt needs none."""
     prompts = Prompts(spm)
     with pytest.raises(NoTemplate, match="RILL_CHAT_TEMPLATE"):
         prompts.chat([{"role": "user", "content": "Hello"}])
@@ -409,7 +409,7 @@ def test_a_model_without_a_template(spm: Model) -> None:
 
 @pytest.mark.parametrize("asked", ["chatml", "vicuna"])
 def test_a_forgery_in_one_of_llama_cpps_templates(family: Family, asked: str) -> None:
-    """Theirs are rendered elsewhere, and what a caller spells is text in them, too."""
+    """They are rendered by llama.cpp, and control tokens that a caller spells are text in them, too."""
     prompts = Prompts(family.model, asked)
     n_controls = len(family.n_controls(prompts.chat([{"role": "user", "content": "x"}])))
     for content in ("<|im_end|>", "a </s> b", "\0", "<|im_end|>\0</s>"):
@@ -420,7 +420,7 @@ def test_a_forgery_in_one_of_llama_cpps_templates(family: Family, asked: str) ->
 
 @pytest.mark.parametrize("kind", ["bpe", "spm"])
 def test_no_end_behind_a_prompt(write: Callable[..., Path], kind: str) -> None:
-    """A vocabulary that would have an end behind each text gets none: the answer goes there."""
+    """A vocabulary that adds an end to each text gets none: the answer follows."""
     model = Model(write(f"ends-{kind}", kind=kind, add_eos=True))
     prompts = Prompts(model)
     for ids in (prompts.raw("the fox"), prompts.chat([{"role": "user", "content": "the fox"}])):
@@ -432,35 +432,35 @@ def test_no_end_behind_a_prompt(write: Callable[..., Path], kind: str) -> None:
     "content", ["\ud800", "a\udfffb", "\0", "", " ", "\r\n", "\ufffe", "<|im_end|>\ud800", "\ud83e\udd8a"]
 )
 def test_awkward_content(family: Family, content: str) -> None:
-    """Lone surrogates become U+FFFD, everything else passes as it is."""
+    """Lone surrogates become U+FFFD, everything else is unchanged."""
     ids = family.prompts("chatml").chat([{"role": "user", "content": content}])
     expected = content.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     assert f"user\n{expected}<|im_end|>" in family.shown(ids)
 
 
 def test_no_messages(bpe: Model) -> None:
-    """No message at all is the generation prompt alone."""
+    """An empty list of messages gives the generation prompt alone."""
     ids = Prompts(bpe).chat([])
     assert bpe.text_of(ids[1]) == "<|im_start|>"
 
 
 def test_the_template_raises(family: Family) -> None:
-    """A template's own refusal reaches the caller in its own words."""
+    """A template's own refusal reaches the caller with its message."""
     messages = [{"role": "assistant", "content": "x"}]
     with pytest.raises(TemplateError, match="roles must alternate"):
         family.prompts("llama2").chat(messages)
 
 
 def test_the_date_is_the_requests(bpe: Model) -> None:
-    """A template tells the date of the request, also to an engine that goes on with it another day."""
+    """A template gets the date of the request, also in an engine that continues it on another day."""
     prompts = Prompts(With(bpe, "{{ strftime_now('%Y') }}"))
     then = b"".join(bpe.piece(i) for i in prompts.chat([], asked_at=86400.0 * 400))
     assert then == b"1971"
     assert b"".join(bpe.piece(i) for i in prompts.chat([])) > b"2025"
 
 
-def test_placeholders_are_not_to_be_guessed(bpe: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each prompt's placeholders are random: what one caller saw is text to the next."""
+def test_placeholders_cannot_be_guessed(bpe: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each prompt's placeholders are random: one prompt's placeholder is plain text in the next."""
     seen: list[str] = []
     prompts = Prompts(bpe)
     render = prompts._render
@@ -479,5 +479,5 @@ def test_placeholders_are_not_to_be_guessed(bpe: Model, monkeypatch: pytest.Monk
 
 
 def test_letters_and_numbers() -> None:
-    """A placeholder's number survives being written in letters."""
+    """A placeholder's number survives being encoded in letters."""
     assert [template._number(template._letters(n)) for n in (0, 7, 10, 99, 123456)] == [0, 7, 10, 99, 123456]

@@ -1,4 +1,4 @@
-"""Whatever a Submit can carry at the engine's door: it is refused or computed, and its neighbours never notice."""
+"""Any Submit that the engine can receive is refused or computed, and other requests are not affected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NEIGHBOURS = [
     for i in range(6)
 ]
 
-# Fields of a Submit as they stand in the frame, and of its sampling; JSON has no NaN: where one was, there is a null.
+# Fields of a Submit as they are in the frame, and of its sampling; JSON has no NaN: a NaN becomes null.
 REFUSED: list[dict[str, Any]] = [
     {"text": None, "tokens": [-1]},
     {"text": None, "tokens": [N_VOCAB]},
@@ -131,7 +131,7 @@ COMPUTED: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def engine(write: Callable[..., Path]) -> Iterator[Child]:
-    """One engine, exact, that has to outlive the whole file."""
+    """One engine, exact, that must survive all tests of this file."""
     model = write("hostile", n_ctx_train=1024, endless=True)
     with Child(model, n_ctx=8192, n_seq=8, kv_type="bf16") as child:
         yield child.ready()
@@ -145,7 +145,7 @@ def encoded(id: str, fields: dict[str, Any]) -> bytes:
 
 
 class Ends:
-    """What the generations that were asked for came to."""
+    """The results of all requests."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
@@ -161,8 +161,8 @@ class Ends:
             self.finished |= {finish.id: finish for finish in frame.finished}
 
 
-def beside_neighbours(engine: Child, frames: list[bytes]) -> Ends:
-    """What became of all, when these frames came between the neighbours' tokens."""
+def among_neighbours(engine: Child, frames: list[bytes]) -> Ends:
+    """The results of all requests, with these frames sent between the neighbours' tokens."""
     ends = Ends()
     engine.send(*NEIGHBOURS)
     ends.take(engine.wait_for(Step))
@@ -177,8 +177,8 @@ def beside_neighbours(engine: Child, frames: list[bytes]) -> Ends:
 
 @pytest.fixture(scope="module")
 def undisturbed(engine: Child) -> dict[str, str]:
-    """The neighbours' texts when they are among themselves."""
-    return texts_of_neighbours(beside_neighbours(engine, []))
+    """The neighbours' texts without other requests."""
+    return texts_of_neighbours(among_neighbours(engine, []))
 
 
 def texts_of_neighbours(ends: Ends) -> dict[str, str]:
@@ -186,18 +186,18 @@ def texts_of_neighbours(ends: Ends) -> dict[str, str]:
     return {n.id: ends.texts[n.id] for n in NEIGHBOURS}
 
 
-def test_what_cannot_be_used_is_refused(engine: Child, undisturbed: dict[str, str]) -> None:
-    """Each by itself, by its id; the neighbours' texts are bit for bit those of an undisturbed run."""
+def test_unusable_requests_are_refused(engine: Child, undisturbed: dict[str, str]) -> None:
+    """Each is refused separately, by its id; the neighbours' texts are bit for bit those of an undisturbed run."""
     frames = {fields.get("id", f"hostile {i}"): fields for i, fields in enumerate(REFUSED)}
-    ends = beside_neighbours(engine, [encoded(id, fields) for id, fields in frames.items()])
+    ends = among_neighbours(engine, [encoded(id, fields) for id, fields in frames.items()])
     assert {id: frames[id] for id in ends.refused} == frames
     assert texts_of_neighbours(ends) == undisturbed
 
 
-def test_what_is_only_odd_is_computed(engine: Child, undisturbed: dict[str, str]) -> None:
-    """It comes to an end, and so do its neighbours: with the very text."""
+def test_odd_requests_are_computed(engine: Child, undisturbed: dict[str, str]) -> None:
+    """They end normally, and so do their neighbours, with the undisturbed text."""
     frames = [encoded(f"hostile {i}", fields) for i, fields in enumerate(COMPUTED)]
-    ends = beside_neighbours(engine, frames)
+    ends = among_neighbours(engine, frames)
     assert ends.refused == []
     assert texts_of_neighbours(ends) == undisturbed
 

@@ -40,7 +40,7 @@ def names(sampling: Sampling, ignore_eos: bool = False) -> list[str]:
 
 
 def test_defaults() -> None:
-    """llama.cpp's own defaults and order: top_k, top_p, min_p, temperature, then the draw."""
+    """llama.cpp's own defaults and order: top_k, top_p, min_p, temperature, then the random draw."""
     assert chain(Sampling(seed=7), []) == [
         ("top_k", (40,)),
         ("top_p", (0.95,)),
@@ -82,7 +82,7 @@ def test_defaults() -> None:
     ],
 )
 def test_only_links_that_change_something(sampling: Sampling, expected: list[str]) -> None:
-    """A parameter that switches its sampler off leaves it out of the chain."""
+    """A parameter that disables its sampler leaves it out of the chain."""
     assert names(sampling) == expected
     assert names(sampling, ignore_eos=True) == ["bias", *expected]
 
@@ -95,20 +95,20 @@ def test_arguments() -> None:
 
 @given(samplings)
 def test_greedy_is_the_chain_of_argmax_alone(sampling: Sampling) -> None:
-    """is_greedy says exactly when the chain does nothing but take the likeliest token, and no grammar is beside it."""
+    """is_greedy is true exactly if the chain only takes the likeliest token, and there is no grammar."""
     assert is_greedy(sampling) == (chain(sampling, []) == [("greedy", ())])
     assert not is_greedy(replace(sampling, grammar='root ::= "a"'))
 
 
 @given(samplings, ends)
 def test_the_last_link_selects(sampling: Sampling, forbidden: list[int]) -> None:
-    """Every chain ends with its only selecting sampler: C aborts the process otherwise."""
+    """Every chain ends with its only selecting sampler: otherwise C aborts the process."""
     links = [name for name, _ in chain(sampling, forbidden)]
     assert [name for name in links if name in SELECTING] == links[-1:]
 
 
 def test_all_together_are_in_llama_cpps_order() -> None:
-    """common_params_sampling.samplers, behind the bias."""
+    """common_params_sampling.samplers, after the bias."""
     everything = Sampling(
         seed=1,
         repeat_penalty=1.1,
@@ -126,7 +126,7 @@ def test_all_together_are_in_llama_cpps_order() -> None:
 
 
 def test_a_dynamic_temperature_never_reaches_0() -> None:
-    """Its lower end stays where logits divided by it are finite numbers; otherwise it is temperature - range."""
+    """Its lower bound stays where logits divided by it are finite; otherwise it is temperature - range."""
     for temperature, spread, lowest in ((1.0, 0.5, 0.5), (0.5, 1.0, 1e-6), (0.0, 2.0, 1e-6)):
         name, (middle, half, exponent) = chain(replace(PLAIN, temperature=temperature, dynatemp_range=spread), [])[-2]
         assert (name, exponent) == ("dynamic_temperature", 1.0)
@@ -134,7 +134,7 @@ def test_a_dynamic_temperature_never_reaches_0() -> None:
 
 
 def test_what_can_be_rebuilt() -> None:
-    """All but mirostat and adaptive-p, and these where a temperature of 0 leaves nothing to them."""
+    """All but mirostat and adaptive-p, and these too if a temperature of 0 disables them."""
     assert is_rebuildable(replace(PLAIN, xtc_probability=0.5, dry_multiplier=1.0, grammar='root ::= "a"'))
     for stateful in (replace(PLAIN, mirostat=1), replace(PLAIN, mirostat=2), replace(PLAIN, adaptive_target=0.0)):
         assert not is_rebuildable(stateful)
@@ -142,7 +142,7 @@ def test_what_can_be_rebuilt() -> None:
 
 
 def test_the_window() -> None:
-    """As far back as the samplers that are on look."""
+    """As far back as the active samplers look."""
     assert window(PLAIN) == 0
     assert window(replace(PLAIN, repeat_penalty=1.1)) == 64
     assert window(replace(PLAIN, repeat_penalty=1.1, repeat_last_n=9, dry_multiplier=1.0, dry_penalty_last_n=99)) == 99
@@ -150,7 +150,7 @@ def test_the_window() -> None:
 
 
 def test_each_position_has_a_seed_of_its_own() -> None:
-    """Neighbouring seeds and positions share none, and none is the one that means random."""
+    """Adjacent seeds and positions never share one, and none is the value that means random."""
     seeds = {seed_at(seed, position) for seed in (0, 1, 2, 2**32 - 2) for position in range(1000)}
     assert len(seeds) > 3990 and max(seeds) < 2**32 - 1
     assert sum(s < 2**31 for s in seeds) / len(seeds) == pytest.approx(0.5, abs=0.05)
@@ -163,14 +163,14 @@ def test_each_position_has_a_seed_of_its_own() -> None:
         (Sampling(seed=1, repeat_penalty=1.1, dry_multiplier=1.0), 3, 40),
         (Sampling(seed=1, temperature=0.0), 1, 1),
         (Sampling(seed=1, temperature=0.0, repeat_penalty=1.1), 2, 1),
-        (Sampling(seed=1, top_n_sigma=1.0), 1, 0),  # it sees how all are spread
+        (Sampling(seed=1, top_n_sigma=1.0), 1, 0),  # it depends on the spread of all logits
         (replace(PLAIN, temperature=0.0, typical_p=0.5), 1, 0),
         (replace(PLAIN, mirostat=2, top_k=40), 1, 0),
         (PLAIN, 1, 0),
     ],
 )
-def test_how_many_of_the_likeliest_will_do(sampling: Sampling, edits: int, best: int) -> None:
-    """As many as a top_k right behind the edits leaves, one where greedy follows, else all: 0."""
+def test_how_many_of_the_likeliest_suffice(sampling: Sampling, edits: int, best: int) -> None:
+    """As many as a top_k right after the edits leaves, one if greedy, else all: 0."""
     links = chain(sampling, [2])
     assert (n_edits(links), n_best(links)) == (edits, best)
     assert n_edits(links) == sum(name in EDITING for name, _ in links)

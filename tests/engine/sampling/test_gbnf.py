@@ -1,4 +1,4 @@
-"""What is let through to llama.cpp's grammar parser and what is not."""
+"""Which grammars are passed on to llama.cpp's parser."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ws ::= | " " | "\n" [ \t]{0,20}
     ],
 )
 def test_grammars(grammar: str) -> None:
-    """All of llama.cpp's syntax but its tokens."""
+    """All of llama.cpp's syntax except its tokens."""
     check(grammar)
 
 
@@ -58,7 +58,7 @@ def test_grammars(grammar: str) -> None:
         ('root ::= "a"\n\n ::= "b"', "line 3, column 2: a rule name"),
         ('root ::= "a" ; "b"', "is not allowed in a rule"),
         ('root ::= "a"\n| "b"', "line 2, column 1: a rule name"),
-        ('root ::= "a"{\n2}', "the number of repetitions"),  # llama.cpp takes it within brackets only
+        ('root ::= "a"{\n2}', "the number of repetitions"),  # llama.cpp accepts it only within parentheses
         ('root ::= "a', "a literal"),
         ('root ::= "\\q"', "a literal"),
         ("root ::= [a-z", "a character class"),
@@ -73,8 +73,8 @@ def test_grammars(grammar: str) -> None:
         ('root ::= "\0"', "NUL"),
     ],
 )
-def test_what_is_no_grammar(grammar: str, why: str) -> None:
-    """The message says where, and why."""
+def test_an_invalid_grammar(grammar: str, why: str) -> None:
+    """The message has the position and the reason."""
     with pytest.raises(GrammarError, match=why):
         check(grammar)
 
@@ -98,7 +98,7 @@ def test_what_is_no_grammar(grammar: str, why: str) -> None:
     ],
 )
 def test_too_much_of_a_grammar(grammar: str, why: str) -> None:
-    """What would overflow llama.cpp's stack, fill the memory or never end is refused by its size alone."""
+    """A grammar that would overflow llama.cpp's stack, fill the memory or never end is refused by its size alone."""
     with pytest.raises(GrammarError, match=why):
         check(grammar)
 
@@ -116,20 +116,20 @@ def test_any_text_is_a_grammar_or_none(text: str) -> None:
 
 
 def chained(n: int) -> str:
-    """Each rule is nothing if the next one is, and all of them stand at the root's beginning, again and again."""
+    """Each rule is empty if the next one is, and all of them are at the root's beginning, repeatedly."""
     names = [f"r{i}" for i in range(n)]
     rules = [f"{name} ::= {after}" for name, after in zip(names, [*names[1:], '""'], strict=True)]
     return f"root ::= {' '.join(names * 8)}\n" + "\n".join(rules)
 
 
 def nested(n: int) -> str:
-    """Groups in groups, each of which may be nothing."""
+    """Nested groups, each of which may be empty."""
     return "root ::= " + " ".join(["(" * 32 + '"a"?' + ")?" * 32] * n)
 
 
 @pytest.mark.parametrize("grammar", [chained, nested])
 def test_the_check_takes_time_linear_in_the_text(grammar: Callable[[int], str]) -> None:
-    """Counted in calls: twice the text takes about twice as many."""
+    """Measured in calls: twice the text takes about twice as many."""
 
     def n_calls(text: str) -> int:
         n = 0
@@ -140,7 +140,7 @@ def test_the_check_takes_time_linear_in_the_text(grammar: Callable[[int], str]) 
 
         sys.setprofile(count)
         try:
-            with suppress(GrammarError):  # it may begin in too many ways, which is told last
+            with suppress(GrammarError):  # it may begin in too many ways, which is reported last
                 check(text)
         finally:
             sys.setprofile(None)

@@ -1,4 +1,4 @@
-"""Drawing for many sequences: the tokens are those that each sampler draws by itself, on any number of threads."""
+"""Sampling for many sequences: each gets the tokens that its sampler draws alone, with any number of threads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = [
 
 
 class Rows:
-    """A stand-in for the context: rows of random logits, the same each time."""
+    """A stand-in for the context: deterministic rows of random logits."""
 
     def __init__(self, n_vocab: int, n: int) -> None:
         self.n = n
@@ -52,7 +52,7 @@ def n_threads(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def draws(bpe: Model, n_threads: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[ParallelSampler]:
-    """It uses its threads in spite of the tiny vocabulary."""
+    """It uses its threads despite the tiny vocabulary."""
     monkeypatch.setattr(drawing, "MIN_N_VOCAB", 0)
     made = ParallelSampler(bpe.n_vocab, n_threads)
     yield made
@@ -66,7 +66,7 @@ def by_itself(model: Model, sampling: Sampling, rows: Rows, indices: Sequence[in
     return drawn
 
 
-def test_each_draws_as_by_itself(bpe: Model, draws: ParallelSampler) -> None:
+def test_each_draws_as_alone(bpe: Model, draws: ParallelSampler) -> None:
     """16 sequences of every kind, 20 decodes: each draws what it draws alone."""
     samplings = [replace(s, seed=s.seed + i) for i in (0, 100) for s in KINDS]
     samplers, rows = [make(bpe, s) for s in samplings], Rows(bpe.n_vocab, len(samplings))
@@ -84,9 +84,9 @@ def test_each_draws_as_by_itself(bpe: Model, draws: ParallelSampler) -> None:
 
 
 @pytest.mark.parametrize("sampling", KINDS)
-def test_a_run_of_drafts(bpe: Model, draws: ParallelSampler, sampling: Sampling) -> None:
-    """Drafts that are what is drawn are accepted up to the first that is not, whose row is drawn from and no further:
-    what the sampler draws next is what it draws without drafts."""
+def test_a_run_of_draft_tokens(bpe: Model, draws: ParallelSampler, sampling: Sampling) -> None:
+    """Draft tokens that equal the drawn ones are accepted up to the first that does not, whose row is the last one
+    drawn from: the sampler then draws what it draws without draft tokens."""
     rows = Rows(bpe.n_vocab, 9)
     alone = by_itself(bpe, sampling, rows, range(9))
     for n_right in range(5):
@@ -100,8 +100,8 @@ def test_a_run_of_drafts(bpe: Model, draws: ParallelSampler, sampling: Sampling)
         sampler.close()
 
 
-def test_runs_side_by_side(bpe: Model, draws: ParallelSampler) -> None:
-    """Each run has its own rows, and comes back in its place."""
+def test_several_runs(bpe: Model, draws: ParallelSampler) -> None:
+    """Each run has its own rows, and its result has its position."""
     rows = Rows(bpe.n_vocab, 8)
     alone = by_itself(bpe, KINDS[2], rows, range(8))
     one, two = make(bpe, KINDS[2]), make(bpe, KINDS[2])
@@ -114,7 +114,7 @@ def test_runs_side_by_side(bpe: Model, draws: ParallelSampler) -> None:
 
 
 def test_a_grammar_that_ends_in_the_middle(bpe: Model, draws: ParallelSampler) -> None:
-    """Where the grammar can't be followed the run ends with an error behind the tokens before; others go on."""
+    """If the grammar can't be followed the run ends with an error after the tokens before it; others continue."""
     (a,) = bpe.tokenize("a", add_special=False, parse_special=False)
     stuck = make(bpe, replace(PLAIN, grammar='root ::= "aa" [^\\x00-\\UFFFFFFFF]'))
     other, rows = make(bpe, KINDS[2]), Rows(bpe.n_vocab, 8)
@@ -124,7 +124,7 @@ def test_a_grammar_that_ends_in_the_middle(bpe: Model, draws: ParallelSampler) -
 
 
 def test_no_logits(bpe: Model, draws: ParallelSampler) -> None:
-    """Where a row has no logits nothing is drawn for anybody."""
+    """If a row has no logits nothing is drawn for any sequence."""
     sampler, rows = make(bpe, KINDS[2]), Rows(bpe.n_vocab, 2)
     with pytest.raises(LlamaError, match="no logits"):
         draws.draw(rows, [Draw(sampler, 0), Draw(Argmax(), 1, [5])])  # type: ignore[arg-type]
@@ -132,7 +132,7 @@ def test_no_logits(bpe: Model, draws: ParallelSampler) -> None:
 
 
 def test_with_a_real_context(bpe: Model, make_context: MakeContext, draws: ParallelSampler) -> None:
-    """What comes from one decode of several sequences is the argmax of each."""
+    """Each sequence of one decode gets the argmax of its logits."""
     context = make_context(bpe)
     prompts = [bpe.tokenize(text, add_special=True, parse_special=False) for text in ("the fox", "Hello", "x y")]
     last = context.decode([(i, 0, prompt, True) for i, prompt in enumerate(prompts)])
@@ -141,7 +141,7 @@ def test_with_a_real_context(bpe: Model, make_context: MakeContext, draws: Paral
 
 
 def test_close_twice(bpe: Model) -> None:
-    """Its release may be asked for twice."""
+    """close may be called twice."""
     made = ParallelSampler(bpe.n_vocab, 2)
     made.close()
     made.close()

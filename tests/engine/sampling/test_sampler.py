@@ -1,4 +1,4 @@
-"""Each chain really made and drawn from, the grammar beside it, and both made anew in the middle of an answer."""
+"""Each chain is really made and drawn from, with a grammar too, and both are rebuilt in the middle of an answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAIN = Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0)
 
 
 def logits_of(context: Context, model: Model, text: str) -> int:
-    """The batch index of logits after a text."""
+    """The batch index of the logits after a text."""
     (index,) = context.decode([(0, 0, model.tokenize(text, add_special=True, parse_special=True), True)])
     return index
 
@@ -54,7 +54,7 @@ def test_every_combination_can_be_made_and_drawn_from(bpe: Model, make_context: 
 
 
 def test_greedy_chain_is_argmax(bpe: Model, make_context: MakeContext) -> None:
-    """The C chain at temperature 0, top_k 1 at any, and argmax take the same token."""
+    """The C chain at temperature 0, one with top_k 1 at any temperature, and argmax take the same token."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     likeliest = int(context.logits(index).argmax())
@@ -64,7 +64,7 @@ def test_greedy_chain_is_argmax(bpe: Model, make_context: MakeContext) -> None:
 
 
 def test_argmax_takes_none_that_is_forbidden(bpe: Model, make_context: MakeContext) -> None:
-    """Argmax in a Sampler's place takes the likeliest token that is allowed, as a chain with a bias does."""
+    """In place of a Sampler, argmax takes the likeliest allowed token, as a chain with a bias does."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     candidates = Candidates(bpe.n_vocab)
@@ -89,7 +89,7 @@ def test_a_seed_repeats_and_another_differs(bpe: Model, make_context: MakeContex
 
 
 def test_a_higher_temperature_spreads(bpe: Model, make_context: MakeContext) -> None:
-    """Temperature reaches C: a low one stays with few tokens, a high one takes many."""
+    """Temperature reaches C: a low one yields few tokens, a high one many."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     cold, warm = (len(set(draw(context, bpe, index, 200, replace(PLAIN, temperature=t)))) for t in (0.1, 3.0))
@@ -97,7 +97,7 @@ def test_a_higher_temperature_spreads(bpe: Model, make_context: MakeContext) -> 
 
 
 def test_top_k_bounds_the_choice(bpe: Model, make_context: MakeContext) -> None:
-    """With top_k 5 five tokens are drawn at most, and with patience all five."""
+    """With top_k 5 at most five tokens are drawn, and with enough draws all five."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     drawn = draw(context, bpe, index, 300, replace(PLAIN, temperature=5.0, top_k=5))
@@ -105,7 +105,7 @@ def test_top_k_bounds_the_choice(bpe: Model, make_context: MakeContext) -> None:
 
 
 def test_forbidden_end_tokens_are_never_drawn(bpe: Model, make_context: MakeContext) -> None:
-    """ignore_eos keeps every end token out, where without it they would be drawn."""
+    """ignore_eos excludes every end token, though without it they would be drawn."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     hot = replace(PLAIN, temperature=50.0)  # every token about equally likely
@@ -114,7 +114,7 @@ def test_forbidden_end_tokens_are_never_drawn(bpe: Model, make_context: MakeCont
 
 
 def test_presence_penalty_counts_what_was_accepted(bpe: Model, make_context: MakeContext) -> None:
-    """A token that the prompt holds is as unlikely as the penalty makes it; repeat_last_n forgets the older ones."""
+    """A token of the prompt is as unlikely as the penalty makes it; repeat_last_n excludes older ones."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     first = int(context.logits(index).argmax())
@@ -127,7 +127,7 @@ def test_presence_penalty_counts_what_was_accepted(bpe: Model, make_context: Mak
 
 
 def test_penalties_count_what_was_drawn(bpe: Model, make_context: MakeContext) -> None:
-    """Drawing tells the chain: with a heavy penalty no token comes twice."""
+    """Drawing informs the chain: with a heavy penalty no token occurs twice."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     drawn = draw(context, bpe, index, 50, Sampling(seed=1, temperature=0.0, frequency_penalty=1000.0))
@@ -145,13 +145,13 @@ def test_a_chain_that_selects_nothing_is_refused(bpe: Model, links: list[tuple[s
 
 
 def test_close_twice(bpe: Model) -> None:
-    """A sampler's release may be asked for twice."""
+    """close may be called twice."""
     sampler = Sampler(bpe, [("greedy", ())])
     sampler.close()
     sampler.close()
 
 
-# --- an answer in the middle of which the sampler is made anew
+# --- rebuilding the sampler in the middle of an answer
 
 KINDS: dict[str, Sampling] = {
     "draw": replace(PLAIN, temperature=1.2),
@@ -187,7 +187,7 @@ N = 40
 
 
 def answer(context: Context, model: Model, sampling: Sampling, *, renewed: frozenset[int] = frozenset()) -> list[int]:
-    """N tokens (with a grammar up to its end), the sampler made anew where so many have been made."""
+    """N tokens (with a grammar up to its end), rebuilding the sampler after each of these numbers of tokens."""
     prompt = model.tokenize("the fox and the fox and", add_special=True, parse_special=True)
     ignore_eos, candidates = not sampling.grammar, Candidates(model.n_vocab)
     sampler, made = make(model, sampling, ignore_eos=ignore_eos), list[int]()
@@ -206,9 +206,9 @@ def answer(context: Context, model: Model, sampling: Sampling, *, renewed: froze
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_made_anew_it_goes_on_as_if_nothing_had_happened(bpe: Model, make_context: MakeContext, kind: str) -> None:
-    """From the prompt, the tokens made so far and the seed follows what each sampler does next, at any place; of
-    mirostat and adaptive-p it does not, and they say so."""
+def test_a_rebuilt_sampler_continues_identically(bpe: Model, make_context: MakeContext, kind: str) -> None:
+    """At any place the prompt, the tokens so far and the seed determine what each sampler does next; for mirostat and
+    adaptive-p they do not, which is_rebuildable reports."""
     context, sampling = make_context(bpe), KINDS[kind]
     undisturbed = answer(context, bpe, sampling)
     assert len(undisturbed) > 10 and answer(context, bpe, sampling) == undisturbed
@@ -219,14 +219,14 @@ def test_made_anew_it_goes_on_as_if_nothing_had_happened(bpe: Model, make_contex
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("draw",)])
 def test_each_sampler_reaches_c(bpe: Model, make_context: MakeContext, kind: str) -> None:
-    """An answer with it is another one than without."""
+    """It changes the answer."""
     context, sampling = make_context(bpe), KINDS[kind]
     plain = replace(PLAIN, seed=sampling.seed, temperature=sampling.temperature)
     assert answer(context, bpe, sampling) != answer(context, bpe, plain)
 
 
 def test_xtc_draws_as_its_probability_says(bpe: Model, make_context: MakeContext) -> None:
-    """With half a chance the likeliest token is left out about every other time."""
+    """With probability one half the likeliest token is left out about every other time."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     first = int(context.logits(index).argmax())
@@ -235,7 +235,7 @@ def test_xtc_draws_as_its_probability_says(bpe: Model, make_context: MakeContext
 
 
 def test_a_bias_bans_and_forces(bpe: Model, make_context: MakeContext) -> None:
-    """None is never drawn, 100 always."""
+    """A banned token is never drawn, one with bias 100 always."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     first = int(context.logits(index).argmax())
@@ -257,7 +257,7 @@ def with_grammar(grammar: str, **fields: Any) -> Sampling:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_text_of_the_grammar_and_then_the_end(bpe: Model, make_context: MakeContext, seed: int) -> None:
-    """What is drawn is what the grammar says, to its end: there only an end token fits."""
+    """The drawn text is one of the grammar, to its end: then only an end token fits."""
     sampling = with_grammar('root ::= "{" [a-c]{1,4} ":" ("yes" | "no") "}"', seed=seed)
     made = answer(make_context(bpe), bpe, sampling)
     assert made[-1] in bpe.end_tokens
@@ -265,7 +265,7 @@ def test_a_text_of_the_grammar_and_then_the_end(bpe: Model, make_context: MakeCo
 
 
 def test_greedy_within_a_grammar(bpe: Model, make_context: MakeContext) -> None:
-    """The likeliest token where it fits, else the likeliest of those that fit."""
+    """The likeliest token if it fits, else the likeliest of those that fit."""
     context = make_context(bpe)
     index = logits_of(context, bpe, "the fox")
     first = int(context.logits(index).argmax())
@@ -278,14 +278,14 @@ def test_greedy_within_a_grammar(bpe: Model, make_context: MakeContext) -> None:
 
 
 def test_control_tokens_spell_nothing(bpe: Model, make_context: MakeContext) -> None:
-    """llama.cpp reads <|im_start|> as these letters, but a reader would get none of them: it is not drawn."""
+    """llama.cpp parses <|im_start|> as these letters, but a reader would get none of them: it is not drawn."""
     made = answer(make_context(bpe), bpe, with_grammar('root ::= "<|im_" ("start" | "stop") "|>"', seed=4))
     assert re.fullmatch(r"<\|im_(start|stop)\|>", text_of(bpe, made))
 
 
 def test_where_no_token_fits(bpe: Model, make_context: MakeContext) -> None:
-    """An error, and the process lives: no character is left, or the bias bans what the grammar wants. Where only the
-    end is banned, it is the end."""
+    """It is an error, and the process survives: no character is left, or the bias bans what the grammar requires. If
+    only the end is banned, the answer ends."""
     context = make_context(bpe)
     nothing = with_grammar('root ::= "a" [^\\x00-\\UFFFFFFFF]')
     (a,) = bpe.tokenize("a", add_special=False, parse_special=False)
@@ -301,7 +301,7 @@ def test_where_no_token_fits(bpe: Model, make_context: MakeContext) -> None:
 
 
 def test_a_zero_spelled_too_long(write: Callable[..., Path], make_context: MakeContext) -> None:
-    """Bytes of two tokens that llama.cpp's grammar reads as the character 0 are refused: it would abort."""
+    """Bytes of two tokens that llama.cpp's grammar decodes as the character 0 are refused: it would abort."""
     model = Model(write("overlong", words=["\u0122\u0122"]))  # how byte-level BPE spells 80 80
     ids = {model.piece(token): token for token in range(model.n_vocab)}
     first, second = ids[b"\xe0"], ids[b"\x80\x80"]
@@ -311,32 +311,32 @@ def test_a_zero_spelled_too_long(write: Callable[..., Path], make_context: MakeC
 
 
 def test_a_grammar_that_takes_too_long(bpe: Model, make_context: MakeContext) -> None:
-    """One that can be read in three times as many ways with each character is given up: the token at which that is seen
-    costs bounded work (deploy/patches), where llama.cpp by itself would be at it for hours."""
+    """A grammar with three times as many parses with each character is aborted: detecting it costs bounded work
+    (deploy/patches), where llama.cpp without it would take hours."""
     with pytest.raises(GrammarError):
         answer(make_context(bpe), bpe, with_grammar("root ::= . root{0,3}"))
 
 
 @pytest.mark.parametrize("grammar", ["root ::= [a-z]{2000}{2}", 'root ::= ("a" |)*', "root ::= (", "x"])
 def test_what_llama_cpp_refuses(bpe: Model, grammar: str) -> None:
-    """Its NULL is an error, too; nothing crashes."""
+    """Its NULL is an error, too, and not a crash."""
     with pytest.raises(GrammarError):
         make(bpe, with_grammar(grammar))
 
 
-# --- a choice of the likeliest tokens alone
+# --- sampling from only the likeliest tokens
 
 N_WIDE = 40
 
 
 @pytest.fixture(scope="module")
 def wide(write: Callable[..., Path]) -> Model:
-    """A vocabulary of some thousand tokens: in one of hundreds it does not pay to look for the likeliest."""
+    """A vocabulary of some thousand tokens: with hundreds it does not pay to select the likeliest."""
     return Model(write("wide", words=["".join(word) for word in itertools.product("abcdefghijkl", repeat=3)]))
 
 
 class Whole(Sampler):
-    """A sampler that always sees every token."""
+    """A sampler that always sees all tokens."""
 
     def _offer_likeliest(self, logits: NDArray[np.float32], candidates: Candidates) -> bool:
         return False
@@ -356,9 +356,9 @@ def rows_of(kind: str, n_vocab: int, k: int = 5) -> list[NDArray[np.float32]]:
     """N_WIDE rows of logits."""
     rng = np.random.default_rng(7)
     rows = (rng.standard_normal((N_WIDE, n_vocab)) * 2).astype(np.float32)
-    if kind == "steps":  # equal ones everywhere
+    if kind == "steps":  # many equal logits
         rows = np.round(rows)
-    if kind == "halves":  # equal ones among the likeliest now and then
+    if kind == "halves":  # occasionally equal logits among the likeliest
         rows = np.round(rows * 32) / np.float32(32)
     if kind == "zero":
         rows[:] = 0
@@ -406,7 +406,7 @@ NARROW: dict[str, Sampling] = {
 LOGITS = ["apart", "steps", "halves", "zero", "the k-th twice", "ruled out", "nan", "rising", "the last"]
 
 
-# typical_p of NaN is one choice or another, and where nothing fits a grammar there is none.
+# typical_p of NaN may be any choice, and where nothing fits a grammar there is none.
 @pytest.mark.parametrize(
     ("kind", "logits"),
     [
@@ -416,8 +416,9 @@ LOGITS = ["apart", "steps", "halves", "zero", "the k-th twice", "ruled out", "na
         if not (logits in ("nan", "ruled out") and kind in ("everything", "grammar"))
     ],
 )
-def test_the_likeliest_are_as_good_as_all(wide: Model, kind: str, logits: str) -> None:
-    """What is drawn is what the same samplers draw from all tokens, whatever the logits: equal, ruled out or NaN."""
+def test_the_likeliest_suffice(wide: Model, kind: str, logits: str) -> None:
+    """The drawn token is the one that the same samplers draw from all tokens, whatever the logits: equal, excluded or
+    NaN."""
     s = NARROW[kind]
     made = []
     for sampler_class, candidates in ((Sampler, Counting(wide.n_vocab)), (Whole, Counting(wide.n_vocab))):
@@ -431,8 +432,8 @@ def test_the_likeliest_are_as_good_as_all(wide: Model, kind: str, logits: str) -
 
 
 @pytest.mark.parametrize("kind", [kind for kind, s in NARROW.items() if not s.grammar and not s.xtc_probability])
-def test_two_chains_are_one(wide: Model, kind: str) -> None:
-    """The links before and behind the choice of candidates do together what one chain of llama.cpp's does."""
+def test_two_chains_equal_one(wide: Model, kind: str) -> None:
+    """The links before and after the selection of candidates together do what one chain of llama.cpp's does."""
     s, candidates = NARROW[kind], Candidates(wide.n_vocab)
     links, made = chain(s, [3]), []
     whole = Chain(wide, links, seed=s.seed, n_fixed=len(links))
@@ -446,7 +447,7 @@ def test_two_chains_are_one(wide: Model, kind: str) -> None:
 
 
 def test_is_quick(wide: Model, bpe: Model) -> None:
-    """Where the likeliest alone will do, for a vocabulary large enough; never beside a grammar."""
+    """If the likeliest suffice, for a vocabulary large enough; never with a grammar."""
     assert Argmax().is_quick
     for s, expected in (
         (NARROW["top_k"], True),

@@ -1,4 +1,4 @@
-"""credits.py: a burst of reading at once, and then a tenant's share of the time."""
+"""credits.py: a burst of prefill at once, and then a tenant's share of the time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from service.engine.scheduling.credits import Credits
 PRESENT = ["a", "b", "c", "d"]
 
 
-def test_a_burst_is_read_at_once() -> None:
-    """Whatever the others do: most prompts take no longer."""
+def test_a_burst_is_prefilled_at_once() -> None:
+    """Whatever the other tenants do: most prompts take no longer."""
     credits = Credits()
     for _ in range(9):
         assert credits.may_read("a")
@@ -20,8 +20,8 @@ def test_a_burst_is_read_at_once() -> None:
     assert credits.may_read("a") and credits.may_read("b")
 
 
-def test_in_the_long_run_it_is_the_share_of_one_of_those_present() -> None:
-    """Of the time of all steps, with its own ones in it."""
+def test_the_long_run_share_is_that_of_one_present_tenant() -> None:
+    """It is a share of the time of all steps, including its own."""
     credits, time_s, read_s = Credits(), 0.0, 0.0
     for _ in range(5000):
         reads = 0.1 if credits.may_read("a") else 0.0
@@ -30,8 +30,8 @@ def test_in_the_long_run_it_is_the_share_of_one_of_those_present() -> None:
     assert read_s / time_s == pytest.approx(1 / len(PRESENT), abs=0.02)
 
 
-def test_what_is_earned_back_is_forgotten() -> None:
-    """Nothing is kept of tenants that owe nothing, and no more than a burst is saved up."""
+def test_recovered_credit_is_forgotten() -> None:
+    """No state is kept for tenants that owe nothing, and at most a burst is saved up."""
     credits = Credits()
     credits.took(0.5, {"a": 0.5}, ["a", "b"])
     assert repr(credits) == "<Credits {'a': 0.75}>"
@@ -40,8 +40,8 @@ def test_what_is_earned_back_is_forgotten() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.001, 0.5)), max_size=60))
-def test_nobody_waits_for_ever(steps: list[tuple[str, float]]) -> None:
-    """A tenant without credit may read again after as many steps of others as its last slice was long."""
+def test_no_tenant_waits_for_ever(steps: list[tuple[str, float]]) -> None:
+    """A tenant without credit may prefill again after other steps in proportion to its last chunk."""
     credits = Credits()
     for tenant, read_s in steps:
         if credits.may_read(tenant):

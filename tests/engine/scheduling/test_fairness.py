@@ -1,4 +1,4 @@
-"""fairness.py: tenants get equal time, and nobody saves any up."""
+"""fairness.py: tenants get equal time, and none saves any up."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def sequence(tenant: str, n_prompt: int = 10) -> Sequence:
     return Sequence(id="", tokens=[1] * n_prompt, n_prompt=n_prompt, max_tokens=1, text=Text(), tenant=tenant)
 
 
-def test_who_had_least_is_next() -> None:
-    """Of two tenants the one that had fewer tokens; of one tenant's, and of equals, the first to come."""
+def test_the_least_served_tenant_is_next() -> None:
+    """Of two tenants the one with fewer tokens; within a tenant, and of equals, the first to arrive."""
     served = FairShareCounter()
     a, b, again = sequence("a"), sequence("b"), sequence("a")
     assert served.first([a, b, again]) is a
@@ -27,8 +27,8 @@ def test_who_had_least_is_next() -> None:
     assert repr(served) == "<FairShareCounter {'a': 2, 'b': 2}>"
 
 
-def test_promises_count_for_who_is_let_in_and_not_for_who_has_had_least() -> None:
-    """Of two whose prompts are read, the one with the longer prompt has had no more for that."""
+def test_promises_count_for_admission_but_not_as_service() -> None:
+    """A tenant with a longer prompt in prefill has not been served more for that than one with a shorter prompt."""
     served = FairShareCounter()
     a, b = sequence("a"), sequence("b")
     served.promise("a", 100)
@@ -42,8 +42,8 @@ def test_promises_count_for_who_is_let_in_and_not_for_who_has_had_least() -> Non
     assert served.first([b, a]) is a
 
 
-def test_a_newcomer_begins_with_the_least_of_those_present() -> None:
-    """It is neither before them by what it had not asked for, nor behind the least of them."""
+def test_a_new_tenant_begins_with_the_least_present_count() -> None:
+    """It is neither ahead of the others for the time it was absent, nor behind the least served of them."""
     served = FairShareCounter()
     served.charge("a", 100)
     served.charge("b", 70)
@@ -51,8 +51,8 @@ def test_a_newcomer_begins_with_the_least_of_those_present() -> None:
     assert served.of("new") == 70
 
 
-def test_who_had_more_than_those_present_keeps_its_count() -> None:
-    """Leaving and coming back makes nobody's count smaller."""
+def test_a_tenant_with_a_higher_count_keeps_it() -> None:
+    """Leaving and returning does not lower a count."""
     served = FairShareCounter()
     served.charge("a", 100)
     served.charge("b", 70)
@@ -60,8 +60,8 @@ def test_who_had_more_than_those_present_keeps_its_count() -> None:
     assert served.of("a") == 100
 
 
-def test_one_more_of_a_tenant_present_changes_nothing() -> None:
-    """Only who comes back is counted as others are."""
+def test_another_request_of_a_present_tenant_changes_nothing() -> None:
+    """Only a tenant that returns is adjusted."""
     served = FairShareCounter()
     served.charge("a", 10)
     served.charge("b", 70)
@@ -69,8 +69,8 @@ def test_one_more_of_a_tenant_present_changes_nothing() -> None:
     assert served.of("a") == 10
 
 
-def test_what_was_had_while_nobody_else_asked_is_not_held_against_it() -> None:
-    """A tenant that comes to an idle engine begins with as much as those had that were there before it."""
+def test_service_without_competition_is_not_held_against_a_tenant() -> None:
+    """A tenant that joins an idle engine begins with the counts of those that were there before it."""
     served = FairShareCounter()
     served.join("a", [])
     served.charge("a", 100)
@@ -84,8 +84,8 @@ def test_what_was_had_while_nobody_else_asked_is_not_held_against_it() -> None:
     waiting=st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), max_size=12),
     had=st.dictionaries(st.sampled_from("abc"), st.integers(0, 60)),
 )
-def test_the_order_is_that_of_who_is_first_again_and_again(waiting: list[tuple[str, int]], had: dict[str, int]) -> None:
-    """Positions in the queue are told as the sequences will be let in, if each is charged its prompt."""
+def test_the_order_is_that_of_repeated_first(waiting: list[tuple[str, int]], had: dict[str, int]) -> None:
+    """The reported queue positions are the order of admission, if each sequence is charged its prompt."""
     served = FairShareCounter()
     for tenant, n in had.items():
         served.charge(tenant, n)

@@ -1,4 +1,4 @@
-"""prefill_chunks.py: a step with running streams takes as long as it may, on any machine, after a few steps."""
+"""prefill_chunks.py: a step with running streams converges to its target time within a few steps, on any machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.engine.scheduling.prefill_chunks import LEAST, PrefillChunker
 
-# Seconds that a step with so many rows takes.
+# Seconds that a step with n rows takes.
 COMPUTE_BOUND = {"a CPU": 0.004, "a slower CPU": 0.012}
 MEMORY_BOUND = {"a GPU": (0.03, 0.0001), "a small GPU": (0.06, 0.001)}
 MACHINES: dict[str, Callable[[int], float]] = {
@@ -20,7 +20,7 @@ MACHINES: dict[str, Callable[[int], float]] = {
 
 
 def after(slices: PrefillChunker, step_s: Callable[[int], float], n_decoding: int, n_steps: int) -> float:
-    """How long the last of these steps took."""
+    """The duration of the last of these steps."""
     took = 0.0
     for _ in range(n_steps):
         n = slices.size(n_decoding, 1)
@@ -31,15 +31,16 @@ def after(slices: PrefillChunker, step_s: Callable[[int], float], n_decoding: in
 
 @pytest.mark.parametrize("n_decoding", [2, 8, 20])
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_step_comes_to_take_what_it_may(name: str, n_decoding: int) -> None:
-    """Within 40 steps of prompts it is within a tenth of the target, unless that is the least or the most to read."""
+def test_the_step_time_converges_to_the_target(name: str, n_decoding: int) -> None:
+    """Within 40 steps with prefill it is within a tenth of the target, unless the chunk has its minimum or maximum
+    size."""
     slices = PrefillChunker(target_s=0.2, n_batch=100_000)
     took = after(slices, MACHINES[name], n_decoding, 40)
     assert took == pytest.approx(0.2, rel=0.1) or (took > 0.2 and slices.size(n_decoding, 1) <= LEAST)
 
 
-def test_a_neighbour_is_noticed_and_forgotten() -> None:
-    """One step that took five times as long changes the next slices, and no more after ten."""
+def test_a_slow_step_is_noticed_and_forgotten() -> None:
+    """One step that took five times as long changes the next chunks, but no longer after ten."""
     slices = PrefillChunker(target_s=0.2, n_batch=512)
     after(slices, MACHINES["a CPU"], 4, 10)
     before = slices.size(4, 1)
@@ -49,15 +50,16 @@ def test_a_neighbour_is_noticed_and_forgotten() -> None:
     assert slices.size(4, 1) == pytest.approx(before, abs=2)
 
 
-def test_who_waits_for_a_first_token_counts_too() -> None:
-    """The more prompts there are for each running stream the longer the step, up to MOST_TIMES; so it is alone."""
+def test_waiting_prompts_lengthen_the_step() -> None:
+    """The more prompts there are per running stream the longer the step, up to MOST_TIMES; as it is without running
+    streams."""
     slices = PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004)
     sizes = [slices.size(n_decoding, n_reading) for n_decoding, n_reading in ((8, 1), (8, 4), (8, 8), (8, 100), (0, 1))]
     assert sizes == [40, 40, 92, 140, 148]  # of 42, 42, 92, 142, 150
 
 
 def test_bounds() -> None:
-    """Never fewer than LEAST or than decode, never more than fit the batch; the first slice is a small one."""
+    """Never fewer than LEAST or than the decoding rows, never more than fit the batch; the first chunk is small."""
     assert PrefillChunker(target_s=0.2, n_batch=512, row_s=1.0).size(4, 1) == LEAST
     assert PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004).size(100, 1) == 100
     assert PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004).size(1000, 1) == 512
@@ -66,15 +68,16 @@ def test_bounds() -> None:
     assert PrefillChunker(target_s=0.2, n_batch=512).size(4, 1) == 2 * LEAST
 
 
-def test_whole_fours() -> None:
-    """Slice and running streams together, or the slice alone where it is decoded alone, are a multiple of four rows."""
+def test_rows_are_a_multiple_of_four() -> None:
+    """Chunk and running streams together, or the chunk alone if it is decoded alone, are a multiple of four rows."""
     slices = PrefillChunker(target_s=0.2, n_batch=512, n_tile=64, row_s=0.01)
     assert [(n, (slices.size(n, 1) + n) % 4) for n in range(2, 20)] == [(n, 0) for n in range(2, 20)]
     assert [slices.size(n, 100) % 4 for n in range(1, 40)] == [0] * 39
 
 
-def test_slices_of_whole_tiles() -> None:
-    """From a third of a tile on they are whole ones, in which attention takes less time; without tiles as sized."""
+def test_chunks_of_whole_tiles() -> None:
+    """From a third of a tile on chunks are whole tiles, for which attention is faster; without tiles they keep their
+    size."""
     row_s = [0.2 / n for n in (1000, 160, 100, 68, 60, 26, 25, 20)]
     sizes = [PrefillChunker(target_s=0.2, n_batch=512, n_tile=64, row_s=s).size(4, 1) for s in row_s]
     assert sizes == [512, 128, 128, 64, 64, 64, LEAST, LEAST]
@@ -82,10 +85,11 @@ def test_slices_of_whole_tiles() -> None:
 
 
 def test_several_tenants_get_the_same_time() -> None:
-    """Prompts get a share of what a step without any takes, LEAST tokens at least and no more than one tenant's."""
+    """Prefill gets a share of the time of a step without any, at least LEAST tokens and no more than with one
+    tenant."""
     slices = PrefillChunker(target_s=0.2, n_batch=512, row_s=0.001)
     alone = slices.size(4, 1)
-    assert slices.size(4, 1, 1.0) == alone, "nobody knows yet what a step takes"
+    assert slices.size(4, 1, 1.0) == alone, "the time of a step is not known yet"
     slices.observe(4, 0, 0.08)
     assert [slices.size(4, 1, share) for share in (None, 0.25, 1.0, 2.0, 10.0)] == [alone, LEAST, 80, 160, alone]
     for _ in range(20):
@@ -93,8 +97,8 @@ def test_several_tenants_get_the_same_time() -> None:
     assert slices.size(4, 1, 1.0) == 40
 
 
-def test_steps_that_read_little_tell_nothing() -> None:
-    """What a step costs whatever is in it is not what a token costs."""
+def test_steps_with_little_prefill_are_not_measured() -> None:
+    """The fixed cost of a step is not the cost of a token."""
     slices = PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004)
     slices.observe(1, LEAST // 2 - 1, 10.0)
     slices.observe(30, 0, 10.0)
@@ -105,8 +109,8 @@ anything = st.floats() | st.floats(0.0, 1e-6) | st.sampled_from([5e-324, 1e308])
 
 
 @given(st.lists(anything, max_size=20), anything, st.integers(0, 64), st.integers(0, 64))
-def test_no_measurement_stops_it(steps_s: list[float], row_s: float, n_decoding: int, n_reading: int) -> None:
-    """Whatever clocks said there is a slice, within its bounds; and forty steps are enough to forget it."""
+def test_no_measurement_stops_prefill(steps_s: list[float], row_s: float, n_decoding: int, n_reading: int) -> None:
+    """After any measurements there is a chunk, within its bounds; and forty steps are enough to forget them."""
     slices = PrefillChunker(target_s=0.2, n_batch=512, row_s=row_s if row_s > 0 else 0.0)
     for step_s in steps_s:
         slices.observe(4, 40, step_s)
@@ -119,12 +123,13 @@ def test_no_measurement_stops_it(steps_s: list[float], row_s: float, n_decoding:
 
 
 def test_repr() -> None:
-    """The window shows what a slice is beside four streams, and why."""
+    """repr shows the chunk with four running streams, and why."""
     slices = PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004)
     assert repr(slices) == "<PrefillChunker 44 tokens, 4.00 ms each, for 200 ms>"
 
 
-def test_a_newcomer_waits_for_a_short_step() -> None:
-    """Without running streams a step may be long for a single tenant's prompts, and not where several have some."""
+def test_steps_are_short_with_several_tenants() -> None:
+    """Without running streams a step may be long for a single tenant's prompts, but not if several tenants have
+    some."""
     slices = PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004)
     assert [slices.size(0, 2, share) for share in (None, 2.0)] == [148, 48]

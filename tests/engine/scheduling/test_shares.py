@@ -1,4 +1,4 @@
-"""Whose streams a step decodes: each tenant's in turn, and no tenant's many slow down the few of others."""
+"""Which streams a step decodes: each tenant's in turn, so that one tenant's many do not slow down the few of others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.engine.sequences.text import Text
 
 
 def streams(**n_of: int) -> list[Sequence]:
-    """So many of each tenant, named a0, a1, b0."""
+    """Streams of each tenant, named a0, a1, b0."""
     return [
         Sequence(id=f"{tenant}{i}", tokens=[1, 2], n_prompt=1, max_tokens=9, text=Text(), tenant=tenant)
         for tenant, n in n_of.items()
@@ -26,43 +26,43 @@ def chosen(decoding: list[Sequence], most: int = 99, seconds: places.Seconds | N
 
 
 def linear(n: int) -> float:
-    """Each row costs as much as the first ten together."""
+    """Each row costs a tenth of the fixed cost."""
     return 10.0 + n
 
 
 @pytest.mark.parametrize(("n_seq", "present", "share"), [(8, "aab", 4), (8, "", 8), (2, "abc", 1), (7, "aabbc", 2)])
 def test_shares(n_seq: int, present: str, share: int) -> None:
-    """As many places for each as for each other, and one at least."""
+    """Each tenant has equally many places, and at least one."""
     assert places.share(n_seq, present) == share
 
 
-def test_all_are_chosen_where_there_is_room() -> None:
-    """One tenant's own streams slow down nobody else's; where nobody knows what rows cost, nobody is left out."""
+def test_all_are_chosen_if_there_is_room() -> None:
+    """A lone tenant's streams slow down no other tenant's; while the cost of rows is unknown, no stream is left out."""
     assert chosen(streams(a=32), seconds=linear) == {"a": 32}
     assert chosen(streams(a=32, b=1)) == {"a": 32, "b": 1}
     assert chosen(streams(a=32, b=1), seconds=lambda n: 1.0) == {"a": 32, "b": 1}, "as on a GPU"
 
 
 def test_the_largest_tenants_lengthen_the_step_by_half_at_most() -> None:
-    """Of what the others' streams take without it."""
+    """By half of the time of the other tenants' streams alone."""
     assert chosen(streams(a=32, b=1), seconds=linear) == {"a": 5, "b": 1}, "16 s for 11"
     assert chosen(streams(b=4, a=32, c=2), seconds=linear) == {"a": 8, "b": 4, "c": 2}, "24 s for 16"
     assert chosen(streams(a=8, b=8), seconds=linear) == {"a": 8, "b": 8}, "26 s for 18"
 
 
-def test_each_tenant_has_one_at_least() -> None:
-    """However dear it is."""
+def test_each_tenant_has_at_least_one() -> None:
+    """Whatever it costs."""
     assert chosen(streams(a=9, b=1), seconds=lambda n: 10.0**n) == {"a": 1, "b": 1}
 
 
 def test_places_are_shared_max_min_fairly() -> None:
-    """Who wants less than its share has all of it, and the others what is left, alike."""
+    """A tenant that needs less than its share gets all it needs, and the others share the rest equally."""
     assert chosen(streams(a=20, b=2, c=9), most=12) == {"a": 5, "b": 2, "c": 5}
     assert chosen(streams(a=1, b=1, c=1), most=2).total() == 2
 
 
-def test_those_come_first_that_were_left_out_longest() -> None:
-    """Of each tenant, and of the tenants themselves where there are more than places; the order given is kept."""
+def test_streams_left_out_longest_come_first() -> None:
+    """Within each tenant, and among the tenants if there are more than places; the given order is kept."""
     decoding = streams(a=3, b=1)
     for i, turn in enumerate((5, 3, 4, 5)):
         decoding[i].turn = turn
@@ -70,7 +70,7 @@ def test_those_come_first_that_were_left_out_longest() -> None:
     assert [s.id for s in places.choose(decoding, 1, None)] == ["a1"]
 
 
-def test_victims() -> None:
+def test_preemption_victims() -> None:
     """The youngest of those whose tenant holds more than its share, one by one; never the oldest; all or nothing."""
     running = streams(a=2) + streams(b=1, c=3)  # each of a's and c's holds 10 cells, b's 50
 
@@ -86,4 +86,4 @@ def test_victims() -> None:
     assert names(0, 90) == ["c2", "c1", "c0", "b0", "a1"]
     assert names(0, 91) == []
     running[-1].n_safe = len(running[-1].tokens) + 1
-    assert names(20, 5) == ["c1"], "who gave way before is safe for a while"
+    assert names(20, 5) == ["c1"], "a preempted stream is safe for a while"

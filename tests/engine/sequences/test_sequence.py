@@ -1,4 +1,4 @@
-"""One prompt and its tokens: counts, ends and what is reported of them."""
+"""One prompt and its tokens: counts, ends and reports."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def test_a_new_sequence_is_all_pending() -> None:
     ("n_prompt", "n_past", "n_generated", "expected"),
     [
         (3, 0, 0, True),
-        (3, 2, 0, True),  # the prompt's last token is still prompt
+        (3, 2, 0, True),  # the prompt's last token is part of the prefill
         (1, 0, 0, True),
         (3, 3, 1, False),
-        (3, 0, 2, True),  # preempted: all is read again
+        (3, 0, 2, True),  # preempted: all is prefilled again
         (3, 4, 2, False),
     ],
 )
 def test_is_prefilling(n_prompt: int, n_past: int, n_generated: int, expected: bool) -> None:
-    """A sequence decodes when one generated token is all that it waits for."""
+    """A sequence decodes if only one generated token is pending."""
     s = sequence(n_prompt)
     s.tokens += [9] * n_generated
     s.n_past = n_past
@@ -54,7 +54,7 @@ def test_accept_collects_tokens_and_text() -> None:
 
 
 def test_end_token() -> None:
-    """An end token stops the sequence, counts as none of its tokens, and releases what was held."""
+    """An end token stops the sequence, is not counted as one of its tokens, and releases held text."""
     s = sequence(stop=["xyz"])
     assert s.accept(7, b"x", False, now=1.0) == ""
     assert s.accept(8, b"ignored", True, now=2.0) == "x"
@@ -62,7 +62,7 @@ def test_end_token() -> None:
 
 
 def test_stop_string() -> None:
-    """A stop string stops the sequence and is no text of it."""
+    """A stop string stops the sequence and is not part of its text."""
     s = sequence(stop=["xy"])
     assert s.accept(7, b"ax", False, now=1.0) == "a"
     assert s.accept(8, b"yz", False, now=2.0) == ""
@@ -70,7 +70,7 @@ def test_stop_string() -> None:
 
 
 def test_max_tokens() -> None:
-    """The last allowed token ends the sequence by length and releases what was held."""
+    """The last allowed token ends the sequence by length and releases held text."""
     s = sequence(max_tokens=2, stop=["bc"])
     assert s.accept(7, b"a", False, now=1.0) == "a"
     assert s.finish_reason is None
@@ -79,7 +79,7 @@ def test_max_tokens() -> None:
 
 
 def test_a_stop_string_in_the_last_allowed_token() -> None:
-    """Of two ends in one token the stop string is the reason."""
+    """If one token causes both ends the stop string is the reason."""
     s = sequence(max_tokens=1, stop=["b"])
     assert s.accept(7, b"ab", False, now=1.0) == "a"
     assert s.finish_reason == "stop"
@@ -94,7 +94,7 @@ def test_an_end_token_in_the_last_place() -> None:
 
 
 def test_finish() -> None:
-    """The report carries counts and the three durations: queue, prefill, decode."""
+    """The report has counts and the three durations: queue, prefill, decode."""
     s = sequence(max_tokens=2)
     s.accepted_at, s.started_at = 1.0, 3.0
     s.accept(7, b"a", False, now=4.5)
@@ -105,7 +105,7 @@ def test_finish() -> None:
 
 
 def test_finish_of_one_that_never_ran() -> None:
-    """Durations of what did not happen are 0, not the clock's reading."""
+    """Durations of phases that did not happen are 0, not the clock's reading."""
     s = sequence()
     s.accepted_at, s.finish_reason = 100.0, "cancelled"
     f = s.finish()
@@ -113,7 +113,7 @@ def test_finish_of_one_that_never_ran() -> None:
 
 
 def test_repr() -> None:
-    """A sequence shows where it runs and how far it is."""
+    """repr shows where the sequence runs and how far it is."""
     s = sequence()
     assert repr(s) == "<Sequence 01234567 waiting, 0/3 cells, 0/5 made>"
     s.seq_id, s.n_past = 2, 3

@@ -1,4 +1,4 @@
-"""Bytes to text: whatever the cuts, the same text comes out, and nothing of a stop string ever does."""
+"""Bytes to text: however tokens are cut, the same text results, and no part of a stop string is ever sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.engine.sequences.text import Text
 
-# Few letters, so that stop strings occur, overlap and nearly occur; two and four bytes wide ones among them.
+# Few letters, so that stop strings occur, overlap and almost occur; characters of two and four bytes among them.
 letters = st.sampled_from("ab\u20ac\U0001f98a")
 texts = st.text(letters, max_size=24)
 stops = st.lists(st.text(letters, min_size=1, max_size=4), max_size=4)
@@ -34,12 +34,12 @@ def test_any_cut_of_any_text(text: str, cuts: list[int]) -> None:
 
 @given(st.binary(), st.lists(st.integers(0, 60)))
 def test_any_cut_of_any_bytes(data: bytes, cuts: list[int]) -> None:
-    """Broken UTF-8 becomes the same replacement characters wherever it is cut, but for what may have become one."""
+    """Invalid UTF-8 becomes the same replacement characters wherever it is cut, except for an incomplete end."""
     assert run(Text(), pieces_of(data, cuts)) == codecs.getincrementaldecoder("utf-8")("replace").decode(data)
 
 
 def test_incomplete_character_waits() -> None:
-    """No part of a character is sent before all of it is there, and what is there is sent at once."""
+    """No part of a character is sent before all of it is there; complete characters are sent at once."""
     fox = "\U0001f98a".encode()
     text = Text()
     assert [text.push(b"x" + fox[:1]), text.push(fox[1:3]), text.push(fox[3:] + b"y")] == ["x", "", "\U0001f98ay"]
@@ -54,7 +54,7 @@ def test_incomplete_character_at_the_end() -> None:
 
 @given(texts, st.text(letters, min_size=1, max_size=4), st.lists(st.integers(0, 60)))
 def test_one_stop_string(text: str, stop: str, cuts: list[int]) -> None:
-    """Wherever the tokens end, the text goes up to the first stop string, and `stopped` tells of it."""
+    """Wherever the tokens end, the text extends to the first stop string, and `stopped` reports it."""
     out = Text([stop])
     assert run(out, pieces_of(text.encode(), cuts)) == text.partition(stop)[0]
     assert out.stopped == (stop in text)
@@ -62,7 +62,7 @@ def test_one_stop_string(text: str, stop: str, cuts: list[int]) -> None:
 
 @given(texts, stops, st.lists(st.integers(0, 60)))
 def test_several_stop_strings(text: str, stop: list[str], cuts: list[int]) -> None:
-    """The first token that completes a stop string ends the text, before the earliest one it completed."""
+    """The first token that completes a stop string ends the text, before the earliest stop string that it completed."""
     pieces = pieces_of(text.encode(), cuts)
     expected, seen = text, b""
     for piece in pieces:
@@ -79,7 +79,7 @@ def test_several_stop_strings(text: str, stop: list[str], cuts: list[int]) -> No
 
 @given(texts, stops, st.lists(st.integers(0, 60)))
 def test_holds_back_no_more_than_it_must(text: str, stop: list[str], cuts: list[int]) -> None:
-    """After each token all has been sent but what could still become a stop string or a character."""
+    """After each token everything has been sent except what could still become a stop string or a character."""
     out, sent, seen = Text(stop), "", b""
     for piece in pieces_of(text.encode(), cuts):
         sent += out.push(piece)
@@ -92,7 +92,7 @@ def test_holds_back_no_more_than_it_must(text: str, stop: list[str], cuts: list[
 
 
 def test_nothing_comes_after_a_stop_string() -> None:
-    """Once stopped, neither later tokens nor the end bring any text."""
+    """After a stop neither later tokens nor the end bring any text."""
     text = Text(["END"])
     assert text.push(b"one END two") == "one "
     assert text.stopped
@@ -103,22 +103,22 @@ def test_nothing_comes_after_a_stop_string() -> None:
     ("stop", "pieces", "expected"),
     [
         (["\n\n"], ["a\n", "b\n", "\nc"], ["a", "\nb", ""]),  # a false start is released with the next token
-        (["aab"], ["a", "a", "a", "b"], ["", "", "a", ""]),  # a false start inside which the real one begins
-        (["ab", "abc"], ["a", "bc"], ["", ""]),  # one the beginning of the other
+        (["aab"], ["a", "a", "a", "b"], ["", "", "a", ""]),  # a false start within which the real one begins
+        (["ab", "abc"], ["a", "bc"], ["", ""]),  # one is a prefix of the other
         (["bc", "abcd"], ["xa", "b", "c", "d"], ["x", "", "a", ""]),  # the one that is complete first
         (["bc", "abcd"], ["xabcd"], ["x"]),  # both in one token: the one that begins first
-        ([""], ["a", ""], ["a", ""]),  # an empty one is none
+        ([""], ["a", ""], ["a", ""]),  # an empty one is ignored
         (["\u20ac"], ["a", "\u20ac"], ["a", ""]),
     ],
 )
 def test_stop_strings(stop: list[str], pieces: list[str], expected: list[str]) -> None:
-    """Each token brings exactly the text that no stop string can claim any more."""
+    """Each token brings exactly the text that can no longer be part of a stop string."""
     text = Text(stop)
     assert [text.push(p.encode()) for p in pieces] == expected
 
 
 def test_a_character_cut_inside_a_stop_string() -> None:
-    """A stop string is found when its characters' bytes come in several tokens."""
+    """A stop string is found if its characters' bytes arrive in several tokens."""
     text = Text(["x\u20acy"])
     euro = "\u20ac".encode()
     assert [text.push(b"ax" + euro[:1]), text.push(euro[1:]), text.push(b"y")] == ["a", "", ""]
@@ -126,7 +126,7 @@ def test_a_character_cut_inside_a_stop_string() -> None:
 
 
 def test_held_text_is_released_at_the_end() -> None:
-    """What only might have become a stop string is text after all."""
+    """Text that only might have become a stop string is sent at the end."""
     text = Text(["<|end|>"])
     assert text.push(b"2 <|e") == "2 "
     assert text.push(b"", final=True) == "<|e"
