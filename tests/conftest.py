@@ -1,4 +1,4 @@
-"""What the front's tests share: a service on loopback whose engine is a script, on the loop it runs on for real."""
+"""Shared by the front's tests: a service on loopback with a scripted engine, on the event loop used in production."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callab
     return {"uvloop": uvloop.new_event_loop}
 
 
-# Read before the fixture below hides it. CI sets it: there a missing browser or container engine is no excuse.
+# Read before the fixture below hides it. CI sets it: there a missing browser or container engine is a failure.
 E2E_REQUIRED = os.environ.get("RILL_E2E") == "required"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A browser drops what it loads when a network interface comes or goes, as with each container that is started:
-    the browsers' tests come last, when most of those of compose are over."""
+    """A browser aborts its loads when a network interface appears or disappears, as with each started container: the
+    browsers' tests come last, when most of compose's are over."""
     items.sort(key=lambda item: item.path.parent.name in ("e2e", "web", "examples"))
 
 
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where end-to-end tests are required, a skipped one has failed."""
+    """Where end-to-end tests are required, a skipped one fails."""
     report = yield
     if E2E_REQUIRED and report.skipped and item.get_closest_marker("e2e"):
         report.outcome = "failed"
@@ -50,9 +50,9 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # after all else that is told at the end
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # after everything else in the summary
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
-    """The last line before the count says what was not tested, and what installs it."""
+    """The last line before the count says what was not tested, and how to install what it needs."""
     yield
     reports = terminalreporter.stats.get("skipped", [])
     if line := not_tested(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports):
@@ -61,7 +61,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A developer's RILL_ variables must not change what is tested."""
+    """A developer's RILL_ variables must not affect the tests."""
     for name in [name for name in os.environ if name.startswith("RILL_")]:
         monkeypatch.delenv(name)
     yield
@@ -69,7 +69,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """An empty Redis of this test's own."""
+    """An empty Redis for one test."""
     if PROGRAM is None:
         pytest.skip(missing("Redis"))
     server = RedisServer(tmp_path)
@@ -99,7 +99,7 @@ class Service:
 
 
 async def read(service: Service, path: str, **headers: str) -> tuple[int, list[Event]]:
-    """The status of a GET, and the events that came to its end."""
+    """The status of a GET, and the events until its end."""
     async with service.client.get(path, headers=headers) as response:
         return response.status, parse(await response.read())
 
@@ -109,7 +109,7 @@ Serve = Callable[..., Awaitable[Service]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """`await serve(clock=…, by_hand=…, **settings)`; whatever was started is closed after the test."""
+    """`await serve(clock=…, by_hand=…, **settings)`; everything started is closed after the test."""
     services: list[Service] = []
 
     async def start(

@@ -1,4 +1,4 @@
-"""An EventSource's view of bytes: WHATWG HTML 9.2.6, as far as we send it, and strict where we promise more."""
+"""Parses bytes as an EventSource does (WHATWG HTML 9.2.6), as far as we use it; strict where we guarantee more."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Event:
 
 
 def parse(raw: bytes) -> list[Event]:
-    """The dispatched events; an unfinished block is dropped, as an EventSource does. A CR anywhere is an error."""
+    """The dispatched events; an incomplete block is dropped, as by an EventSource. A CR anywhere is an error."""
     assert b"\r" not in raw
     events: list[Event] = []
     last_id, name, retry = "", "message", None
@@ -55,5 +55,5 @@ def numbers(events: list[Event], stream: str) -> list[int]:
 
 
 def text(events: list[Event]) -> str:
-    """The joined answer of a native stream."""
+    """The joined text of a native stream."""
     return "".join(event.json()["text"] for event in events if event.name == "message")

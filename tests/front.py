@@ -1,4 +1,4 @@
-"""The whole front as a process, with a scripted engine behind it: python tests/front.py [SCRIPT.py] [args of it]."""
+"""The whole front as a process with a scripted engine: python tests/front.py [SCRIPT.py] [its arguments]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.protocol.options import Options
 from service.settings import Settings
 from service.supervision.supervisor import Supervisor
 
-SCRIPT = str(Path(__file__).parent / "scripted_engine.py")  # unless another is named
+SCRIPT = str(Path(__file__).parent / "scripted_engine.py")  # the default script
 
 
 def engine(values: Settings, sink: Rill) -> Supervisor:

@@ -1,4 +1,4 @@
-"""The registry with everything round it: an engine and an observer that note what they are told, and a clock."""
+"""The registry with fakes for its collaborators: an engine and an observer that record their calls, and a clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDER = GenerationRequest(sampling=Sampling(seed=0), text="hi")
 
 
 class Engine:
-    """Notes what it is sent."""
+    """Records what it is sent."""
 
     def __init__(self) -> None:
         self.submitted: list[Submit] = []
@@ -31,7 +31,7 @@ class Engine:
 
 
 class Observer:
-    """Notes what it is told."""
+    """Records what it is notified of."""
 
     def __init__(self) -> None:
         self.gaps: list[float] = []
@@ -52,7 +52,7 @@ class Observer:
 
 
 class House:
-    """Streams with everything round them."""
+    """The registry with its fakes."""
 
     def __init__(self, **limits: float) -> None:
         self.clock, self.engine, self.observer = Clock(), Engine(), Observer()
@@ -84,7 +84,7 @@ class House:
         return stream
 
     def remake(self, submit: Submit) -> Stream:
-        """Another replica's."""
+        """A stream of another replica."""
         remote = RemoteStreams(self.streams)
         return remote.remake(submit, Native(), route="/stream", tenant="", grace_s=30.0, arrived_at=0.0)
 

@@ -1,4 +1,4 @@
-"""The programs beside Python that end-to-end tests run: where they are looked for, and what a run without them says."""
+"""The programs that end-to-end tests run: where they are searched, and what is reported if they are missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 
-# What a test is skipped for, and the Debian packages that bring it.
+# The reason to skip a test, and the Debian packages that provide the program.
 PACKAGES = {
     "nginx": "nginx-light",
     "Redis": "redis-server",
@@ -20,7 +20,7 @@ PACKAGES = {
 
 
 def search_path() -> str:
-    """PATH, and where Debian keeps what not every user runs; an empty PATH stays empty."""
+    """PATH, and Debian's directories for system programs; an empty PATH stays empty."""
     path = os.environ.get("PATH")
     return f"/usr/sbin:/usr/bin:{path}" if path else ""
 
@@ -30,13 +30,14 @@ def find(command: str) -> str | None:
 
 
 def missing(name: str) -> str:
-    """Why a test is skipped for want of one of PACKAGES."""
+    """The reason to skip a test without one of PACKAGES."""
     assert name in PACKAGES
     return f"{name} is not here"
 
 
 def not_tested(reasons: Iterable[str]) -> str:
-    """One line for all skipped tests: what they lack, how many each, and what installs it; empty if there is none."""
+    """One line for all skipped tests: the missing programs, the number of tests for each, and how to install them;
+    empty if none."""
     counts = Counter(reasons)
     programs = {name: n for name in PACKAGES if (n := counts.pop(missing(name), 0))}
     parts = [f"{name} ({n})" for name, n in programs.items()]

@@ -1,4 +1,4 @@
-"""A redis-server of the tests' own, on loopback, append-only, in a directory that is gone afterwards."""
+"""A redis-server for the tests, on loopback, append-only, in a temporary directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROGRAM = find("redis-server")
 
 
 class RedisServer:
-    """One process. `pause` stops it in its tracks; `restart` is a new process on the same files and port."""
+    """One process. `pause` suspends it; `restart` is a new process on the same files and port."""
 
     def __init__(self, directory: Path) -> None:
         with socket.socket() as s:
@@ -37,7 +37,7 @@ class RedisServer:
             time.sleep(0.02)
 
     def ask(self, *words: str) -> bytes:
-        """One command's raw answer; nothing if there is no server."""
+        """The raw answer to one command; empty without a server."""
         request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in map(str.encode, words))
         try:
             with socket.create_connection(("127.0.0.1", self.port), 5) as s:
@@ -55,7 +55,7 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Kill it, as a power cut would."""
+        """Kills it, as a power failure would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

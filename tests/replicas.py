@@ -1,4 +1,4 @@
-"""Several replicas or lives of a service, in one process: scripted engines, the real log between them."""
+"""Several replicas, or several runs of one, in one process: scripted engines with the real log between them."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from tests.patience import PATIENCE_S
 
 
 async def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-    """Waits for what goes on elsewhere, over the network, and has no event of its own here."""
+    """Waits for a condition on another replica, of which there is no notification here."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
 async def stand_still(service: Service) -> None:
-    """It is stopped, but for its engine."""
+    """Stops its replication tasks; its engine keeps running."""
     await end(replication(service)._tasks)
 
 
 async def suspend(service: Service) -> None:
-    """It does not reach the store any more, and lives on."""
+    """Cuts it off from the store, while it keeps running."""
     await stand_still(service)
     writer = replication(service).writer
-    writer.held_until = math.inf  # it asks, and is not answered: see Leases.run
+    writer.held_until = math.inf  # its requests get no answer: see Leases.run
     writer._go_ahead()
 
 
 def resume(service: Service) -> None:
-    """It reaches the store again."""
+    """Reconnects it to the store."""
     replication(service).start()
 
 
 def wake(service: Service) -> None:
-    """It runs again, and first learns that what it last asked the store has not been answered in time."""
+    """It runs again, and first learns that its last request to the store has timed out."""
     replication(service).writer._fail(StoreDown("time-out"), is_news=True)
     resume(service)
 
 
 async def kill(service: Service) -> None:
-    """It dies at once: no flush, no word to anyone, every connection cut."""
+    """It dies at once: nothing is flushed or sent, and every connection is cut."""
     await suspend(service)
     replication(service).writer.copies.clear()
     for reader in list(service.rill.streams._readers):
@@ -58,7 +58,7 @@ async def kill(service: Service) -> None:
 
 
 async def begun(service: Service, *texts: str, path: str = "/stream", body: dict[str, Any] = PROMPT) -> str:
-    """A stream that has said these words, and nobody reads."""
+    """A stream with these texts, and without a reader."""
     n = len(service.engine.submitted) + 1
     asking = asyncio.create_task(service.client.post(path, json=body, headers={"X-Resumable": "1"}))
     id = (await service.engine.submission(n)).id
@@ -100,7 +100,7 @@ async def receipt(service: Service, id: str) -> dict[str, Any]:
 
 
 async def check_beyond(heir: Service, id: str, has: list[Event], words: tuple[str, ...], ends: str) -> None:
-    """A reader of a, b and c, of which the log has a alone, goes on where these words come behind it, then d."""
+    """A reader of a, b and c, of which the log has only a, continues if these words follow in the log, then d."""
     async with heir.client.get("/stream", headers={"Last-Event-ID": has[-1].id}) as response:
         heir.engine.accept(id)
         heir.engine.delta(id, *words, "d")

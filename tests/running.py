@@ -1,4 +1,4 @@
-"""A real service process and a client of it, to be used as it is or ill-treated."""
+"""A real service process and a client of it, for use as it is or for fault injection."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Service:
         return int(child)
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it, and return its exit status."""
+        """Sends the signal, and returns the exit status."""
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
         return await self.process.wait()
 
     async def ready(self) -> dict[str, Any]:
-        """Waits until it takes streams."""
+        """Waits until it accepts streams."""
         async with asyncio.timeout(PATIENCE_S):
             while (await self.client.get("/readyz")).status != 200:  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.02)
@@ -72,9 +72,9 @@ class Service:
 
 @asynccontextmanager
 async def running(*command: str, log: Path | str = os.devnull, **settings: str) -> AsyncIterator[Service]:
-    """`python -m service`, or `python` with another command, on a free port of this machine, ended after use.
+    """`python -m service`, or `python` with another command, on a free port of this machine, terminated after use.
 
-    log: a file that is given what it writes to stderr."""
+    log: a file for its stderr."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")}
     environment |= {"RILL_PORT": "0"} | {f"RILL_{name.upper()}": value for name, value in settings.items()}
     with Path(log).open("ab") as stderr:  # noqa: ASYNC230  # a file that is there, or is made at once
@@ -104,7 +104,7 @@ async def running(*command: str, log: Path | str = os.devnull, **settings: str) 
 
 
 async def stall(service: Service, ids: list[str], n: int) -> list[socket.socket]:
-    """n readers of these streams that take nothing after the first bytes."""
+    """n readers of these streams that read nothing after the first bytes."""
     loop = asyncio.get_running_loop()
     sockets = []
     for id in itertools.islice(itertools.cycle(ids), n):
@@ -119,7 +119,7 @@ async def stall(service: Service, ids: list[str], n: int) -> list[socket.socket]
 
 
 def orders(n: int, salt: int, max_tokens: int) -> list[dict[str, Any]]:
-    """n requests that differ in all that could be mixed up, every second one greedy."""
+    """n requests that differ in everything that could be mixed up, every second one greedy."""
     topics = ("fox", "owl", "bear", "cat", "river", "moon", "ship", "tree")
     return [
         {

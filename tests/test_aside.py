@@ -1,4 +1,4 @@
-"""aside.py: blocking work that keeps nobody."""
+"""aside.py: blocking work that does not delay the exit of the process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ asyncio.run(main())
 """
 
 
-async def test_results_and_errors_come_back() -> None:
-    """As if it had been called here."""
+async def test_results_and_errors_are_passed_on() -> None:
+    """As from a direct call."""
     assert await run_aside(lambda: 7) == 7
     assert await run_aside(list) == []
     with pytest.raises(ZeroDivisionError):
@@ -32,5 +32,5 @@ async def test_results_and_errors_come_back() -> None:
 
 
 def test_a_process_ends_without_it() -> None:
-    """An hour of work does not hold up who is told to end."""
+    """An hour of work does not delay a process that is to exit."""
     subprocess.run([sys.executable, "-c", ENDS], check=True, timeout=PATIENCE_S)

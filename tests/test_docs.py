@@ -1,4 +1,4 @@
-"""The documentation is true where that can be told: its settings are those there are, and what it names is there."""
+"""The documentation is correct where that can be checked: its settings are the real ones, and what it names exists."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ def table() -> str:
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks of code."""
+    """A page without its code blocks."""
     return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """Of its headings, as GitHub makes them."""
+    """The anchors of its headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_settings_table() -> None:
-    """The table of settings names every setting with its default and meaning, and no other."""
+    """The table of settings has every setting with its default and description, and no other."""
     assert table() in (ROOT / "docs" / "settings.md").read_text()
 
 
 def test_readme_is_short() -> None:
-    """README is an entrance: what it leaves out is in docs/, and each page there can be reached from it."""
+    """README is an introduction: details are in docs/, and each page there is linked from it."""
     readme = ROOT / "README.md"
     assert len(readme.read_text().splitlines()) <= MOST_LINES
     assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} <= set(links(readme))
 
 
 def links(page: Path) -> list[str]:
-    """Where it points to, addresses elsewhere left out."""
+    """The relative links of a page."""
     found = re.findall(r"\]\(([^()\s]+)\)", prose(page))
     return [link for link in found if not re.match(r"[a-z]+:", link)]
 
 
 @each_page
 def test_links(page: Path) -> None:
-    """Every relative link leads to a file that is there, and to a heading in it."""
+    """Every relative link leads to an existing file, and to a heading in it."""
     for link in links(page):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
@@ -68,6 +68,6 @@ def test_links(page: Path) -> None:
 
 @each_page
 def test_files_that_are_named(page: Path) -> None:
-    """A file that a page names with its folder is there, below the repository's root or service/."""
+    """A file that a page names with its directory exists, below the repository's root or service/."""
     for name in re.findall(r"`([\w-]+/[\w/-]+\.(?:py|js|yml|conf|txt|md))`", prose(page)):
         assert any((base / name).exists() for base in (ROOT, ROOT / "service")), name

@@ -1,4 +1,4 @@
-"""SIGTERM under 64 streams, the real engine behind them: what every one of their readers is told."""
+"""SIGTERM under 64 streams of the real engine: what each reader receives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def launch() -> AsyncIterator[Launch]:
 
 
 async def term(service: Service) -> None:
-    """SIGTERM, until it is seen to be heeded."""
+    """Sends SIGTERM, and waits until it takes effect."""
     service.process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(PATIENCE_S):
         while (await service.client.get("/readyz")).status != 503:  # noqa: ASYNC110  # another process
@@ -45,13 +45,14 @@ async def term(service: Service) -> None:
 
 
 async def ended(service: Service) -> int:
-    """The exit status of one that ends by itself: whatever it waits for beyond its grace lasts longer than we do."""
+    """The exit status of a service that ends by itself. Anything that it waits for past its grace period outlasts the
+    test."""
     async with asyncio.timeout(PATIENCE_S):
         return await service.process.wait()
 
 
 def order(n: int, max_tokens: int) -> dict[str, Any]:
-    """Each is another request, every second one greedy; one in four is short."""
+    """Each is a different request, every second one greedy; one in four is short."""
     return {
         "prompt": f"{STORY} {n}",
         "seed": n,
@@ -61,10 +62,10 @@ def order(n: int, max_tokens: int) -> dict[str, Any]:
     }
 
 
-async def test_without_a_log_each_unfinished_stream_says_so(launch: Launch) -> None:
-    """Readiness is gone at once, new work is refused with a time to come back; short streams end with done, all others
-    with one shutting_down as their last event; nothing is cut, and the exit status is 0 within the grace."""
-    service = await launch(speculation="off")  # with it a story that repeats itself is told within the grace
+async def test_without_a_store_each_unfinished_stream_fails(launch: Launch) -> None:
+    """Readiness ends at once, new requests are refused with Retry-After; short streams end with done, all others with
+    one shutting_down as their last event; no connection is cut, and the exit status is 0 within the grace period."""
+    service = await launch(speculation="off")  # with it a repetitive story would end within the grace period
     responses = []
     for n in range(N_STREAMS):
         path, body = "/stream", order(n, 900)
@@ -92,8 +93,9 @@ async def test_without_a_log_each_unfinished_stream_says_so(launch: Launch) -> N
             assert b"[DONE]" not in raw and raw.count(b'"error"') == 1
 
 
-async def test_readers_that_stalled_do_not_hold_it_up(launch: Launch) -> None:
-    """Whoever reads nothing of a log that fills all buffers is not waited for beyond the grace: exit status 0."""
+async def test_stalled_readers_do_not_delay_the_exit(launch: Launch) -> None:
+    """A reader that reads nothing of a log that fills all buffers is not waited for beyond the grace period: exit
+    status 0."""
     service = await launch(write_timeout_s="600")
     body = {"messages": [{"role": "user", "content": STORY}], "stream": True, "ignore_eos": True, "max_tokens": 900}
     headers = {"X-Resumable": "1"}
@@ -108,15 +110,15 @@ async def test_readers_that_stalled_do_not_hold_it_up(launch: Launch) -> None:
 
 
 @pytest.mark.e2e
-async def test_with_a_log_nothing_is_lost(launch: Launch, redis: RedisServer) -> None:
-    """Two services with one Redis: 64 streams go on at the other one, with every number once and the text of the same
-    request undisturbed; the first exits 0 within the grace."""
+async def test_with_a_store_nothing_is_lost(launch: Launch, redis: RedisServer) -> None:
+    """Two replicas with one Redis: 64 streams continue at the other replica, with every number once and the text of the
+    same request undisturbed; the first replica exits with 0 within the grace period."""
     one, two = [await launch(redis_url=redis.url, drain_s="0.5") for _ in range(2)]
     headers = {"X-Resumable": "1"}
     responses = [await one.client.post("/stream", json=order(n, 200), headers=headers) for n in range(N_STREAMS)]
 
     async def whole(response: aiohttp.ClientResponse) -> tuple[list[int], list[Event]]:
-        """From the first service as far as it comes, the rest from the second."""
+        """From the first replica as far as it gets, the rest from the second."""
         id, raw = response.headers["X-Stream-Id"], b""
         with suppress(aiohttp.ClientError):
             async for chunk in response.content.iter_any():

@@ -17,14 +17,14 @@ def tree(root: type[RillError] = RillError) -> Iterator[type[RillError]]:
 
 @pytest.mark.parametrize("kind", list(tree()), ids=lambda kind: kind.__name__)
 def test_every_error_knows_its_status_its_code_and_its_outcome(kind: type[RillError]) -> None:
-    """A 4xx is the client's to change, a 5xx ours; the outcome is one of the metrics' (or a reader's, `lost`)."""
+    """A 4xx is the client's fault, a 5xx the service's; the outcome is one of the metrics' (or a reader's, `lost`)."""
     assert 400 <= kind.status < 600 and kind.code.isidentifier()
     assert kind.outcome in OUTCOMES or kind is errors.StreamLost
     assert (kind.status >= 500) == (kind.type == "server_error")
 
 
 def test_the_body_is_openais() -> None:
-    """Exactly these four fields, and what a program may want to count with."""
+    """Exactly these four fields, and counts that a program may use."""
     error = errors.Unsupported("no", param="n")
     assert error.body() == {
         "error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": "unsupported_parameter"}
@@ -34,15 +34,15 @@ def test_the_body_is_openais() -> None:
 @pytest.mark.parametrize(
     "code", ["context_length_exceeded", "unsupported_parameter", "invalid_prompt", "", "A b", "x" * 65]
 )
-def test_what_the_engine_refuses_is_a_400(code: str) -> None:
-    """Known codes keep their class, other good ones their name; nonsense is not passed on."""
+def test_an_engine_refusal_is_a_400(code: str) -> None:
+    """Known codes keep their class, other valid ones their name; invalid ones are not passed on."""
     error = refused_by_engine(code, "why", "prompt", {"n_ctx": 5})
     assert (error.status, error.message, error.param) == (400, "why", "prompt")
     assert error.body()["error"]["n_ctx"] == 5
     assert error.code == (code if code.isidentifier() and code.islower() and len(code) <= 64 else "invalid_request")
 
 
-def test_what_cannot_go_on_in_another_engine_is_not_the_clients_fault() -> None:
-    """A 503: sent again, the request starts again."""
+def test_a_request_that_cannot_be_resumed_is_a_503() -> None:
+    """Sent again, the request starts from the beginning."""
     error = refused_by_engine("not_resumable", "why", "prompt", {})
     assert (error.status, error.code, error.param) == (503, "not_resumable", None)

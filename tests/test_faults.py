@@ -1,4 +1,4 @@
-"""Each way in which llama.cpp is known to end a process, caused by one request in the middle of others."""
+"""Each known way in which llama.cpp ends a process, caused by one request among others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 SEGV, ABRT = "it died of SIGSEGV (exit status -11)", "it died of SIGABRT (exit status -6)"
 OURS = "an internal error: ZeroDivisionError at faulty_engine.py"
-# What the suspect's prompt asks for, and how the engine's process ends by it (llama-cpp-python 0.3.36, on a CPU).
+# The suspect's prompt, and how the engine's process ends by it (llama-cpp-python 0.3.36, on a CPU).
 DEADLY = {
     "fault:deep_grammar": {SEGV},
     "read:deep_grammar": {SEGV},
@@ -43,11 +43,11 @@ DEADLY = {
     "fault:nothing_selects": {ABRT},
     "fault:forbidden_token": {ABRT},
     "fault:early_end": {ABRT},
-    # Two threads on one context are not among them: they meet at one pool's barrier, where their race may hang instead.
+    # Two threads on one context are not among them: they share one pool's barrier, where their race may hang instead.
     "fault:out_of_memory": {ABRT},
     "fault:not_ours": {OURS},
 }
-# What llama.cpp answers with a status, or, with NaN, with the last token of the vocabulary for ever.
+# Cases for which llama.cpp returns a status or, with NaN, the vocabulary's last token for ever.
 SAFE = [
     "fault:bad_token",
     "fault:bad_sequence",
@@ -70,7 +70,7 @@ NEIGHBOURS = [
 
 @dataclass
 class Service:
-    """The real front over the real supervisor, and a client of it."""
+    """The real front with the real supervisor, and a client of it."""
 
     rill: Rill
     engine: Supervisor
@@ -83,7 +83,8 @@ class Service:
                 await asyncio.sleep(0.01)
 
     async def until_it_works(self) -> None:
-        """Until this engine has made a token, or has nothing left to do: what a reader gets may be an older one's."""
+        """Until this engine has generated a token, or has no work left: what a reader gets may be from an earlier
+        engine."""
         await self.until_ready()
         async with asyncio.timeout(PATIENCE_S):
             while self.rill.streams.n_made and not self.engine._works:  # noqa: ASYNC110  # another process
@@ -117,8 +118,8 @@ class Service:
         return await self.read(await self.admitted(body))
 
     async def among_neighbours(self, suspect: Awaitable[T]) -> tuple[list[tuple[str, str]], T]:
-        """The neighbours' texts and how each ended, and what became of the suspect. It comes when all of them have been
-        admitted: while the engine is being restarted nobody is."""
+        """The neighbours' texts and ends, and the result of the suspect, which is sent when all neighbours have been
+        admitted: during a restart of the engine no request is admitted."""
         responses = await asyncio.gather(*map(self.admitted, NEIGHBOURS))
         all_events, fate = await asyncio.gather(asyncio.gather(*map(self.read, responses)), suspect)
         return [(text(events), events[-1].name) for events in all_events], fate
@@ -132,13 +133,14 @@ class Service:
 
 
 def quick(crashes: list[float], now: float) -> float:
-    """The supervisor's own pauses, less those that only take time."""
+    """The supervisor's own pauses, without those that only take time."""
     return pause if (pause := pause_s(crashes, now)) == DOWN_S else 0.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """Its engine obeys (faulty_engine.py). Its clock stands still: there is a minute between two tests."""
+    """Its engine follows the prompts' commands (faulty_engine.py). Its clock stands still: a minute passes between two
+    tests."""
     clock = Clock()
     model = tiny.write(tmp_path_factory.mktemp("model") / "endless.gguf", endless=True)
 
@@ -171,16 +173,16 @@ async def undisturbed(service: Service) -> list[tuple[str, str]]:
 
 
 def deaths(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Why each of the engine's processes ended."""
+    """The reasons for which the engine's processes ended."""
     return [getattr(record, "reason", "") for record in caplog.records if record.message == "engine ended"]
 
 
 @pytest.mark.parametrize("prompt", DEADLY)
-async def test_what_kills_the_process_ends_one_stream(
+async def test_a_deadly_request_ends_one_stream(
     ready: Service, undisturbed: list[tuple[str, str]], prompt: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The suspect fails when it has ended the engine alone, of our own errors three times; every neighbour goes on, to
-    the very text that it has undisturbed; and the next request is served."""
+    """The suspect fails when it has killed the engine alone, three times for our own errors; every neighbour continues
+    to the same text as undisturbed; and the next request is served."""
     caplog.set_level(logging.ERROR, "service.supervisor")
     neighbours, error = await ready.among_neighbours(ready.failure(prompt))
     reasons = deaths(caplog)
@@ -188,13 +190,13 @@ async def test_what_kills_the_process_ends_one_stream(
     assert all(any(reason.startswith(end) for end in DEADLY[prompt]) for reason in reasons)
     assert error["code"] == "engine_crash"
     assert neighbours == undisturbed
-    await ready.until_ready()  # where they had come to their ends before the suspect ended the engine
+    await ready.until_ready()  # in case they ended before the suspect killed the engine
     assert text(await ready.events(NEIGHBOURS[1])) == undisturbed[1][0]
 
 
 @pytest.mark.parametrize("prompt", SAFE)
-async def test_what_is_safe_disturbs_nobody(ready: Service, undisturbed: list[tuple[str, str]], prompt: str) -> None:
-    """llama.cpp says no, and the engine's process goes on as if nothing had been asked."""
+async def test_a_safe_fault_affects_no_other(ready: Service, undisturbed: list[tuple[str, str]], prompt: str) -> None:
+    """llama.cpp returns an error, and the engine's process continues normally."""
     pid = ready.engine.pid
     neighbours, suspect = await ready.among_neighbours(ready.events({"prompt": prompt, "max_tokens": 50}))
     assert neighbours == undisturbed
@@ -205,9 +207,9 @@ async def test_what_is_safe_disturbs_nobody(ready: Service, undisturbed: list[tu
 async def test_kills_with_work_between_them(
     ready: Service, undisturbed: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However often it is killed from outside, streams that get on between two kills come to their end."""
+    """However often it is killed externally, streams that make progress between two kills end normally."""
     caplog.set_level(logging.ERROR, "service.supervisor")
-    # At this pace each engine makes 19 tokens at once, which leaves some for the last.
+    # At this pace each engine generates 19 tokens at once, which leaves some for the last.
     async with ready.client.post("/stream", json=NEIGHBOURS[1] | {"pace": 15}) as response:
         for _ in range(MAX_CRASHES + 2):
             await ready.until_it_works()
@@ -218,11 +220,11 @@ async def test_kills_with_work_between_them(
 
 
 async def test_five_loads_that_fail_in_a_minute(ready: Service, caplog: pytest.LogCaptureFixture) -> None:
-    """Streams fail cleanly, /readyz and new requests are 503, and nothing is started again for half a minute."""
+    """Streams fail properly, /readyz and new requests get 503, and no engine is started for half a minute."""
     caplog.set_level(logging.ERROR, "service.supervisor")
     async with ready.client.post("/stream", json={"prompt": "x", "pace": 1}) as response:
         await response.content.readuntil(b'"text"')
-        await ready.kill()  # this one has worked
+        await ready.kill()  # this engine was working
         for _ in range(MAX_CRASHES):
             await ready.kill_while_it_loads()
         assert parse(b"data: " + await response.read())[-1].json()["error"]["code"] == "engine_crash"

@@ -1,4 +1,4 @@
-"""The container's health check: it waits for a load and for nothing else."""
+"""The container's health check: it waits only while the model loads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Answering = Callable[..., Awaitable[int]]
 
 @pytest.fixture
 async def answering() -> AsyncIterator[Answering]:
-    """`await answering(body, …)`: the port of a service whose /readyz says these one after the other, the last for
+    """`await answering(body, …)`: the port of a service whose /readyz returns these one after another, the last one for
     ever."""
     runners = []
 
@@ -54,7 +54,7 @@ LOADING = {"ready": False, "reason": "loading", "progress": 0.1}
 
 
 async def test_it_waits_while_the_model_is_loaded(answering: Answering) -> None:
-    """However long: starting is over when streams are taken, and not before."""
+    """However long loading takes: starting ends when streams are accepted, and not before."""
     assert await check(await answering(*[LOADING] * 20, {"ready": True})) == 0
 
 
@@ -71,14 +71,14 @@ async def test_it_waits_while_the_model_is_loaded(answering: Answering) -> None:
 async def test_anything_else_is_unhealthy_at_once(
     answering: Answering, capsys: pytest.CaptureFixture[str], body: object, said: str
 ) -> None:
-    """Wrong settings, a death, a drain: one line says which."""
+    """Wrong settings, a death, a drain: one line has the reason."""
     assert await check(await answering(body)) == 1
     assert capsys.readouterr().out == said
 
 
 async def test_a_service_that_does_not_listen_yet() -> None:
-    """It is waited for, since Python takes its time, but not for ever."""
-    with socket.socket() as sock:  # bound, and refusing until it listens
+    """It is waited for, since Python takes time to start, but not for ever."""
+    with socket.socket() as sock:  # bound, and refusing connections until it listens
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
         assert await check(port, listens_s=0.0) == 1

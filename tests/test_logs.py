@@ -17,7 +17,7 @@ def record(**extra: object) -> logging.LogRecord:
 
 
 def test_a_record_is_one_json_object_on_one_line() -> None:
-    """Time, level, logger, message, and the extra fields beside them."""
+    """It has time, level, logger and message, and the extra fields."""
     line = JsonLines().format(record(stream="abc", text="a\nb"))
     assert "\n" not in line
     fields = orjson.loads(line)
@@ -26,13 +26,13 @@ def test_a_record_is_one_json_object_on_one_line() -> None:
     assert fields["time"].endswith("+00:00")
 
 
-def test_what_json_does_not_know_is_written_as_text() -> None:
-    """A log line is never lost to its own formatting."""
+def test_a_value_unknown_to_json_is_written_as_text() -> None:
+    """A log line is never lost because of its formatting."""
     assert orjson.loads(JsonLines().format(record(what={1, 2}, path=sys)))["what"] == "{1, 2}"
 
 
 def test_an_exception_is_its_type_and_its_frames() -> None:
-    """Its message may quote what was sent, so it is left out."""
+    """Its message may quote the request, so it is left out."""
     try:
         raise ValueError("secret")
     except ValueError as e:

@@ -1,4 +1,4 @@
-"""What a run of the tests says when programs are not there."""
+"""The summary of a test run when programs are missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ONE_OF_EACH = [
 
 
 def last_lines(*tests: str, **environment: str) -> list[str]:
-    """What pytest prints at the end of a run in an environment of its own."""
+    """The end of pytest's output for a run in a separate environment."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RILL_")} | environment
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
@@ -32,8 +32,9 @@ def last_lines(*tests: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()[-2:]
 
 
-def test_without_programs_a_run_says_so() -> None:
-    """With an empty PATH: one line before the count, with every program, how many tests want it, and one command."""
+def test_missing_programs_are_reported() -> None:
+    """With an empty PATH there is one line before the count with every program, the number of tests that need it, and
+    one command."""
     line, count = last_lines(*ONE_OF_EACH, PATH="")
     assert line == (
         "not tested: nginx (1), Redis (1), Chromium (1), Docker (1), ip (1), curl (1), Node (1): "
@@ -42,8 +43,8 @@ def test_without_programs_a_run_says_so() -> None:
     assert count.startswith("1 passed, 7 skipped")
 
 
-def test_a_run_without_a_skip_says_nothing() -> None:
-    """Where all was tested there is no such line."""
+def test_a_run_without_a_skip_has_no_such_line() -> None:
+    """If everything was tested there is no such line."""
     line, count = last_lines("tests/replication/test_stores.py::test_a_key_is_taken_once[sqlite]", PATH="")
     assert "not tested" not in line
     assert count.startswith("1 passed")
@@ -51,12 +52,12 @@ def test_a_run_without_a_skip_says_nothing() -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_only_what_is_missing_is_named(name: str) -> None:
-    """Its packages alone, whichever it is."""
+    """Only its own packages, whichever program it is."""
     assert not_tested([missing(name)] * 3) == f"not tested: {name} (3): apt-get install -y {PACKAGES[name]}"
 
 
 def test_other_reasons() -> None:
-    """What no package brings is counted, behind what one does."""
+    """Tests that no package would enable are counted after the others."""
     assert not_tested(["no AVX-512", "no AVX-512"]) == "not tested: 2 for other reasons, shown above"
     line = not_tested(["no AVX-512", missing("Redis")])
     assert line == "not tested: Redis (1), 1 for other reasons, shown above: apt-get install -y redis-server"

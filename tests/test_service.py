@@ -1,4 +1,4 @@
-"""The service as it is run, with its real engine and the embedded model behind it."""
+"""The service as it is deployed, with its real engine and the embedded model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def service() -> AsyncIterator[Service]:
 
 
 async def test_a_story_and_then_204(service: Service) -> None:
-    """curl's line: thinking, answering, text, one done; and nothing more for the id of its last event."""
+    """README's curl command: thinking, answering, text, one done; then 204 for the id of its last event."""
     async with service.client.get("/stream", params={"prompt": STORY, "max_tokens": "200"}) as response:
         events = parse(await response.read())
     assert [event.name for event in events if event.name in ("done", "failure")] == ["done"]
@@ -45,7 +45,7 @@ async def test_a_story_and_then_204(service: Service) -> None:
 
 
 async def test_64_at_once_equal_each_alone(service: Service) -> None:
-    """None mixes with another; greedy and seeded text is the text of the same request run alone."""
+    """No stream mixes with another; greedy and seeded text is the text of the same request run alone."""
     orders = [
         {
             "prompt": f"Tell me a story about a {TOPICS[n % 8]} number {n}",
@@ -61,7 +61,7 @@ async def test_64_at_once_equal_each_alone(service: Service) -> None:
 
 
 async def test_the_same_seed_gives_the_same_text(service: Service) -> None:
-    """Also when it was the service that chose it."""
+    """Also if the service chose the seed."""
     events = await service.whole(prompt=STORY, max_tokens=40)
     again = await service.whole(prompt=STORY, max_tokens=40, seed=events[-1].json()["seed"])
     assert text(again) == text(events)
@@ -103,7 +103,7 @@ BAD: list[tuple[str, bytes, int]] = [
 
 
 async def test_bad_input_leaves_the_engine_alone(service: Service) -> None:
-    """A clear 4xx, or an answer, for all of it; the engine's process stays the same."""
+    """All of it gets a clear 4xx, or an answer; the engine's process stays the same."""
     engine = service.engine_pid()
     for path, body, status in BAD:
         async with service.client.post(path, data=body) as response:
@@ -116,8 +116,8 @@ async def test_bad_input_leaves_the_engine_alone(service: Service) -> None:
     assert service.engine_pid() == engine
 
 
-async def test_metrics_add_up_with_what_was_sent(service: Service) -> None:
-    """What the counters gained is what the answers said."""
+async def test_metrics_match_the_answers(service: Service) -> None:
+    """The increase of the counters equals the answers' figures."""
 
     async def counted() -> dict[str, float]:
         async with service.client.get("/metrics") as response:
@@ -154,9 +154,9 @@ async def test_a_client_that_leaves_frees_its_sequence(service: Service) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSTOP])
-async def test_the_engine_dies_and_no_stream_does(service: Service, number: signal.Signals) -> None:
-    """Sixteen open streams, greedy and seeded, go on in the next engine: every event of each arrives once, in order,
-    and the text is that of an undisturbed run. A hung engine is found by its silence."""
+async def test_streams_survive_the_engine(service: Service, number: signal.Signals) -> None:
+    """Sixteen open streams, greedy and seeded, continue in the next engine: every event of each arrives once, in order,
+    and the text is that of an undisturbed run. A hung engine is detected by its silence."""
     bodies = [
         {"prompt": f"{STORY} {i}", "ignore_eos": True, "max_tokens": 400, "temperature": i % 2, "seed": i, "stop": "\0"}
         for i in range(16)
@@ -193,11 +193,11 @@ SAMPLERS: list[dict[str, Any]] = [
 FORGETFUL: list[dict[str, Any]] = [{"mirostat": 1}, {"mirostat": 2}, {"adaptive_target": 0.3}]
 
 
-async def test_no_sampler_forgets_with_the_engine(service: Service) -> None:
-    """Streams of every sampler go on in the next engine with the text of an undisturbed run; those whose state can't be
-    had again end with not_resumable."""
+async def test_samplers_survive_the_engine(service: Service) -> None:
+    """Streams with every sampler continue in the next engine with the text of an undisturbed run; those with state that
+    can't be rebuilt end with not_resumable."""
     bodies = [{"prompt": STORY, "ignore_eos": True, "max_tokens": 300, "seed": i} | s for i, s in enumerate(SAMPLERS)]
-    # Longer, so that they are sure to be at work when the others have all begun.
+    # Longer, so that they are still running when all others have begun.
     forgetful = [{"prompt": STORY, "ignore_eos": True, "max_tokens": 900, "seed": 1} | s for s in FORGETFUL]
     undisturbed = await asyncio.gather(*[service.whole(**body) for body in bodies])
     ask = [service.client.post("/stream", json=body) for body in [*bodies, *forgetful]]
@@ -213,7 +213,7 @@ async def test_no_sampler_forgets_with_the_engine(service: Service) -> None:
 
 
 async def test_an_answer_of_a_grammar(service: Service) -> None:
-    """It is one, and ends with stop; a grammar that no token fits fails by name, and nobody else."""
+    """It is valid, and ends with stop; a grammar that no token fits fails by name, and affects no other request."""
     engine = service.engine_pid()
     grammar = 'root ::= "{\\"animal\\": \\"" ("fox" | "owl") "\\"}"'
     events = await service.whole(prompt=STORY, grammar=grammar)

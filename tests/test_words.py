@@ -1,4 +1,4 @@
-"""What is wrong with a field, in plain words."""
+"""A field's error, in plain words."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class Everything(BaseModel):
     ],
 )
 def test_plain_words(fields: dict[str, Any], words: str) -> None:
-    """Each kind of fault by what would be right instead."""
+    """Each kind of error is described by what would be valid."""
     with pytest.raises(ValidationError) as found:
         Everything.model_validate(fields)
     assert plain(found.value.errors()[0]) == words
 
 
-def test_our_own_words_stay() -> None:
-    """A validator's message is passed on; so is what has no plain words, as pydantic says it."""
+def test_other_messages_are_unchanged() -> None:
+    """A validator's message is passed on; so is pydantic's own message if there are no plain words."""
     assert plain({"type": "value_error", "msg": "Value error, no fox", "ctx": {}}) == "no fox"
     assert plain({"type": "new_error", "msg": "Something new"}) == "Something new"

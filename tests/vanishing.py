@@ -1,4 +1,4 @@
-"""In a network of its own: two clients are there, then the network is not. Prints what the service says of each.
+"""In its own network namespace: two clients connect, then the network goes down. Prints the service's outcome of each.
 
 unshare --map-root-user --net python -m tests.vanishing
 """

@@ -143,8 +143,7 @@ async def test_an_allowed_origin_may_read_the_answer(serve: Serve) -> None:
 
 
 async def test_a_preflight_is_answered_for_allowed_origins(serve: Serve) -> None:
-    """An allowed origin gets 204 with the allowed methods and headers; for any other the method does not exist
-    (405)."""
+    """An allowed origin gets 204 with the allowed methods and headers, any other 405."""
     service = await serve(allowed_origins="https://good.example")
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     headers = {"Origin": "https://good.example", **asked}

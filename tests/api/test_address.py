@@ -26,8 +26,7 @@ def test_public_url_of_a_published_port(publish: str, url: str | None) -> None:
 
 
 def test_the_banner_names_a_reachable_address() -> None:
-    """The published address if there is one, else the service's own; where only Docker knows the port, the command that
-    asks it."""
+    """The published address if there is one, else the service's own; if only Docker knows the port, how to ask it."""
     own = "http://127.0.0.1:8000"
     assert banner(own, "", "/stream").count(own) == 2
     published = banner(own, "8080", "/stream")
@@ -55,6 +54,5 @@ def test_the_banner_names_a_reachable_address() -> None:
     ],
 )
 def test_is_private(publish: str, listens_on: str, private: bool) -> None:
-    """Only this machine can reach it if the published address, or without one the service's own, is a loopback
-    address."""
+    """Only this machine can reach it if the published address, or else the service's own, is a loopback one."""
     assert is_private(publish, listens_on) is private

@@ -37,8 +37,7 @@ def data(body: bytes) -> dict[str, Any]:
 
 @given(KINDS, TEXTS, TEXTS.filter(bool), st.booleans())
 def test_any_text_under_any_model_name(kind: Kind, model: str, text: str, include_usage: bool) -> None:
-    """The chunk assembled from parts equals the chunk serialized as a whole; model name and text come back
-    unchanged."""
+    """The chunk assembled from parts equals one serialized as a whole; model name and text are unchanged."""
     chunk = data(Chunks(Answer(kind, model=model, fingerprint="f"), include_usage=include_usage).delta(text))
     (choice,) = chunk["choices"]
     assert (choice["delta"]["content"] if kind == "chat" else choice["text"]) == text

@@ -164,8 +164,7 @@ async def test_metrics_match_the_answers(serve: Serve) -> None:
 
 
 async def test_metrics_describe_the_loaded_model(serve: Serve) -> None:
-    """Model, build and offloaded layers are those the engine reported at its start; restarts are counted as they
-    happen."""
+    """Model, build and offloaded layers are as the engine reported at its start; restarts are counted too."""
     service = await serve()
     assert await service.metric("llm_kv_cache_cells") == 4096
     assert await service.metric("llm_engine_layers") == 6
@@ -211,8 +210,7 @@ async def test_a_request_id_is_accepted_or_made(serve: Serve) -> None:
 
 
 async def test_one_log_line_per_request(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """It has the request id, route template, outcome, counts and durations, and only the beginning of the stream's
-    id."""
+    """It has the request id, route template, outcome, counts and durations; of the stream's id only the beginning."""
     caplog.set_level(logging.INFO)
     service = await serve()
     async with service.client.get("/stream", params=PROMPT, headers={"X-Request-ID": "r1"}) as response:

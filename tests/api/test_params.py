@@ -30,8 +30,7 @@ def test_query_and_body_make_the_same_request() -> None:
     [(None, 99), (-1, 99), (0, 0), (2**32 - 2, 2**32 - 2), (N_SEEDS, 0), (2**63 - 1, (2**63 - 1) % N_SEEDS)],
 )
 def test_seeds_are_resolved(given: int | None, settled: int) -> None:
-    """The front chooses the seed for -1 and for none; 64 bits are folded into 32, skipping the value that means
-    random."""
+    """The front chooses the seed for -1 and for none; 64 bits are folded into 32, without the value for random."""
     order = validate(StreamRequest, {"prompt": "hi", "seed": given}).to_order()
     assert order.submit("id", 99, 0.0).sampling.seed == settled
 

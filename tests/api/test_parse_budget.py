@@ -1,5 +1,4 @@
-"""Parsing one tenant's large bodies takes a twentieth of the event loop's time, whatever they hold; other tenants do
-not wait."""
+"""Parsing one tenant's large bodies takes a twentieth of the event loop's time; other tenants do not wait."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ COMING_BACK = [{"X-Resumable": "1"}, {"X-Resumable": "true"}, {"Idempotency-Key"
 async def begun(
     service: Service, path: str, body: dict[str, Any], **headers: str
 ) -> tuple[aiohttp.ClientResponse, str]:
-    """A POST whose stream has one delta, from the hand-driven engine."""
+    """A POST that has got one delta from the hand-driven engine, and its stream's id."""
     n = len(service.engine.submitted) + 1
     asking = asyncio.create_task(service.client.post(path, json=body, headers=headers))
     id = (await service.engine.submission(n)).id
@@ -30,8 +30,7 @@ async def begun(
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
 async def test_every_dialect_resumes_after_any_event(serve: Serve, path: str, body: dict[str, Any]) -> None:
-    """After every event GET /v1/streams/{X-Stream-Id} returns the rest, in the dialect in which the stream was
-    started."""
+    """After every event GET /v1/streams/{X-Stream-Id} returns the rest, in the dialect of the stream's start."""
     service = await serve()
     async with service.client.post(path, json=body, headers={"X-Resumable": "1"}) as response:
         id, events = response.headers["X-Stream-Id"], parse(await response.read())

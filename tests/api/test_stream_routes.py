@@ -35,7 +35,7 @@ async def read_until(response: aiohttp.ClientResponse, what: bytes) -> bytes:
 
 
 async def opened(service: Service, n: int = 1) -> tuple[aiohttp.ClientResponse, str]:
-    """An open GET, the n-th, whose prompt the hand-driven engine has accepted; and its stream's id."""
+    """An open GET, the n-th, with its prompt accepted by the hand-driven engine; and its stream's id."""
     opening = asyncio.create_task(service.client.get("/stream", params=PROMPT))
     id = (await service.engine.submission(n)).id
     service.engine.accept(id)
@@ -287,7 +287,7 @@ async def test_a_resumable_stream_survives_its_reader(serve: Serve) -> None:
 
 
 async def test_the_resume_grace_ends(serve: Serve) -> None:
-    """A stream whose reader does not return is cancelled and counted as client_left."""
+    """A stream without a returning reader is cancelled and counted as client_left."""
     clock = Clock()
     service = await serve(by_hand=True, clock=clock, resume_grace_s=30)
     response, id = await opened(service)
@@ -426,8 +426,7 @@ async def test_a_stream_outlives_its_engine(serve: Serve) -> None:
 
 
 async def test_an_engine_that_stays_down_is_one_failure(serve: Serve) -> None:
-    """Every open stream ends with it; until the engine is back new ones get 503 and Retry-After, afterwards they
-    work."""
+    """Every open stream ends with it; new ones get 503 and Retry-After until the engine is back."""
     service = await serve(by_hand=True)
     response, id = await opened(service)
     service.engine.delta(id, "a")
@@ -510,8 +509,7 @@ async def test_head_never_generates(serve: Serve, path: str) -> None:
 
 
 async def stalled(service: Service, path: str) -> socket.socket:
-    """A reader that takes only what its small buffer holds: with the default buffer the kernel makes room for
-    megabytes."""
+    """A reader that takes only what its small buffer holds: by default the kernel makes room for megabytes."""
     loop, sock = asyncio.get_running_loop(), socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before it connects; the kernel doubles it
     sock.setblocking(False)

@@ -68,8 +68,7 @@ def load(saved: dict[str, Any]) -> Figures:
 
 
 def spread(values: list[float]) -> str:
-    """The median and, of several values, minimum and maximum; three digits, as the measurement has no more
-    precision."""
+    """The median and, of several values, minimum and maximum; three digits, the measurement's precision."""
     if not values:
         return ""
     middle = short(median(values))

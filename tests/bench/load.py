@@ -1,5 +1,4 @@
-"""The load client: streams on /v1/completions, of Rill or any server with that API, and the arrival times of their
-tokens."""
+"""The load client: streams on /v1/completions, of Rill or any server with that API, and their tokens' arrival times."""
 
 from __future__ import annotations
 

@@ -33,8 +33,7 @@ def n_waves(n_streams: int) -> int:
 
 
 def tokens_per_s(n_streams: int, temperature: float = 0.0) -> Measure:
-    """Throughput of n_streams clients that send one request after another; for greedy ones also the time to first
-    token."""
+    """Throughput of n_streams clients that send one request after another; for greedy ones also TTFT."""
 
     async def measure(url: str, salt: str) -> Figures:
         n = n_streams * max(2, n_waves(n_streams))

@@ -1,5 +1,4 @@
-"""The servers that are measured: Rill, llama-server as its peer, and llama-batched-bench, the engine without a
-server."""
+"""The servers that are measured: Rill, llama-server as its peer, and llama-batched-bench, the engine alone."""
 
 from __future__ import annotations
 

@@ -36,8 +36,7 @@ def test_gaps_that_overlap() -> None:
     ],
 )
 def test_is_served(what: Answer, served: bool) -> None:
-    """A reader of ten tokens a second is served if the first came within two seconds and no later one was waited
-    for."""
+    """A reader of ten tokens a second is served if it got the first within two seconds and then never waited."""
     assert measures.is_served(what, 10.0) is served
 
 

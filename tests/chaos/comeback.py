@@ -1,5 +1,4 @@
-"""A reader that reconnects until its stream has ended, as README's client does; and a summary of what readers
-received."""
+"""A reader that reconnects until its stream has ended, as README's client does; and a summary of many readers."""
 
 from __future__ import annotations
 
@@ -73,15 +72,13 @@ class Account:
     n_lost: int = 0  # events
     n_repeated: int = 0
     n_mixed: int = 0  # events that name another stream than the reader's first
-    n_changed: int = (
-        0  # streams whose text differs from the undisturbed run's, or an id whose checksum is of another text
-    )
+    n_changed: int = 0  # streams with another text than the undisturbed run's, or a checksum of another text in an id
     n_unended: int = 0  # streams without done or failure at the time limit
     failures: Counter[str] = field(default_factory=Counter)  # streams by the code of their failure
     longest_pause_s: float = 0.0
 
     def enter(self, reading: Reading, whole: str) -> None:
-        """Adds one reading, whose undisturbed text would be `whole`."""
+        """Adds one reading; `whole` is the undisturbed text."""
         self.n_streams += 1
         self.n_cut += max(0, reading.n_openings - 1)
         self.n_unended += not reading.has_ended

@@ -100,8 +100,7 @@ async def by_event_source(url: str, order: dict[str, Any]) -> tuple[str, list[Ev
 
 
 async def by_openai(url: str, order: dict[str, Any]) -> tuple[str, list[Event]]:
-    """openai-python: when its stream breaks, it attaches to X-Stream-Id and reads on after the last event that it
-    has."""
+    """openai-python: when its stream breaks, it attaches to X-Stream-Id and reads on after its last event."""
     client = openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", max_retries=0)
     body = {name: value for name, value in order.items() if name != "prompt"}
     headers = {"X-Resumable": "1", "Idempotency-Key": f"k{random.getrandbits(64)}"}

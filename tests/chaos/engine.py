@@ -38,7 +38,7 @@ class Tally:
     n_hit: int = 0  # streams that were running when the engine died
     n_lost: int = 0  # events not received
     n_repeated: int = 0
-    n_changed: int = 0  # streams whose text differs from the undisturbed run's
+    n_changed: int = 0  # streams with another text than the undisturbed run's
     n_dropped: int = 0  # connections that broke
     n_failed: int = 0  # streams that ended in a failure
     recoveries_s: list[float] = field(default_factory=list)  # from the kill to the last stream's next event

@@ -27,8 +27,7 @@ def kill_replica(stack: Stack, rng: random.Random) -> int:
 
 
 def pause_replica(stack: Stack, rng: random.Random) -> int:
-    """Paused, and resumed when another replica has taken over its streams. Returns of how many its writes were
-    refused."""
+    """Resumed when another replica has adopted its streams. Returns of how many its writes were refused."""
     replica = busiest(stack)
     before = stack.metrics(replica)[FENCED]
     with paused(replica):
@@ -64,8 +63,7 @@ def restart_redis(stack: Stack, rng: random.Random) -> int:
 
 
 def kill_both(stack: Stack, rng: random.Random) -> int:
-    """Kills a replica and Redis together; Redis restarts without a part of the last second, as after a power
-    failure."""
+    """Kills a replica and Redis; Redis restarts without a part of the last second, as after a power failure."""
     [redis] = stack.containers("redis")
     replica = busiest(stack)
     size = int(docker("exec", redis, "sh", "-c", f"stat -c %s $({NEWEST_LOG})"))

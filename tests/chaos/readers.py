@@ -1,7 +1,7 @@
 """Readers that stop reading while others read: how are the latter delayed, and how much is buffered for the former?
 
 Two cores can't run five hundred generations at once. So the stalled readers share a few streams that have
-ended and whose logs exceed all buffers on the way: each is in the middle of a write that does not complete, and the
+ended with logs that exceed all buffers on the way: each is in the middle of a write that does not complete, and the
 engine has the same work with and without them.
 """
 

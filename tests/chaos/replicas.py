@@ -32,7 +32,7 @@ class Outcome:
     """The results of the streams; and by fault how often it was caused, and how many streams were affected."""
 
     account: Account = field(default_factory=Account)
-    n_durable: int = 0  # streams whose receipt says so at the end
+    n_durable: int = 0  # streams that are durable by their receipts at the end
     n_leases: int = 0  # that remain
     n_faults: Counter[str] = field(default_factory=Counter)
     n_open: Counter[str] = field(default_factory=Counter)  # streams that were being read when it began

@@ -60,8 +60,7 @@ def test_compose_passes_every_setting() -> None:
 
 
 def test_the_stop_grace_exceeds_the_drain() -> None:
-    """compose kills only after the service's own times: the notice, the drain, the handover, and the readers' last
-    events."""
+    """compose kills only after the service's own times: notice, drain, handover, and the readers' last events."""
     grace = COMPOSE["services"]["service"]["stop_grace_period"]
     seconds = re.fullmatch(r"\$\{RILL_STOP_GRACE:-(\d+)s\}", grace)
     assert seconds is not None
@@ -229,8 +228,7 @@ def test_images_run_without_root() -> None:
 
 
 def test_the_build_context_is_exactly_what_is_copied() -> None:
-    """Everything that the Dockerfiles copy from the context exists and passes .dockerignore, and nothing else
-    passes."""
+    """All that the Dockerfiles copy from the context exists and passes .dockerignore, and nothing else does."""
     lines = [line for name in DOCKERFILES for stage in stages(name).values() for line in stage]
     copies = [line.split() for line in lines if re.match(r"COPY (?!--from)", line)]
     copied = {source for _, *sources, _ in copies for source in sources}

@@ -1,5 +1,4 @@
-"""What is compiled, for which card, with which compiler: decided from the detected machine, without a card or
-compiler."""
+"""What is compiled, for which card, with which compiler: decided from a description of the machine."""
 
 from __future__ import annotations
 
@@ -78,8 +77,7 @@ def test_architectures_set_by_the_user() -> None:
 
 
 def test_a_driver_is_found(tmp_path: Path) -> None:
-    """The driver is read from the kernel's file, driver and cards from nvidia-smi: here a fake tree and a fake
-    program."""
+    """The driver is read from the kernel's file, driver and cards from nvidia-smi: both are fakes here."""
     programs = tmp_path / "bin"
     programs.mkdir()
     environment = {"PATH": str(programs)}

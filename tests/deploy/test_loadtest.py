@@ -1,5 +1,4 @@
-"""The load tester counts what it received and how streams ended. Locust itself is its edge, and is not installed
-here."""
+"""The load tester counts what it received and how streams ended. Locust is its edge, and not installed here."""
 
 from __future__ import annotations
 

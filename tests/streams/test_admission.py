@@ -18,8 +18,8 @@ def admission(n_seq: int = 2, max_waiting: int = 1, *, has_tenants: bool = False
     return opened
 
 
-def test_refuses_until_it_is_opened_and_after_it_is_shut() -> None:
-    """What `closed` makes is raised as long as no engine takes work."""
+def test_refuses_before_opening_and_after_shutting() -> None:
+    """The error that `closed` makes is raised as long as no engine accepts work."""
     gate = Admission(n_seq=1, max_waiting=0, closed=closed)
     with pytest.raises(NotReady):
         gate.admit()
@@ -30,13 +30,13 @@ def test_refuses_until_it_is_opened_and_after_it_is_shut() -> None:
         gate.admit()
 
 
-def test_the_place_tells_who_runs_and_who_waits() -> None:
+def test_the_place_tells_running_from_waiting() -> None:
     """The first n_seq tickets have place 0, the next ones count up from 1."""
     gate = admission(n_seq=2, max_waiting=2)
     assert [gate.admit().place for _ in range(4)] == [0, 0, 1, 2]
 
 
-def test_one_too_many_is_refused_with_a_time_to_come_back() -> None:
+def test_an_excess_request_is_refused_with_retry_after() -> None:
     """Beyond n_seq + max_waiting tickets there is QueueFull, whose retry_after_s is the wait at that place."""
     gate = admission(n_seq=2, max_waiting=1)
     tickets = [gate.admit() for _ in range(3)]
@@ -50,7 +50,7 @@ def test_one_too_many_is_refused_with_a_time_to_come_back() -> None:
 
 
 def test_release_is_idempotent() -> None:
-    """However often a ticket is released, one place comes free."""
+    """However often a ticket is released, one place becomes free."""
     gate = admission()
     ticket = gate.admit()
     ticket.start(0.0)
@@ -61,7 +61,7 @@ def test_release_is_idempotent() -> None:
 
 
 def test_the_wait_follows_recent_durations() -> None:
-    """The first measured duration replaces the guess; later ones weigh a quarter each."""
+    """The first measured duration replaces the guess; later ones have a weight of a quarter each."""
     gate = admission(n_seq=2)
     for duration_s in (2.0, 6.0):
         ticket = gate.admit()
@@ -70,14 +70,14 @@ def test_the_wait_follows_recent_durations() -> None:
     assert gate.wait_s(1) == (2.0 + 0.25 * (6.0 - 2.0)) / 2
 
 
-def test_a_ticket_that_never_ran_teaches_nothing() -> None:
+def test_a_ticket_that_never_ran_is_not_measured() -> None:
     """Only running tickets change the expected duration."""
     gate = admission()
     gate.admit().release(1e6)
     assert gate.wait_s(1) == FIRST_GUESS_S / 2
 
 
-def test_the_time_to_come_back_is_bounded() -> None:
+def test_retry_after_is_bounded() -> None:
     """openai-python ignores a Retry-After of more than a minute."""
     gate = admission(n_seq=1, max_waiting=0)
     ticket = gate.admit()
@@ -90,7 +90,7 @@ def test_the_time_to_come_back_is_bounded() -> None:
 
 
 def test_no_key_can_take_all_places() -> None:
-    """However many one key asks for, another that has none is let in, and both are told to come back at their share."""
+    """However many places one key asks for, another without any is admitted; each is refused at its own share."""
     gate = admission(n_seq=4, max_waiting=8, has_tenants=True)
     assert n_admitted(gate, "alice", 100) == 9  # 9 <= 4 * 3
     assert n_admitted(gate, "bob", 100) == 2  # 2 <= 4 * 1
@@ -99,8 +99,8 @@ def test_no_key_can_take_all_places() -> None:
         gate.admit("dave")
 
 
-def test_places_come_to_be_shared_evenly() -> None:
-    """Two keys that ask for all there is, one of which came first, hold as many after a while."""
+def test_places_converge_to_equal_shares() -> None:
+    """Two keys that ask for all places, one of which came first, hold equally many after a while."""
     gate = admission(n_seq=4, max_waiting=36, has_tenants=True)
     held: dict[str, list[Ticket]] = {"alice": [gate.admit("alice") for _ in range(32)], "bob": []}
     for _ in range(100):
@@ -114,12 +114,12 @@ def test_places_come_to_be_shared_evenly() -> None:
 
 
 def test_a_lone_key_may_take_all_places() -> None:
-    """Without others nothing is kept for them."""
+    """Without other keys no places are reserved."""
     assert n_admitted(admission(n_seq=2, max_waiting=3), "", 100) == 5
 
 
-def test_what_was_admitted_elsewhere_needs_no_share() -> None:
-    """A stream that another replica admitted is let in whatever its key has here, and though the queue is full."""
+def test_a_stream_admitted_elsewhere_is_always_admitted() -> None:
+    """A stream that another replica admitted is admitted whatever its key holds here, and even if the queue is full."""
     gate = admission(n_seq=1, max_waiting=2, has_tenants=True)
     assert n_admitted(gate, "alice", 100) == 2
     assert [gate.admit("alice", is_owed=True).place for _ in range(2)] == [2, 3]
@@ -128,7 +128,7 @@ def test_what_was_admitted_elsewhere_needs_no_share() -> None:
 
 
 def test_a_place_given_back_counts_for_its_key() -> None:
-    """A key's share is of what it holds now."""
+    """A key's share counts what it holds now."""
     gate = admission(n_seq=1, max_waiting=1, has_tenants=True)
     gate.admit("alice").release(0.0)
     assert n_admitted(gate, "alice", 100) == 1
@@ -146,8 +146,8 @@ def n_admitted(gate: Admission, tenant: str, n_asked: int) -> int:
     return sum(admitted(gate, tenant) is not None for _ in range(n_asked))
 
 
-def test_repr_is_the_window() -> None:
-    """Whoever prints it sees what runs, what waits and the limits."""
+def test_repr_shows_the_state() -> None:
+    """It has the running tickets, the waiting ones and the limits."""
     gate = admission(n_seq=4, max_waiting=16)
     gate.admit().start(0.0)
     gate.admit()
@@ -155,7 +155,7 @@ def test_repr_is_the_window() -> None:
 
 
 class Arrivals(RuleBasedStateMachine):
-    """Any order of admissions, starts and releases keeps the counts true."""
+    """Any order of admissions, starts and releases keeps the counts correct."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""directory.py: where no other replica can have a stream, what is here is all."""
+"""directory.py: without other replicas the local streams are all streams."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from service.streams.directory import Local
 from tests.house import ORDER, House
 
 
-async def test_streams_are_found_until_they_are_gone() -> None:
-    """And then it is known that they were here."""
+async def test_streams_are_found_until_they_expire() -> None:
+    """Afterwards it is known that they existed."""
     house = House(stream_ttl_s=10)
     directory = Local(house.streams)
     stream = house.finished()
@@ -21,7 +21,7 @@ async def test_streams_are_found_until_they_are_gone() -> None:
 
 
 async def test_a_key_finds_its_stream_and_no_other() -> None:
-    """A new one gets an id; asked for something else it is refused."""
+    """A new key gets an id; a different request with the same key is refused."""
     house = House()
     directory = Local(house.streams)
     found, id = await directory.reserve("", "k", ORDER)
@@ -35,7 +35,7 @@ async def test_a_key_finds_its_stream_and_no_other() -> None:
 
 
 async def test_a_stream_is_ended() -> None:
-    """At once."""
+    """It ends at once."""
     house = House()
     stream = house.running()
     await Local(house.streams).end(stream)

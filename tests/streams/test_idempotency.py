@@ -9,7 +9,7 @@ from service.streams.idempotency import Keys
 from service.streams.request import GenerationRequest
 
 
-def test_a_key_finds_what_it_made() -> None:
+def test_a_key_finds_its_stream() -> None:
     """By tenant and key, for the same request only."""
     keys = Keys()
     keys.add("tenant", "k", "id", "this")
@@ -20,7 +20,7 @@ def test_a_key_finds_what_it_made() -> None:
 
 
 def test_a_forgotten_stream_frees_its_key() -> None:
-    """Unless a later one has it by now."""
+    """Unless a later stream has the key by then."""
     keys = Keys()
     keys.add("", "k", "first", "this")
     keys.add("", "k", "second", "that")

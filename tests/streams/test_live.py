@@ -15,8 +15,8 @@ from tests.fakes import finish, ready
 from tests.house import ORDER, House
 
 
-def test_the_engines_refusal_ends_it_without_an_event() -> None:
-    """A prompt that is too long is the handler's 400; the stream is gone, and its place free."""
+def test_the_engines_refusal_ends_the_stream_without_an_event() -> None:
+    """A prompt that is too long becomes the handler's 400; the stream is removed, and its place free."""
     house = House()
     stream = house.open(key="k")
     house.streams.live.deliver(Rejected(stream.id, "context_length_exceeded", "9 tokens, 4 allowed"))
@@ -27,8 +27,8 @@ def test_the_engines_refusal_ends_it_without_an_event() -> None:
     assert house.admission.n_tickets == 0
 
 
-def test_any_refusal_of_the_engine_is_the_clients_fault() -> None:
-    """A code that we do not know is a 400 under its own name; what is no code is not passed on."""
+def test_any_refusal_of_the_engine_is_a_400() -> None:
+    """An unknown code is a 400 under its own name; an invalid code is not passed on."""
     house = House()
     for code, expected in (("no_chat_template", "no_chat_template"), ("Oh no!\n", "invalid_request")):
         stream = house.open()
@@ -38,7 +38,7 @@ def test_any_refusal_of_the_engine_is_the_clients_fault() -> None:
 
 
 def test_a_refusal_names_the_field() -> None:
-    """The engine's word for it, or the prompt."""
+    """It is the engine's param, or else `prompt`."""
     house = House()
     for param, expected in (("grammar", "grammar"), (None, "prompt")):
         stream = house.open()
@@ -47,8 +47,8 @@ def test_a_refusal_names_the_field() -> None:
         assert (400, expected) == (stream.error.status, stream.error.param)
 
 
-def test_exact_where_every_engine_was() -> None:
-    """A stream is called exact if all engines that were sent it are; one that another replica began is not known."""
+def test_exact_if_every_engine_was() -> None:
+    """A stream is exact if all engines that it was sent to are; for one that another replica began it is unknown."""
     for before, after, expected in ((True, True, True), (True, False, False), (False, True, False)):
         house = House()
         house.streams.live.ready(ready(exact=before))
@@ -64,7 +64,7 @@ def test_exact_where_every_engine_was() -> None:
 
 
 def test_frames_for_ended_streams_are_ignored() -> None:
-    """What the engine says after a cancel, or of an id it made up, changes nothing."""
+    """Frames after a cancel, or for an unknown id, change nothing."""
     house = House()
     stream = house.running()
     house.streams.cancel(stream)
@@ -95,7 +95,8 @@ def test_cancel_tells_the_engine_and_counts_once() -> None:
 
 
 def test_waiting_ends_at_the_queue_timeout() -> None:
-    """Not begun in time: cancelled at the engine, and a failure with a time to come back. Begun: it may go on."""
+    """A stream that has not started in time is cancelled at the engine and fails with Retry-After; a started one
+    continues."""
     house = House(queue_timeout_s=60)
     started, waiting, silent = house.running(), house.open(), house.open()
     house.streams.live.deliver(Accepted(waiting.id, 3, 100))
@@ -114,7 +115,7 @@ def test_waiting_ends_at_the_queue_timeout() -> None:
 
 
 def test_an_engine_that_stays_down_ends_every_stream() -> None:
-    """Each gets one failure, every ticket is free, and new ones are refused until it is back."""
+    """Each gets one failure, every ticket is released, and new ones are refused until the engine is back."""
     house = House()
     streams = [house.running(), house.open()]
     house.streams.live.lost(lambda: NotReady("restarting"), True)
@@ -127,7 +128,7 @@ def test_an_engine_that_stays_down_ends_every_stream() -> None:
 
 
 def test_a_dead_engine_ends_no_stream() -> None:
-    """New ones are refused until it is back; then it is sent every live one, with the tokens that were delivered."""
+    """New streams are refused until the engine is back; then it is sent every live one, with the delivered tokens."""
     house = House()
     stream, silent = house.running(), house.open()
     house.streams.live.lost(lambda: NotReady("restarting"), False)
@@ -141,7 +142,7 @@ def test_a_dead_engine_ends_no_stream() -> None:
     house.streams.live.deliver(Step(prefill=[(silent.id, 4, 3)]))
     house.pass_time(TRIAL_S)
     house.streams.live.deliver(Step())
-    assert house.engine.submitted[3:] == [replace(stream.submit, delivered=[1])], "one after the other"
+    assert house.engine.submitted[3:] == [replace(stream.submit, delivered=[1])], "one after another"
     house.streams.live.deliver(Step(deltas=[(stream.id, [2], "y")]))
     assert house.observer.n_continued == 2
     house.streams.live.deliver(Step(finished=[finish(stream.id)]))
@@ -149,8 +150,8 @@ def test_a_dead_engine_ends_no_stream() -> None:
     assert stream.summary is not None and stream.summary.finish_reason == "stop"
 
 
-def test_tokens_that_were_held_back_are_made_again() -> None:
-    """What had no text yet was not delivered: the next engine starts before it, and nothing is counted twice."""
+def test_held_back_tokens_are_generated_again() -> None:
+    """A token without text yet was not delivered: the next engine starts before it, and nothing is counted twice."""
     house = House()
     stream = house.running()
     house.streams.live.deliver(Step(deltas=[(stream.id, [2, 3], "y")]))
@@ -160,8 +161,8 @@ def test_tokens_that_were_held_back_are_made_again() -> None:
     assert sum(stream.log.weights) == 3
 
 
-def test_a_poisonous_request_dies_alone() -> None:
-    """It kills the engine three times, at last without its neighbours, and fails; they go on."""
+def test_a_poisonous_request_fails_alone() -> None:
+    """It kills the engine three times, at last without its neighbours, and fails; they continue."""
     house = House()
     neighbour, poison = house.running(), house.running()
     house.streams.live.lost(lambda: NotReady("restarting"), False)
@@ -177,8 +178,8 @@ def test_a_poisonous_request_dies_alone() -> None:
     assert [s.id for s in house.engine.submitted[5:]] == [neighbour.id]
 
 
-def test_one_that_says_nothing_holds_nobody_up() -> None:
-    """After a crash the others wait for a suspect no longer than its trial takes."""
+def test_a_silent_suspect_does_not_delay_others() -> None:
+    """After a crash the others wait for a suspect no longer than its trial lasts."""
     house = House()
     silent, neighbour = house.running(), house.running()
     for _ in range(2):
@@ -192,9 +193,9 @@ def test_one_that_says_nothing_holds_nobody_up() -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.OUTSIDE, Kind.LOADING, Kind.OWN, Kind.HANG])
-def test_what_is_not_theirs_ends_no_stream(kind: Kind) -> None:
-    """Kills from outside, errors of the engine's own code, hangs, loads that fail, again and again: streams that get on
-    between them all go on at once."""
+def test_deaths_that_no_request_caused_end_no_stream(kind: Kind) -> None:
+    """After repeated external kills, errors in the engine's own code, hangs and failed loads, streams that make
+    progress in between are all resubmitted at once."""
     house = House()
     streams = [house.running(), house.running()]
     for _ in range(7):
@@ -206,9 +207,9 @@ def test_what_is_not_theirs_ends_no_stream(kind: Kind) -> None:
     assert all(s.open for s in streams)
 
 
-def test_what_the_end_made_sendable_is_a_part_of_the_end() -> None:
-    """Text that was held back for a stop string is logged with the end or not at all: who went on behind its tokens
-    without the end would say it again."""
+def test_text_released_by_the_end_is_logged_with_the_end() -> None:
+    """Text that was held back for a stop string is logged with the end or not at all: an engine that continued after
+    its tokens without the end would send it again."""
     house = House()
     stream = house.running()
     house.streams.live.deliver(Step(deltas=[(stream.id, [7], "foo")]))

@@ -1,4 +1,4 @@
-"""log.py: what readers may have of a log, and when, with a store and without one."""
+"""log.py: which events readers may have, and when, with a store and without one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ID = "0123456789abcdef" * 2
 
 
 class Reader:
-    """Counts how often it is woken."""
+    """Counts its wake-ups."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -28,7 +28,7 @@ def log() -> tuple[EventLog, Reader]:
 
 
 def test_without_a_store_each_event_is_visible_at_once() -> None:
-    """And its readers are woken for it; an empty body is no event."""
+    """Its readers are woken for it; an empty body is not an event."""
     one, reader = log()
     one.say(b"data: {}")
     one.say(b"")
@@ -36,8 +36,8 @@ def test_without_a_store_each_event_is_visible_at_once() -> None:
     assert one.has(0, f"{ID}.0.00000000") and not one.has(0, f"{ID}.1.00000000") and not one.has(1, "")
 
 
-def test_an_id_tells_of_the_text_before_it() -> None:
-    """By a checksum of all text up to and with its event."""
+def test_an_id_has_the_checksum_of_the_text() -> None:
+    """It is of all text up to and including its event."""
     one, _ = log()
     for text in ("Once", " upon"):
         one.say_text(Native(), text, 1)
@@ -46,7 +46,7 @@ def test_an_id_tells_of_the_text_before_it() -> None:
 
 
 def test_with_a_store_readers_wait_for_it() -> None:
-    """Each event is told of before readers may have it; they get what is acknowledged."""
+    """The store is notified of each event before readers may have it; they get acknowledged events only."""
     one, reader = log()
     grown: list[int] = []
     one.write_to(lambda: grown.append(len(one)))
@@ -61,7 +61,7 @@ def test_with_a_store_readers_wait_for_it() -> None:
 
 
 def test_a_slow_store_is_not_waited_for() -> None:
-    """Readers get all there is, and each event at once, until the store has caught up."""
+    """Readers get all events, and each new one at once, until the store has caught up."""
     one, reader = log()
     one.is_durable = True
     one.say(b"data: {}")
@@ -74,8 +74,8 @@ def test_a_slow_store_is_not_waited_for() -> None:
     assert reader.n >= 2
 
 
-def test_what_no_reader_had_is_taken_back() -> None:
-    """With its tokens, and the next event's checksum continues from what is left."""
+def test_events_that_no_reader_had_are_taken_back() -> None:
+    """Their tokens are removed too, and the next event's checksum continues from the remaining text."""
     one, _ = log()
     one.say_text(Native(), "a", 2)
     one.is_durable = True

@@ -27,8 +27,8 @@ def reader(of: Stream, clock: Clock, *, place: int = 0, pace: float | None = Non
     return made
 
 
-async def test_all_there_is_goes_out_in_one_write() -> None:
-    """Several events ready at one wake-up make one write, in order, and then there is nothing."""
+async def test_all_ready_events_go_out_in_one_write() -> None:
+    """Several events ready at one wake-up make one write, in order, and then nothing is left."""
     one = answering("a", "b", "c")
     assert b"".join(one.log) == await reader(one, Clock()).next()
 
@@ -46,7 +46,7 @@ async def test_a_reader_wakes_when_the_log_grows() -> None:
 
 
 async def test_the_end_comes_after_the_last_event() -> None:
-    """Closed and read to its end is b"", also for one that comes later."""
+    """A closed log read to its end yields b"", also for a reader that attaches later."""
     one = answering("a")
     mine = reader(one, Clock())
     one.finish(finish(ID), 103.0)
@@ -64,15 +64,15 @@ async def test_readers_do_not_wait_for_each_other() -> None:
     assert got == await slow.next()
 
 
-async def test_one_that_resumes_gets_a_byte_at_once() -> None:
-    """At the live edge there is no event to send, but headers must leave: a heartbeat goes first."""
+async def test_a_resuming_reader_gets_a_byte_at_once() -> None:
+    """At the live edge there is no event to send, but the headers must be sent: a heartbeat goes first."""
     one = answering("a")
     mine = reader(one, Clock(), place=len(one.log))
     assert await mine.next() == sse.HEARTBEAT
 
 
 async def test_a_heartbeat_is_sent_after_silence_and_only_then() -> None:
-    """Silence since the last write counts, not time since the reader came."""
+    """The silence since the last write counts, not the time since the reader attached."""
     clock = Clock()
     one = answering("a")
     mine = reader(one, clock)
@@ -88,8 +88,8 @@ async def test_a_heartbeat_is_sent_after_silence_and_only_then() -> None:
     assert await waiting == b": hb\n"
 
 
-async def test_a_stalled_write_is_given_up_once() -> None:
-    """A reader that takes nothing for the write timeout is let go; one that is only waiting is not."""
+async def test_a_stalled_write_is_aborted_once() -> None:
+    """A reader that takes nothing for the write timeout is dropped; one that only waits is not."""
     clock = Clock()
     stalls: list[float] = []
     one = answering("a")
@@ -102,7 +102,7 @@ async def test_a_stalled_write_is_given_up_once() -> None:
 
 
 async def test_a_long_log_goes_out_in_bounded_writes() -> None:
-    """A late reader meets backpressure between writes of about MAX_WRITE_BYTES, and misses nothing."""
+    """A late reader gets backpressure between writes of about MAX_WRITE_BYTES, and misses nothing."""
     one = answering(*["x" * 10_000] * 20)
     one.finish(finish(ID), 103.0)
     mine = reader(one, Clock())
@@ -113,8 +113,8 @@ async def test_a_long_log_goes_out_in_bounded_writes() -> None:
     assert max(map(len, writes)) < MAX_WRITE_BYTES + 11_000
 
 
-async def test_admitted_raises_what_ended_it_before() -> None:
-    """A stream that the engine never took has no event: its reader gets the error for its status line."""
+async def test_admitted_raises_an_earlier_error() -> None:
+    """A stream that the engine never admitted has no event: its reader gets the error for the status line."""
     one = stream()
     mine = reader(one, Clock())
     waiting = asyncio.create_task(mine.admitted())
@@ -124,7 +124,7 @@ async def test_admitted_raises_what_ended_it_before() -> None:
         await waiting
 
 
-async def test_admitted_is_quiet_about_a_later_failure() -> None:
+async def test_admitted_does_not_raise_a_later_failure() -> None:
     """Once there are events, the failure is one of them."""
     one = answering("a")
     one.fail(EngineCrash("gone"), 103.0)
@@ -132,7 +132,7 @@ async def test_admitted_is_quiet_about_a_later_failure() -> None:
 
 
 async def test_closed_waits_for_the_end() -> None:
-    """Who wants the whole answer waits through all events."""
+    """A reader of the whole answer waits through all events."""
     one = answering("a")
     mine = reader(one, Clock())
     waiting = asyncio.create_task(mine.closed())
@@ -146,7 +146,7 @@ async def test_closed_waits_for_the_end() -> None:
 
 
 async def test_cancelling_a_wait_leaves_the_reader_usable() -> None:
-    """A cancelled wait loses no event: the next one starts where it stood."""
+    """A cancelled wait loses no event: the next one starts at the same place."""
     one = answering("a")
     mine = reader(one, Clock())
     await mine.next()
@@ -159,7 +159,7 @@ async def test_cancelling_a_wait_leaves_the_reader_usable() -> None:
 
 
 class FakeWire:
-    """Notes what it is given, and is free for as long as the test says."""
+    """Records what it is given, and is free for as long as the test says."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -177,7 +177,7 @@ class FakeWire:
 
 
 class Attached:
-    """A reader with a wire, and the task that a handler would be: what it waited to send is in `returned`."""
+    """A reader with a wire, and the task that stands for a handler; `returned` has what the task sent."""
 
     def __init__(self, of: Stream, clock: Clock, *, pace: float | None = None) -> None:
         self.wire = FakeWire()
@@ -186,8 +186,8 @@ class Attached:
         self.task = asyncio.create_task(self.reader.send(self.wire))
 
 
-async def test_a_reader_that_has_caught_up_writes_without_its_task() -> None:
-    """What one turn of the loop brings is one write, and goes out once; what came before goes the other way."""
+async def test_a_reader_at_the_live_edge_writes_without_its_task() -> None:
+    """The events of one turn of the loop are one write, and are sent once; earlier ones are sent by the task."""
     one, clock = answering("a"), Clock()
     mine = Attached(one, clock)
     await asyncio.sleep(0)
@@ -200,14 +200,14 @@ async def test_a_reader_that_has_caught_up_writes_without_its_task() -> None:
     assert one.log.n_sent == len(one.log)
 
 
-async def test_a_full_wire_is_left_to_the_task() -> None:
-    """What does not fit goes out by next(), in order, and with it what comes before the task has had its turn."""
+async def test_a_full_wire_falls_back_to_the_task() -> None:
+    """What does not fit is sent by next(), in order, together with all that arrives before the task's turn."""
     one = answering("a")
     mine = Attached(one, Clock())
     await asyncio.sleep(0)
     mine.wire.has_room = False
     one.delta([1], "b", 102.0)
-    await asyncio.sleep(0)  # found full; the task is roused, and has not run yet
+    await asyncio.sleep(0)  # the wire is full; the task is woken, and has not run yet
     mine.wire.has_room = True
     one.delta([1], "c", 102.0)
     await turns(lambda: len(mine.returned) == 2)
@@ -216,27 +216,27 @@ async def test_a_full_wire_is_left_to_the_task() -> None:
 
 
 async def test_a_task_that_writes_is_not_overtaken() -> None:
-    """Nothing is written at once while what it sends is still being written."""
-    one, wire, goes_on = answering("a"), FakeWire(), asyncio.Event()
+    """Nothing is written directly while the task's send is in progress."""
+    one, wire, proceed = answering("a"), FakeWire(), asyncio.Event()
 
     async def send(chunk: bytes) -> None:
         wire.sent.append(chunk)
-        await goes_on.wait()
+        await proceed.wait()
 
-    wire.send = send  # type: ignore[method-assign]  # one whose client is slow
+    wire.send = send  # type: ignore[method-assign]  # a slow client's
     task = asyncio.create_task(reader(one, Clock()).send(wire))
     await turns(lambda: len(wire.sent) == 1)
     one.delta([1], "b", 102.0)
     await asyncio.sleep(0)
     assert wire.written == []
-    goes_on.set()
+    proceed.set()
     await turns(lambda: len(wire.sent) == 2)
     assert b"".join(wire.sent) == b"".join(one.log)
     task.cancel()
 
 
 async def test_the_end_is_left_to_the_task() -> None:
-    """next() returns b"" behind a last event that went over the wire: the response has an end of its own."""
+    """next() returns b"" after a last event that was written directly: the response has its own end."""
     one = answering("a")
     mine = Attached(one, Clock())
     await asyncio.sleep(0)
@@ -246,7 +246,7 @@ async def test_the_end_is_left_to_the_task() -> None:
 
 
 async def test_an_event_over_the_wire_puts_the_heartbeat_off() -> None:
-    """Silence counts from it on."""
+    """The silence counts from it."""
     one, clock = answering("a"), Clock()
     mine = Attached(one, clock)
     await asyncio.sleep(0)
@@ -264,7 +264,7 @@ async def test_an_event_over_the_wire_puts_the_heartbeat_off() -> None:
 
 
 async def test_a_paced_reader_writes_nothing_over_the_wire() -> None:
-    """Its events are due by the clock, not when they come."""
+    """Its events are due by the clock, not when they arrive."""
     one, clock = answering("a"), Clock()
     mine = Attached(one, clock, pace=20)
     await asyncio.sleep(0)
@@ -274,8 +274,8 @@ async def test_a_paced_reader_writes_nothing_over_the_wire() -> None:
     mine.task.cancel()
 
 
-async def test_a_wire_that_breaks_is_its_own_readers_trouble() -> None:
-    """Others get the event, and it is next()'s to return, to who meets the same error."""
+async def test_a_broken_wire_affects_only_its_own_reader() -> None:
+    """Others get the event, and next() returns it to the task, which meets the same error."""
     one = answering("a")
     mine, other = Attached(one, Clock()), Attached(one, Clock())
     await asyncio.sleep(0)
@@ -291,7 +291,7 @@ async def test_a_wire_that_breaks_is_its_own_readers_trouble() -> None:
 
 
 def taken(mine: Reader, clock: Clock, *, for_s: float, every_s: float = 0.01) -> list[float]:
-    """When a paced reader lets its events go, looked at every_s."""
+    """The times at which a paced reader's events become due, polled every_s."""
     times = []
     for _ in range(round(for_s / every_s)):
         while mine.take(clock())[0]:
@@ -300,8 +300,8 @@ def taken(mine: Reader, clock: Clock, *, for_s: float, every_s: float = 0.01) ->
     return times
 
 
-def test_pace_lets_one_event_go_at_a_time_evenly() -> None:
-    """At 20 tokens a second, events leave one by one every 50 ms, however many are there."""
+def test_pace_spaces_events_evenly() -> None:
+    """At 20 tokens a second, events are sent one by one every 50 ms, however many are ready."""
     one = answering(*"abcdefghij")
     clock = Clock()
     mine = reader(one, clock, place=2, pace=20)
@@ -309,7 +309,7 @@ def test_pace_lets_one_event_go_at_a_time_evenly() -> None:
     assert [round(n * 0.05, 2) for n in range(10)] == [round(time, 2) for time in times]
 
 
-def test_pace_does_not_hold_what_is_no_text() -> None:
+def test_pace_does_not_hold_back_other_events() -> None:
     """Statuses and the end are not paced: only deltas have weight."""
     one = answering("a")
     one.finish(finish(ID), 103.0)
@@ -321,7 +321,7 @@ def test_pace_does_not_hold_what_is_no_text() -> None:
 
 
 def test_pace_does_not_burst_after_a_stall() -> None:
-    """After ten missed intervals the next events still leave one interval apart."""
+    """After ten missed intervals the next events are still one interval apart."""
     one = answering("a")
     clock = Clock()
     mine = reader(one, clock, place=2, pace=20)
@@ -333,7 +333,7 @@ def test_pace_does_not_burst_after_a_stall() -> None:
 
 
 def test_pace_makes_up_for_a_small_delay() -> None:
-    """A wake-up some milliseconds late does not slow the stream down: the rate holds."""
+    """A wake-up some milliseconds late does not slow the stream down: the rate is kept."""
     pace = Pace(10)
     pace.sent(1, 0.0)
     pace.sent(1, 0.13)
@@ -348,7 +348,7 @@ def test_pace_counts_tokens_not_events() -> None:
 
 
 def test_a_failure_is_not_paced() -> None:
-    """Who reads slowly learns of it at once: what was said before goes out with it, in order."""
+    """A slow reader learns of it at once: the events before it are sent with it, in order."""
     one = answering("a", "b", "c")
     clock = Clock()
     mine = reader(one, clock, place=2, pace=1)
@@ -358,7 +358,7 @@ def test_a_failure_is_not_paced() -> None:
 
 
 async def test_a_hurried_reader_has_no_pace() -> None:
-    """At the end of a drain nobody reads at leisure: the rest leaves at once."""
+    """At the end of a drain readers are not paced: the rest is sent at once."""
     one = answering("a", "b", "c")
     one.finish(finish(ID), 103.0)
     mine = reader(one, Clock(), place=2, pace=0.01)
@@ -370,7 +370,7 @@ async def test_a_hurried_reader_has_no_pace() -> None:
 
 
 async def test_a_paced_reader_wakes_by_itself() -> None:
-    """It sends what is due without a new event having to come."""
+    """It sends what is due without waiting for a new event."""
     one = answering("a", "b")
     one.finish(finish(ID), 103.0)
     mine = Reader(one, pace=10_000, clock=asyncio.get_running_loop().time)

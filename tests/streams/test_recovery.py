@@ -1,4 +1,4 @@
-"""Who goes back to an engine that died, in what order, and who does not."""
+"""Which streams are sent to the next engine after a death, in what order, and which fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.streams.recovery import MOST_PATIENCE, TRIAL_S, TRIALS, Recovery
 
 
 def running(*ids: str) -> Recovery:
-    """An engine at work on these, each of which has made a token."""
+    """An engine at work on these requests, each of which has generated a token."""
     recovery = Recovery()
     recovery.up()
     for id in ids:
@@ -27,7 +27,7 @@ def running(*ids: str) -> Recovery:
 
 
 def again(recovery: Recovery, kind: Kind) -> list[str]:
-    """It dies, and the next one is up; those who have to end have."""
+    """The engine dies, and the next one is up; the requests that are to fail have ended."""
     doomed = recovery.down(kind)
     for id in doomed:
         recovery.end(id)
@@ -36,7 +36,7 @@ def again(recovery: Recovery, kind: Kind) -> list[str]:
 
 
 def test_new_ones_are_due_at_once() -> None:
-    """Each once, while the engine is up."""
+    """Each is due once, while the engine is up."""
     recovery = running("a")
     recovery.add("b")
     assert (recovery.due(0.0), recovery.due(0.0)) == (["b"], [])
@@ -45,8 +45,8 @@ def test_new_ones_are_due_at_once() -> None:
     assert recovery.due(0.0) == []
 
 
-def test_suspects_come_back_one_by_one_then_all_others() -> None:
-    """The next follows a token or the end of the one before; who only waited, and who is new, come last, together."""
+def test_suspects_return_one_by_one_then_all_others() -> None:
+    """The next follows a token or the end of the one before; waiting and new requests come last, together."""
     recovery = running("a", "b", "c")
     for id in ("waits", "waits too"):
         recovery.add(id)
@@ -68,7 +68,7 @@ def test_suspects_come_back_one_by_one_then_all_others() -> None:
 
 
 def test_a_trial_has_an_end() -> None:
-    """One that says nothing, because its prompt is long or because it can't be told of, holds nobody up for longer."""
+    """A suspect that reports nothing, whatever the reason, delays the others no longer than its trial."""
     recovery = running("silent", "a")
     again(recovery, Kind.CRASH)
     assert recovery.due(0.0) == ["silent"]
@@ -80,15 +80,15 @@ def test_a_trial_has_an_end() -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_the_first_death_blames_nobody(kind: Kind) -> None:
-    """However it died, and with however few at work."""
+def test_the_first_death_fails_no_request(kind: Kind) -> None:
+    """This holds for every kind of death, and for any number of running requests."""
     for ids in (["a"], ["a", "b", "c"]):
         assert running(*ids).down(kind) == []
 
 
 @pytest.mark.parametrize("kind", [Kind.OUTSIDE, Kind.LOADING])
-def test_what_no_request_does_makes_nobody_suspect(kind: Kind) -> None:
-    """A kill from outside, a load that fails: all come back at once, however often."""
+def test_an_external_death_makes_no_request_suspect(kind: Kind) -> None:
+    """After an external kill or a failed load all are due at once, however often it happens."""
     recovery = running("a", "b")
     for _ in range(10):
         assert again(recovery, kind) == []
@@ -96,8 +96,8 @@ def test_what_no_request_does_makes_nobody_suspect(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.HANG, Kind.OWN])
-def test_whoever_made_tokens_is_not_suspect_of_a_hang(kind: Kind) -> None:
-    """The first one may have come from outside; those that did not get on since are tried one by one."""
+def test_requests_with_tokens_are_not_suspect_of_a_hang(kind: Kind) -> None:
+    """The first hang may have had an external cause; requests without progress since then are tried one by one."""
     recovery = running("a", "b", "c")
     again(recovery, kind)
     assert recovery.due(0.0) == ["a", "b", "c"]
@@ -111,9 +111,9 @@ def test_whoever_made_tokens_is_not_suspect_of_a_hang(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", TRIALS)
-def test_who_is_alone_on_trial_is_to_blame(kind: Kind) -> None:
-    """After as many trials as such a death asks for. What happens beside others that have passed shows whom to try
-    first, and they come back."""
+def test_a_request_alone_on_trial_is_to_blame(kind: Kind) -> None:
+    """It fails after as many trials as the kind of death requires. A death next to requests that have passed decides
+    which is tried first, and these return."""
     recovery = running("a", "b", "c")
     again(recovery, Kind.CRASH)
     assert recovery.due(0.0) == ["a"]
@@ -127,9 +127,9 @@ def test_who_is_alone_on_trial_is_to_blame(kind: Kind) -> None:
     assert recovery.due(0.0) == ["a"] if kind is Kind.CRASH else ["c"]
 
 
-def test_two_that_have_not_proven_themselves_are_tried_apart() -> None:
-    """Whose trial took longer than it may runs on beside the next: then nobody is to blame, and trials take longer,
-    until one is alone."""
+def test_two_unproven_requests_are_tried_separately() -> None:
+    """A request that exceeds its trial's time keeps running with the next: then none is to blame, and trials last
+    longer, until one is alone."""
     recovery = running("slow", "b")
     again(recovery, Kind.CRASH)
     for patience in (1, 2, 4, 8, 8):
@@ -142,8 +142,8 @@ def test_two_that_have_not_proven_themselves_are_tried_apart() -> None:
     assert recovery.due(0.0) == ["b"]
 
 
-def test_a_token_clears_of_all_that_was() -> None:
-    """Trials that failed count no more, however many follow later."""
+def test_a_token_clears_a_request() -> None:
+    """Failed trials before it no longer count, however many follow."""
     recovery = running("a", "b")
     for _ in range(10):
         again(recovery, Kind.HANG)
@@ -160,8 +160,8 @@ def test_a_token_clears_of_all_that_was() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(n=st.integers(1, 16), kills=st.lists(st.integers(0, 60), max_size=12), kind=st.sampled_from(list(Kind)))
-def test_kills_from_outside_end_nobody(n: int, kills: list[int], kind: Kind) -> None:
-    """Whenever they come, in the middle of trials that follow whatever other death."""
+def test_external_kills_fail_no_request(n: int, kills: list[int], kind: Kind) -> None:
+    """Whenever they occur, also during trials after any other death."""
     recovery = running(*[f"r{i}" for i in range(n)])
     assert again(recovery, kind) == []
     engine: list[str] = []
@@ -175,7 +175,7 @@ def test_kills_from_outside_end_nobody(n: int, kills: list[int], kind: Kind) -> 
 
 
 def test_text_that_kills_the_tokenizer_is_suspect() -> None:
-    """Whatever was sent and not taken yet may have been what the engine was at."""
+    """A request that was sent and not admitted yet may have been what the engine was processing."""
     recovery = running()
     recovery.add("a")
     recovery.due(0.0)
@@ -184,8 +184,8 @@ def test_text_that_kills_the_tokenizer_is_suspect() -> None:
     assert recovery.down(Kind.CRASH) == ["a"]
 
 
-def test_a_suspect_that_was_taken_and_has_not_begun_is_to_blame() -> None:
-    """Between the engine's word that it has it and that it computes it there is work, too: its grammar, its sampler."""
+def test_an_admitted_suspect_that_has_not_started_is_to_blame() -> None:
+    """Between admission and prefill the engine already works on it: its grammar, its sampler."""
     recovery = running("poison", "b")
     again(recovery, Kind.CRASH)
     assert recovery.due(0.0) == ["poison"]
@@ -195,9 +195,9 @@ def test_a_suspect_that_was_taken_and_has_not_begun_is_to_blame() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(n=st.integers(1, 12), n_poison=st.integers(0, 3), seed=st.integers(0, 2**16), kind=st.sampled_from(list(TRIALS)))
-def test_neighbours_survive(n: int, n_poison: int, seed: int, kind: Kind) -> None:
-    """Whichever requests end the engine, in whichever way, at whichever token: they alone fail, after as many deaths as
-    it takes, and all others come to their end."""
+def test_other_requests_survive(n: int, n_poison: int, seed: int, kind: Kind) -> None:
+    """Whichever requests kill the engine, in whatever way, at whatever token: only they fail, after no more deaths than
+    needed, and all others end normally."""
     rng = random.Random(seed)
     ids = [f"r{i}" for i in range(n)]
     poison = {id: rng.randrange(1, 4) for id in rng.sample(ids, min(n, n_poison))}
@@ -212,7 +212,7 @@ def test_neighbours_survive(n: int, n_poison: int, seed: int, kind: Kind) -> Non
     n_deaths, now = 0, 0.0
     while len(ended) + len(failed) < n:
         engine += recovery.due(now)
-        assert engine, "somebody is always due"
+        assert engine, "some request is always due"
         now += 0.01
         id = rng.choice(engine)
         recovery.waits(id)

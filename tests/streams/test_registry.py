@@ -25,16 +25,16 @@ def test_ids_are_128_random_bits() -> None:
     assert len(ids) == 4 and all(len(id) == 32 and int(id, 16) >= 0 for id in ids)
 
 
-def test_a_seed_is_settled_before_the_engine_sees_the_order() -> None:
-    """None given: a random one in 0 .. 2**32-2. One given: that one."""
+def test_a_seed_is_resolved_before_the_engine_gets_the_request() -> None:
+    """Without a seed a random one in 0 .. 2**32-2; a given one is kept."""
     house = House()
     seeds = {house.open().submit.sampling.seed for _ in range(3)}
     assert len(seeds) > 1 and all(0 <= seed < 2**32 - 1 for seed in seeds)
     assert house.open(order=GenerationRequest(sampling=Sampling(seed=0), text="x", seed=5)).submit.sampling.seed == 5
 
 
-def test_no_place_no_stream() -> None:
-    """A refused request leaves nothing behind and reaches no engine."""
+def test_a_refused_request_makes_no_stream() -> None:
+    """It leaves nothing behind and does not reach the engine."""
     house = House()
     for _ in range(4):
         house.open()
@@ -55,7 +55,7 @@ def test_a_plain_stream_ends_with_its_last_reader() -> None:
 
 
 def test_a_resumable_stream_runs_on_for_its_grace() -> None:
-    """Its readers may be gone for resume_grace_s; one that comes back in time stops the clock."""
+    """Its readers may be absent for resume_grace_s; one that returns in time stops the clock."""
     house = House(resume_grace_s=30)
     stream = house.running(resumable=True)
     with house.streams.attach(stream, stall=lambda: None):
@@ -70,8 +70,8 @@ def test_a_resumable_stream_runs_on_for_its_grace() -> None:
     assert stream.outcome == "client_left"
 
 
-def test_a_stream_that_nobody_ever_reads_is_given_up() -> None:
-    """POST /v1/streams without a reader within the grace does not run for ever."""
+def test_a_stream_that_is_never_read_is_cancelled() -> None:
+    """POST /v1/streams without a reader within the grace period does not run for ever."""
     house = House(resume_grace_s=30)
     stream = house.running(resumable=True)
     house.pass_time(30)
@@ -79,7 +79,7 @@ def test_a_stream_that_nobody_ever_reads_is_given_up() -> None:
 
 
 def test_a_finished_stream_is_not_cancelled_by_its_readers() -> None:
-    """Leaving after the end is no event."""
+    """Leaving after the end has no effect."""
     house = House()
     stream = house.running()
     with house.streams.attach(stream, stall=lambda: None):
@@ -89,7 +89,7 @@ def test_a_finished_stream_is_not_cancelled_by_its_readers() -> None:
 
 
 def test_the_end_of_the_drain_fails_what_is_left() -> None:
-    """Each live stream is cancelled at the engine and told why."""
+    """Each live stream is cancelled at the engine and gets the failure."""
     house = House()
     stream = house.running()
     house.streams.fail_all(lambda: ShuttingDown("bye"))
@@ -98,7 +98,7 @@ def test_the_end_of_the_drain_fails_what_is_left() -> None:
 
 
 def test_a_finished_stream_can_be_read_for_its_time_to_live() -> None:
-    """Then it is forgotten, and its key with it."""
+    """Then it is forgotten, together with its key."""
     house = House(stream_ttl_s=300)
     stream = house.finished(key="k")
     house.pass_time(299)
@@ -111,7 +111,7 @@ def test_a_finished_stream_can_be_read_for_its_time_to_live() -> None:
 
 
 def test_a_key_finds_its_stream() -> None:
-    """Alive or finished, for the same order only, and for the same tenant only."""
+    """Running or finished, for the same request only, and for the same tenant only."""
     house = House()
     stream = house.open(key="k")
     assert stream is house.streams.by_key("", "k", ORDER)
@@ -122,7 +122,7 @@ def test_a_key_finds_its_stream() -> None:
 
 
 def test_a_forgotten_key_may_be_used_again() -> None:
-    """And forgetting the first stream later does not take the key from the second."""
+    """Forgetting the first stream later does not take the key from the second."""
     house = House(stream_ttl_s=10)
     house.finished(key="k")
     house.pass_time(10)
@@ -144,7 +144,7 @@ def test_one_clock_beats_for_all_readers() -> None:
 
 
 class Life(RuleBasedStateMachine):
-    """Any order of arrivals, frames, departures, cancels, crashes and time keeps the books true."""
+    """Any order of arrivals, frames, departures, cancels, crashes and time keeps the state consistent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Life(RuleBasedStateMachine):
         self.reading.append((stream, stack))
 
     @rule(data=st.data())
-    def come_back(self, data: st.DataObject) -> None:
+    def reattach(self, data: st.DataObject) -> None:
         stream = self.one(data)
         if stream is not None and self.house.streams.find(stream.id):
             self.attach(stream)
@@ -224,7 +224,7 @@ class Life(RuleBasedStateMachine):
             assert not s.open or len(s.log) == before[s.id], "a pause is no event"
 
     @invariant()
-    def the_books_are_true(self) -> None:
+    def the_state_is_consistent(self) -> None:
         streams, live = self.house.streams, [s for s in self.streams if s.open]
         assert streams.n_made == len(live) == self.house.admission.n_tickets
         assert self.house.admission.n_running == sum(s.times.started_at is not None for s in live)

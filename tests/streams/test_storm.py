@@ -20,8 +20,7 @@ N_STAY = 5
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_no_event_reaches_a_stream_that_is_not_its_own(serve: Serve, redis: RedisServer, seed: int) -> None:
-    """Readers that stay have each event once; readers that leave had none of another stream; nothing remains of
-    either."""
+    """Readers that stay have each event once, readers that leave none of another stream; nothing remains."""
     settings = {"redis_url": redis.url, "n_seq": 32, "max_waiting": 500, "resume_grace_s": 0.5}
     services = [await serve(**settings) for _ in range(2)]
     for service in services:

@@ -87,7 +87,7 @@ EXPECTED: dict[tuple[Phase, str], tuple[Phase, list[str]]] = {
     (T, "cancel"): (C, ["done"]),
     (T, "fail"): (C, ["failure"]),
     (A, "accept"): (A, []),
-    (A, "queued"): (A, []),  # preempted: to its readers it only pauses
+    (A, "queued"): (A, []),  # preempted: for its readers it only pauses
     (A, "prefill"): (A, []),
     (A, "delta"): (A, ["message"]),
     (A, "finish"): (C, ["done"]),
@@ -99,7 +99,7 @@ EXPECTED: dict[tuple[Phase, str], tuple[Phase, list[str]]] = {
 
 @pytest.mark.parametrize(("phase", "action"), list(itertools.product(Phase, ACTIONS)))
 def test_every_phase_meets_every_event(phase: Phase, action: str) -> None:
-    """Each action in each phase leads where the table says and logs what its readers must see, never more."""
+    """Each action in each phase leads where the table says and logs exactly what its readers must see."""
     one = stream()
     for step in INTO[phase]:
         ACTIONS[step](one)
@@ -129,15 +129,15 @@ def test_ids_count_the_events_from_zero() -> None:
     assert one.log[0].startswith(b"retry: 2000\nid: ") and b"\ndata: " in one.log[0]
 
 
-def test_a_waiting_stream_says_so_at_once() -> None:
-    """The first event of a stream without a free place tells its position and the expected wait."""
+def test_a_waiting_stream_reports_it_at_once() -> None:
+    """The first event of a stream without a free place has its position and the expected wait."""
     one = stream(place=2)
     one.accept(3, 7.04)
     assert events(one)[0].json() == {"phase": "queued", "position": 2, "eta_s": 7.0}
 
 
 def test_progress_is_a_share_of_the_prompt() -> None:
-    """Thinking says how many of the prompt's tokens have been read, as counts and as a share."""
+    """Thinking has how many of the prompt's tokens are prefilled, as counts and as a share."""
     one = stream()
     one.accept(8, 0.0)
     one.prefill(2, 8, 101.0)
@@ -145,8 +145,8 @@ def test_progress_is_a_share_of_the_prompt() -> None:
     assert expected == events(one)[1].json()
 
 
-def test_answering_is_said_once() -> None:
-    """The first delta is announced by one status; later ones are not."""
+def test_answering_is_announced_once() -> None:
+    """One status announces the first delta, none the later ones."""
     one = stream()
     one.accept(3, 0.0)
     for word in ("a", "b"):
@@ -154,8 +154,8 @@ def test_answering_is_said_once() -> None:
     assert names(one) == ["thinking", "answering", "message", "message"]
 
 
-def test_tokens_without_text_are_kept_and_weigh_on_the_next_event() -> None:
-    """Tokens whose bytes are not complete make no event, but a continuation needs them and pace counts them."""
+def test_tokens_without_text_count_for_the_next_event() -> None:
+    """Tokens with incomplete bytes make no event, but a continuation needs them and pace counts them."""
     one = stream()
     one.accept(3, 0.0)
     one.delta([1], "", 101.0)
@@ -166,8 +166,8 @@ def test_tokens_without_text_are_kept_and_weigh_on_the_next_event() -> None:
 
 
 def test_gaps_are_between_deltas_with_text() -> None:
-    """Inter-token latency is the gap between two deltas: not the wait for the first, not a token held back,
-    and none where one step made both."""
+    """Inter-token latency is the gap between two deltas: not the wait for the first, not a token held back, and none
+    where one step made both."""
     gaps: list[float] = []
     one = stream()
     one._gap = gaps.append
@@ -179,8 +179,8 @@ def test_gaps_are_between_deltas_with_text() -> None:
     assert gaps == [2.0]
 
 
-def test_what_no_reader_had_is_taken_back() -> None:
-    """Its events, its tokens, what of these had no text yet, and what its dialect kept of it."""
+def test_events_that_no_reader_had_are_taken_back() -> None:
+    """The events, their tokens, those of them without text yet, and the dialect's state."""
     one = stream()
     one.log.is_durable = True
     one.accept(3, 0.0)
@@ -197,8 +197,8 @@ def test_what_no_reader_had_is_taken_back() -> None:
     assert sse.checksum(one.log[-1]) == zlib.crc32(b"ac")
 
 
-def test_the_end_is_told_once_and_frees_the_ticket() -> None:
-    """Whichever end comes first counts, and is told so; the second finds a closed stream."""
+def test_the_end_is_reported_once_and_frees_the_ticket() -> None:
+    """The first end counts, and is reported once; a second one finds a closed stream."""
     one = stream()
     one.accept(3, 0.0)
     assert one.finish(finish(ID, "length"), 103.0)
@@ -208,8 +208,8 @@ def test_the_end_is_told_once_and_frees_the_ticket() -> None:
     assert repr(one.ticket) == "<Ticket released>"
 
 
-def test_done_tells_usage_timings_and_seed() -> None:
-    """The last event holds what was used and how long it took, from the engine's word and our own clock."""
+def test_done_has_usage_timings_and_seed() -> None:
+    """The last event has the usage and the durations, from the engine's report and our own clock."""
     one = stream()
     one.accept(3, 0.0)
     one.prefill(3, 3, 100.5)
@@ -236,7 +236,7 @@ def test_done_tells_usage_timings_and_seed() -> None:
 
 
 def test_a_cancelled_stream_ends_with_what_was_delivered() -> None:
-    """`done` says cancelled and counts the tokens that were delivered; times come from our own clock."""
+    """`done` has the reason cancelled and the count of delivered tokens; times come from our own clock."""
     one = stream()
     one.accept(3, 0.0)
     one.prefill(3, 3, 100.5)
@@ -253,7 +253,7 @@ def test_a_cancelled_stream_ends_with_what_was_delivered() -> None:
 
 
 def test_a_failure_has_openais_error_body() -> None:
-    """The event's data is what the same error would be as a response."""
+    """The event's data equals the same error's body as a response."""
     one = stream()
     one.accept(3, 0.0)
     one.fail(EngineCrash("gone"), 103.0)

@@ -18,7 +18,7 @@ from tests.fakes import finish
 
 
 def ended(id: str, at: float) -> Stream:
-    """A stream that closed then, with a few events."""
+    """A stream that closed at that time, with a few events."""
     admission = Admission(n_seq=1, max_waiting=0, closed=lambda: NotReady("no"))
     admission.open(n_seq=1)
     submit = Submit(id=id, text="hi", sampling=Sampling(seed=0))
@@ -33,7 +33,7 @@ def table(*, ttl_s: float = 1000.0, max_ended: int = 100, max_ended_bytes: int =
     return StreamTable(ttl_s=ttl_s, max_ended=max_ended, max_ended_bytes=max_ended_bytes)
 
 
-WAYS: dict[Role | None, tuple[Move, ...]] = {  # how a stream comes into each role
+WAYS: dict[Role | None, tuple[Move, ...]] = {  # how a stream enters each role
     None: (),
     Role.MADE: ("open",),
     Role.FOLLOWED: ("follow",),
@@ -45,7 +45,7 @@ WAYS: dict[Role | None, tuple[Move, ...]] = {  # how a stream comes into each ro
 @pytest.mark.parametrize("role", TABLE)
 @pytest.mark.parametrize("move", get_args(Move))
 def test_a_stream_moves_as_the_table_says(role: Role | None, move: Move) -> None:
-    """From every role, by every move; what is not in it raises, and changes nothing."""
+    """From every role, by every move; a move that is not in it raises, and changes nothing."""
     streams, stream = table(), ended("a", at=0)
     for way in WAYS[role]:
         streams.move(stream, way)
@@ -61,7 +61,7 @@ def test_a_stream_moves_as_the_table_says(role: Role | None, move: Move) -> None
 
 
 def test_an_ended_stream_is_kept_for_its_time() -> None:
-    """Until ttl_s after its end; then it is gone, and that is known."""
+    """Until ttl_s after its end; then it is gone, which is remembered."""
     streams = table(ttl_s=10)
     streams.move(ended("a", at=5), "end")
     assert streams.expire(14.9) == [] and streams.role("a") is Role.ENDED
@@ -79,8 +79,8 @@ def test_ended_streams_are_bounded(bound: str) -> None:
     assert streams.count(Role.ENDED) == 3
 
 
-def test_what_is_gone_is_not_remembered_for_ever() -> None:
-    """Only the last max_ended of them."""
+def test_gone_streams_are_not_remembered_for_ever() -> None:
+    """Only the last max_ended of them are remembered."""
     streams = table(ttl_s=0, max_ended=3)
     for i in range(10):
         streams.move(ended(str(i), at=i), "end")
@@ -88,16 +88,16 @@ def test_what_is_gone_is_not_remembered_for_ever() -> None:
     assert [str(i) for i in range(10) if streams.role(str(i)) is Role.GONE] == ["7", "8", "9"]
 
 
-def test_an_end_that_is_told_twice_counts_once() -> None:
-    """A stream that other replicas tell of may come again."""
+def test_a_repeated_end_counts_once() -> None:
+    """Other replicas may report a stream's end again."""
     streams, stream = table(ttl_s=10), ended("a", at=0)
     streams.move(stream, "end")
     streams.move(stream, "end")
     assert streams.count(Role.ENDED) == 1 and streams.expire(10) == ["a"]
 
 
-def test_one_that_is_dropped_leaves_no_trace() -> None:
-    """Not even in the count of bytes: what was wrong may be read again from elsewhere."""
+def test_a_dropped_stream_leaves_no_trace() -> None:
+    """Nor in the count of bytes: a stream dropped as wrong may be read again from another replica."""
     streams, stream = table(), ended("a", at=5)
     streams.move(stream, "end")
     streams.move(stream, "drop")
@@ -105,8 +105,8 @@ def test_one_that_is_dropped_leaves_no_trace() -> None:
     assert (streams.find("a"), streams.role("a"), streams._n_ended_bytes) == (None, None, 0)
 
 
-def test_a_live_stream_without_a_reader_is_given_up() -> None:
-    """At its deadline, once; not when it has a reader by then, another role, or is over."""
+def test_a_live_stream_without_a_reader_is_returned() -> None:
+    """At its deadline, once; not if it has a reader by then or another role, or has ended."""
     streams = table()
     for id in ("left", "read", "over"):
         streams.move(ended(id, at=0), "open")
@@ -121,8 +121,9 @@ def test_a_live_stream_without_a_reader_is_given_up() -> None:
 
 @pytest.mark.parametrize("kind", ["native", "chunks", "whole"])
 @pytest.mark.parametrize("n_tokens", [1, 300])
-def test_all_that_is_kept_is_counted(kind: str, n_tokens: int) -> None:
-    """Within a third of what memory it takes: events, tokens, one-piece answers. A prompt is not kept."""
+def test_all_memory_of_ended_streams_is_counted(kind: str, n_tokens: int) -> None:
+    """Events, tokens and non-streamed answers are counted to within a third of the memory they use. A prompt is not
+    kept."""
 
     def dialect() -> Dialect:
         answer = Answer("chat", "a model", "fingerprint")

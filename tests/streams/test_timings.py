@@ -1,4 +1,4 @@
-"""timings.py: times add up, whatever has happened by then."""
+"""timings.py: times add up at every stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_stream_that_answered() -> None:
 def test_a_stream_of_another_replica(
     has_answer: bool, expected: tuple[float, float, float | None, float, float]
 ) -> None:
-    """When it began only its first owner knew: with an answer, all of it counts as decoding, and no TTFT is told."""
+    """Only its first owner knew when it began: with text, all time counts as decode, and there is no TTFT."""
     times = Timings(10.0)
     assert times.take_over(12.0, has_answer=has_answer) == has_answer
     assert times.waits_since == 12.0
