@@ -86,7 +86,7 @@ class Service:
     rill: Rill
     engine: ScriptedEngine
     client: aiohttp.ClientSession
-    runner: web.AppRunner
+    runner: web.BaseRunner
 
     async def metric(self, line: str) -> float:
         """The value of one line of /metrics, named with its labels; 0 if there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
@@ -25,20 +26,15 @@ KEEPALIVE_S = 75.0  # longer than nginx keeps its upstream connections
 CLOSE_S = 1.0  # twice: for handlers still writing when the listener is closed, to clients that don't read
 
 
-async def listen(app: web.Application, host: str, port: int, *, silence_s: float = 30.0) -> tuple[web.AppRunner, str]:
+async def listen(app: web.Application, host: str, port: int, *, silence_s: float = 30.0) -> tuple[web.BaseRunner, str]:
     """Serve `app`; returns its runner and its address as a URL. Raises OSError if the address can't be bound.
 
     silence_s: a connection whose host acknowledges neither data nor probes for this long is closed.
     """
     sock = _socket(host, port, silence_s)
-    runner = _Runner(
-        app,
-        access_log=None,
-        keepalive_timeout=KEEPALIVE_S,
-        auto_decompress=False,  # a zip bomb is refused unread
-        handler_cancellation=True,  # a handler that waits for a token must learn that its client left
-        shutdown_timeout=CLOSE_S,
-    )
+    started = web.AppRunner(app)
+    await started.setup()
+    runner = _Runner(started)
     await runner.setup()
     await web.SockSite(runner, sock, backlog=BACKLOG).start()
     name, number = sock.getsockname()[:2]
@@ -132,13 +128,33 @@ def _checked(handle: _Handler) -> _Handler:
 
 
 class _Server(web.Server):
+    """An application's server whose connections are the class above: aiohttp's own has no parameter for it."""
+
+    def __init__(self, app: web.Server) -> None:
+        super().__init__(
+            _checked(app.request_handler),
+            request_factory=app.request_factory,
+            handler_cancellation=True,  # a handler that waits for a token must learn that its client left
+        )
+
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _Connection(
+            self,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's type leaves out that there may be none
+            keepalive_timeout=KEEPALIVE_S,
+            auto_decompress=False,  # a zip bomb is refused unread
+        )
 
 
-class _Runner(web.AppRunner):
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        server.__class__ = _Server  # AppRunner has no parameter for the connection class
-        server.request_handler = _checked(server.request_handler)
-        return server
+class _Runner(web.ServerRunner):
+    """Closes the connections, then the application that another runner has started."""
+
+    def __init__(self, started: web.AppRunner) -> None:
+        assert started.server is not None
+        super().__init__(_Server(started.server), shutdown_timeout=CLOSE_S)
+        self._started = started
+
+    async def cleanup(self) -> None:
+        await super().cleanup()
+        await self._started.cleanup()
