@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from service import __version__
 from service.streams.table import Role
 from tests.conftest import Serve
 from tests.events import parse, text
@@ -170,7 +171,7 @@ async def test_metrics_describe_the_loaded_model(serve: Serve) -> None:
     assert await service.metric("llm_engine_layers") == 6
     assert await service.metric("llm_engine_layers_offloaded") == 0
     assert await service.metric("llm_engine_up") == 1
-    assert await service.metric('llm_build_info{llama_cpp="0.0.0",version="0.1.0"}') == 1
+    assert await service.metric(f'llm_build_info{{llama_cpp="0.0.0",version="{__version__}"}}') == 1
     service.engine.die()
     assert await service.metric("llm_engine_up") == 0
     assert await service.metric("llm_engine_restarts_total") == 1
