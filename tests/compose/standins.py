@@ -34,10 +34,10 @@ LABEL = "rill.standin"  # set when the image is complete
 
 
 def images() -> list[str]:
-    """The tags that compose and the CPU's Dockerfiles name, without images of our own and Grafana's, which the script
-    does not make."""
+    """The tags that compose and the CPU image name, without images of our own and Grafana's, which the script does not
+    make."""
     text = "".join((ROOT / name).read_text() for name in ("docker-compose.yml", "deploy/Dockerfile"))
-    found = re.findall(r"^(?: +image:|FROM) ([\w./-]+:[\w.-]+)", text, re.MULTILINE)
+    found = re.findall(r"^(?: +image:|FROM) (?:\$\{\w+:-)?([\w./-]+:[\w.-]+)", text, re.MULTILINE)
     return [image for image in dict.fromkeys(found) if image.partition(":")[0] in KINDS]
 
 
