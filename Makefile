@@ -76,6 +76,7 @@ lock:
 	        --python-version 3.11 "$$@" -o $(LOCK)/$$name.txt || exit 1; \
 	done
 	sed -n '/^llama-cpp-python==/,/[^\\]$$/p' $(LOCK)/run.txt >$(LOCK)/engine.txt
+	npm install --prefix examples --package-lock-only --silent
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rill needs Python 3.11 or newer")'

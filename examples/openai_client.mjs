@@ -1,6 +1,6 @@
 // Streams a chat with openai-node, and says what it used.
 //
-//   npm install openai
+//   npm install openai                                     (in Rill's repository: npm ci --prefix examples)
 //   node examples/openai_client.mjs [http://127.0.0.1:8000 ["Tell me a story about a fox"]]
 
 import OpenAI from "openai";

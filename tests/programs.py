@@ -15,7 +15,7 @@ PACKAGES = {
     "Docker": "docker.io docker-compose",
     "ip": "iproute2",
     "curl": "curl",
-    "Node": "nodejs",
+    "Node": "nodejs npm",
 }
 
 

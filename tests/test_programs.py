@@ -38,7 +38,7 @@ def test_missing_programs_are_reported() -> None:
     line, count = last_lines(*ONE_OF_EACH, PATH="")
     assert line == (
         "not tested: nginx (1), Redis (1), Chromium (1), Docker (1), ip (1), curl (1), Node (1): "
-        "apt-get install -y nginx-light redis-server chromium docker.io docker-compose iproute2 curl nodejs"
+        "apt-get install -y nginx-light redis-server chromium docker.io docker-compose iproute2 curl nodejs npm"
     )
     assert count.startswith("1 passed, 7 skipped")
 

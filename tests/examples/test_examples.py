@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 EXAMPLES = ROOT / "examples"
 PROMPT = "Tell me a story about a river"
 CUTS = (10, 100, 200)  # after this many characters
-NO_OPENAI = "npm's openai is not here: npm install openai"
+NO_OPENAI = "npm's openai is not here: npm ci --prefix examples"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -153,9 +154,17 @@ async def test_openai_python(service: Service) -> None:
     assert await run(sys.executable, "examples/openai_client.py", service.url, PROMPT) == await chat(service)
 
 
+@pytest.mark.e2e
 async def test_openai_node(node: str, service: Service) -> None:
     """The answer is printed in full, and then its usage."""
     assert await run(node, "examples/openai_client.mjs", service.url, PROMPT) == await chat(service)
+
+
+async def test_the_lock_file_names_no_registry() -> None:
+    """npm's openai is pinned with its hash, and comes from whichever registry npm is set up for."""
+    (package,) = (p for name, p in json.loads((EXAMPLES / "package-lock.json").read_text())["packages"].items() if name)
+    assert package["integrity"].startswith("sha512-")
+    assert "resolved" not in package
 
 
 @asynccontextmanager
