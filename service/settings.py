@@ -18,7 +18,7 @@ from service.words import plain
 Names = Annotated[tuple[str, ...], NoDecode]
 REMOVED = {"RILL_DRAFT_MODEL": "draft tokens are proposed from the text so far only"}  # once settings, and why not now
 DEFAULT_PORTS = {"http": 80, "https": 443}
-LEAST_BATCH = 32  # tokens: a prefill slice is no smaller
+LEAST_BATCH = 32  # tokens: a prefill chunk is no smaller
 
 
 class SettingsError(Exception):

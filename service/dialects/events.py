@@ -42,8 +42,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     n_cached: int
     n_generated: int
     seed: int
-    queue_s: float  # accepted by the engine -> first prefill slice
-    prefill_s: float  # first prefill slice -> first token
+    queue_s: float  # accepted by the engine -> first prefill chunk
+    prefill_s: float  # first prefill chunk -> first token
     ttft_s: float | None  # request arrived -> first delta logged; None: there was none
     decode_s: float  # first token -> last token
     total_s: float  # request arrived -> closed

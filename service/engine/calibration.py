@@ -24,14 +24,14 @@ LOOKS = 3  # measurements, each of three tokens: the result holds for the life o
 
 def warm_up(context: Context, step_s: float) -> PrefillChunker:
     """Decode the shapes of the first requests, a prefill chunk and a single token, and measure the speed."""
-    slices = PrefillChunker(target_s=step_s, n_batch=context.n_batch, n_tile=context.n_tile)
+    chunker = PrefillChunker(target_s=step_s, n_batch=context.n_batch, n_tile=context.n_tile)
     n = min(WARM_UP_TOKENS, context.n_batch, context.n_ctx)
     for _ in range(2):  # the first one touches every page of the weights
         began = time.monotonic()
         context.warm_up(n)
-        slices.row_s = (time.monotonic() - began) / n
+        chunker.row_s = (time.monotonic() - began) / n
     context.warm_up(1)
-    return slices
+    return chunker
 
 
 def measure_rows(context: Context, clock: Callable[[], float]) -> DecodeCost:

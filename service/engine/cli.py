@@ -61,7 +61,7 @@ def _print(args: argparse.Namespace, options: Options) -> int:
     if isinstance(opened, Rejected):
         print(f"engine: {opened.message}", file=sys.stderr)
         return 1
-    engine = Engine(loaded.model, loaded.context, drafts=loaded.drafts)
+    engine = Engine(loaded.model, loaded.context, loaded.tuning)
     engine.submit(*opened[:2])
     while not engine.is_idle:
         step = engine.step()

@@ -19,9 +19,9 @@ from service.engine.scheduling.batch import Limits, Row
 from service.engine.scheduling.prefill_chunks import STEP_S, PrefillChunker
 from service.engine.scheduling.scheduler import Scheduler
 from service.engine.sequences.sequence import Sequence
-from service.engine.speculation.drafter import Drafts
 from service.engine.step_report import count, moved
 from service.engine.token_sampling import TokenSampling
+from service.engine.tuning import Tuning
 from service.protocol.frames import Finish, Rejected, Step
 
 
@@ -32,21 +32,15 @@ class Engine:
         self,
         model: Model,
         context: Context,
+        tuning: Tuning | None = None,
         *,
-        slices: PrefillChunker | None = None,
-        shares: bool = True,
-        most_kept_cells: int | None = None,
-        drafts: Drafts | None = None,
         threads: Threads | None = None,
         n_threads: int = 1,
         started: Callable[[list[str]], None] = lambda ids: None,
         refused: Callable[[Rejected], None] = lambda refused: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """slices: sizes prefill chunks while streams run; None: for steps of 0.2 s.
-        shares: whether the prefix cache is used.
-        most_kept_cells: of kept prefixes; None: all that are free.
-        drafts: proposes draft tokens; None, or a memory that can't be cut: no speculative decoding.
+        """tuning: no draft tokens are proposed where the memory can't be cut.
         threads: chooses the number of threads before each step; None: it stays as the context has it.
         n_threads: how many may sample tokens between two decodes.
         started: called with the ids that a step admits, before it computes them.
@@ -55,9 +49,12 @@ class Engine:
         self._threads, self._started, self._refused = threads, started, refused
         self._model, self._context, self._clock = model, context, clock
         context.clear()
-        self._slices = slices or PrefillChunker(target_s=STEP_S, n_batch=context.n_batch, n_tile=context.n_tile)
-        self._drafts = drafts if context.memory is Memory.CUTTABLE else None
-        prefixes = Prefixes(context.memory, context.has_window) if shares and context.can_share else None
+        tuning = tuning or Tuning()
+        self._chunker = tuning.chunker or PrefillChunker(
+            target_s=STEP_S, n_batch=context.n_batch, n_tile=context.n_tile
+        )
+        self._drafts = tuning.drafts if context.memory is Memory.CUTTABLE else None
+        prefixes = Prefixes(context.memory, context.has_window) if tuning.shares and context.can_share else None
         limits = Limits(
             n_seq=context.n_seq,
             n_batch=context.n_batch,
@@ -67,8 +64,8 @@ class Engine:
         self.scheduler = Scheduler(
             limits,
             Sharing(Cells(context.n_ctx, in_order=context.in_order), prefixes, context.n_ids),
-            n_chunk=self._slices.size,
-            most_kept_cells=most_kept_cells,
+            n_chunk=self._chunker.size,
+            most_kept_cells=tuning.most_kept_cells,
             drafts=self._drafts,
             tidies=context.n_tile is not None and context.memory is Memory.CUTTABLE,
         )
@@ -139,8 +136,8 @@ class Engine:
         step.kv_used = self.scheduler.n_cells_used
         step.kv_kept, step.n_kept = self.scheduler.cells.n_live - step.kv_used, len(self.scheduler.kept)
         step.step_s = self._clock() - began
-        self.scheduler.took(step.step_s, self._slices.decode_s)
-        self._slices.observe(step.n_batch - step.n_prefill, step.n_prefill, step.step_s)
+        self.scheduler.took(step.step_s, self._chunker.decode_s)
+        self._chunker.observe(step.n_batch - step.n_prefill, step.n_prefill, step.step_s)
         return step
 
     def rest(self) -> None:

@@ -29,15 +29,15 @@ from service.engine.host.weights import Weights
 from service.engine.kv.memory import Memory
 from service.engine.llama import devices
 from service.engine.llama import model as llama
-from service.engine.llama.context import Context
+from service.engine.llama.context import Context, ContextParams
 from service.engine.llama.journal import Journal
 from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.options import MAX_SEQUENCES, N_TILE
 from service.engine.prompts import chat_template
 from service.engine.prompts.inbox import Inbox
-from service.engine.scheduling.prefill_chunks import PrefillChunker
 from service.engine.speculation.drafter import Drafts
 from service.engine.speculation.planning import MAX_DRAFTS
+from service.engine.tuning import Tuning
 from service.protocol.frames import Ready
 from service.protocol.options import Options
 
@@ -53,9 +53,7 @@ class Loaded:
     context: Context
     inbox: Inbox
     ready: Ready
-    slices: PrefillChunker
-    most_kept_cells: int  # more would slow every step
-    drafts: Drafts | None  # None: no speculative decoding
+    tuning: Tuning
 
 
 def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
@@ -90,13 +88,17 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         if blamed := _blamed(error, on_gpu=bool(placement.gpus)):
             raise ConfigurationError(f"{error} ({blamed})") from e
         raise LlamaError(error) from e
-    slices = warm_up(context, options.step_ms / 1000)
+    chunker = warm_up(context, options.step_ms / 1000)
     flash_attention = journal.flash_attention or options.flash_attention
     exact = context.in_order and flash_attention == "on" and is_exact(context, model.n_vocab)
     if options.kv_type in EXACT and not placement.gpus and not exact:
         _say("not exact: texts depend on what else is in the batch; docs/exactness.md lists what is exact")
-    drafts = _drafts(options, model, context, placement)
-    most_kept_cells = measure_kept(context)
+    tuning = Tuning(
+        chunker=chunker,
+        drafts=_drafts(options, model, context, placement),
+        most_kept_cells=measure_kept(context),
+        shares=options.prefix_scope != "off",
+    )
     n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
     is_shared = options.prefix_scope == "all"
     inbox = Inbox(model, n_ctx_seq=n_ctx_seq, is_shared=is_shared, chat_template=options.chat_template)
@@ -129,7 +131,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
     )
-    return Loaded(model, context, inbox, ready, slices, most_kept_cells, drafts)
+    return Loaded(model, context, inbox, ready, tuning)
 
 
 def _blamed(error: str, *, on_gpu: bool) -> str:
@@ -208,8 +210,7 @@ def _context(model: Model, options: Options, placement: Placement, need: Need) -
     )
     if options.n_ctx is None and n_ctx < default:
         _say(f"n_ctx is {n_ctx}, not {default}: no more fits into the memory that is free (RILL_N_CTX)")
-    return Context(
-        model,
+    params = ContextParams(
         n_ctx=n_ctx,
         n_seq=options.n_seq,
         n_kept=0 if options.prefix_scope == "off" else most_kept(model),
@@ -221,6 +222,7 @@ def _context(model: Model, options: Options, placement: Placement, need: Need) -
         n_tile=None if on_gpu else N_TILE,
         in_order=not on_gpu and options.kv_type in EXACT,
     )
+    return Context(model, params)
 
 
 def _threads(options: Options) -> int:

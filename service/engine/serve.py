@@ -120,10 +120,7 @@ def _serve(door: FrontConnection, load: Load) -> None:
     engine = Engine(
         loaded.model,
         loaded.context,
-        slices=loaded.slices,
-        most_kept_cells=loaded.most_kept_cells,
-        shares=options.prefix_scope != "off",
-        drafts=loaded.drafts,
+        loaded.tuning,
         threads=threads,
         n_threads=loaded.ready.n_threads,
         started=lambda ids: door.send(Started(ids)),

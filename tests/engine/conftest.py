@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from service.engine.llama import model as llama
-from service.engine.llama.context import Context
+from service.engine.llama.context import Context, ContextParams
 from service.engine.llama.model import Model
 from service.engine.speculation.planning import MAX_DRAFTS
 from tests.engine import tiny
@@ -110,20 +110,18 @@ def make_context() -> Iterator[MakeContext]:
         flash_attention: str = "auto",
         in_order: bool = False,
     ) -> Context:
-        made.append(
-            Context(
-                model,
-                n_ctx=n_ctx,
-                n_seq=n_seq,
-                n_kept=n_kept,
-                n_drafts=MAX_DRAFTS,
-                n_batch=n_batch,
-                n_threads=n_threads,
-                kv_type=kv_type,
-                flash_attention=flash_attention,
-                in_order=in_order,
-            )
+        params = ContextParams(
+            n_ctx=n_ctx,
+            n_seq=n_seq,
+            n_kept=n_kept,
+            n_drafts=MAX_DRAFTS,
+            n_batch=n_batch,
+            n_threads=n_threads,
+            kv_type=kv_type,
+            flash_attention=flash_attention,
+            in_order=in_order,
         )
+        made.append(Context(model, params))
         return made[-1]
 
     yield make

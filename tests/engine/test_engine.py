@@ -28,6 +28,7 @@ from service.engine.scheduling.prefill_chunks import PrefillChunker
 from service.engine.sequences.sequence import Sequence as Seq
 from service.engine.sequences.text import Text
 from service.engine.token_sampling import QUICK_S
+from service.engine.tuning import Tuning
 from service.protocol.frames import Finish, Rejected, Step
 from service.protocol.sampling import Sampling
 from tests.engine.conftest import MakeContext
@@ -76,9 +77,9 @@ class Answer:
 class Driver:
     """An engine, the sequences submitted to it and everything that its steps reported."""
 
-    def __init__(self, model: Model, context: Context, **options: Any) -> None:
+    def __init__(self, model: Model, context: Context, tuning: Tuning | None = None, **options: Any) -> None:
         self.model, self.context = model, context
-        self.engine = Engine(model, context, **options)
+        self.engine = Engine(model, context, tuning, **options)
         self.sequences: dict[str, Seq] = {}
         self.answers: dict[str, Answer] = defaultdict(Answer)
         self.steps: list[Step] = []
@@ -226,7 +227,7 @@ def test_in_company_as_alone(model: Model, make_context: MakeContext, kv_type: s
     alone = each_alone(model, context, mixed())
     ids = [r.id for r in mixed()]
     assert essence(run(model, context, *mixed()), ids) == essence(alone, ids)
-    assert essence(run(model, context, *mixed(), slices=Fixed(7)), ids) == essence(alone, ids)
+    assert essence(run(model, context, *mixed(), tuning=Tuning(chunker=Fixed(7))), ids) == essence(alone, ids)
     assert len({tuple(a.tokens) for a in alone.values()}) >= 12  # they do differ
 
 
@@ -259,7 +260,7 @@ def test_preempted_as_alone(model: Model, make_context: MakeContext) -> None:
     """Sequences that gave their cells back and were computed again go on with the same token."""
     requests = [replace(r, max_tokens=r.max_tokens + 60, ignore_eos=True) for r in mixed()]
     alone = each_alone(model, exact(make_context, model), requests)
-    driver = Driver(model, exact(make_context, model, n_ctx=256), slices=Fixed(16))
+    driver = Driver(model, exact(make_context, model, n_ctx=256), tuning=Tuning(chunker=Fixed(16)))
     driver.submit(*requests)
     together = driver.run()
     assert sum(s.n_preempted for s in driver.steps) > 5
@@ -273,7 +274,7 @@ def test_beside_long_prompts_as_alone(model: Model, make_context: MakeContext) -
     long = [Request(f"long{i}", "Hello fox " * 100 + str(i), WARM, max_tokens=10) for i in range(2)]
     context = exact(make_context, model)
     alone = each_alone(model, context, [*short, *long])
-    driver = Driver(model, context, slices=Fixed(16))
+    driver = Driver(model, context, tuning=Tuning(chunker=Fixed(16)))
     driver.submit(*short)
     driver.run(until=lambda: all(driver.sequences[r.id].n_generated >= 5 for r in short))
     driver.submit(*long)
@@ -293,7 +294,7 @@ def test_arrivals_in_between_change_nothing(model: Model, make_context: MakeCont
     """Requests that come one after the other, while others run, give what they give alone."""
     context = exact(make_context, model, n_seq=3)
     alone = each_alone(model, context, mixed())
-    driver = Driver(model, context, slices=Fixed(8))
+    driver = Driver(model, context, tuning=Tuning(chunker=Fixed(8)))
     for r in mixed():
         driver.submit(r)
         for _ in range(3):
@@ -436,7 +437,12 @@ def test_counts_of_a_step(model: Model, make_context: MakeContext) -> None:
 def test_durations(model: Model, make_context: MakeContext) -> None:
     """Queue, prefill and decode times are read from the engine's clock."""
     now = iter(float(i) for i in range(1, 1000))
-    driver = Driver(model, exact(make_context, model, n_seq=1, n_batch=32), clock=lambda: next(now), slices=Fixed(128))
+    driver = Driver(
+        model,
+        exact(make_context, model, n_seq=1, n_batch=32),
+        clock=lambda: next(now),
+        tuning=Tuning(chunker=Fixed(128)),
+    )
     driver.submit(Request("a", "the fox " * 50, max_tokens=4, ignore_eos=True), Request("b", "x", max_tokens=1))
     driver.sequences["a"].accepted_at = driver.sequences["b"].accepted_at = -1.0
     answers = driver.run()
@@ -483,7 +489,9 @@ def test_cancel_leaves_the_others_alone(model: Model, make_context: MakeContext,
     others = [replace(r, ignore_eos=True, stop=(), max_tokens=60) for r in mixed()[:3]]
     alone = each_alone(model, exact(make_context, model), others)
     small = {"n_ctx": 256} if when == "preempted" else {}
-    driver = Driver(model, exact(make_context, model, n_seq=4 if when != "waiting" else 3, **small), slices=Fixed(8))
+    driver = Driver(
+        model, exact(make_context, model, n_seq=4 if when != "waiting" else 3, **small), tuning=Tuning(chunker=Fixed(8))
+    )
     driver.submit(*others)
     driver.step()
     driver.submit(Request("x", "the fox " * 30, WARM, max_tokens=90, ignore_eos=True))

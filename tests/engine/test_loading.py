@@ -165,7 +165,7 @@ def test_drafts_where_they_are_wanted_and_can_be_cut(bpe_path: Path, write: Call
     for path, speculation, expected in cases:
         options = Options(model=str(path), n_ctx=256, n_threads=1, speculation=speculation)
         found = load.load(options, lambda _: None)
-        assert (found.drafts is not None) == expected
+        assert (found.tuning.drafts is not None) == expected
         found.context.close()
         found.model.close()
 

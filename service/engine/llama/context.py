@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp as lib
@@ -22,57 +23,55 @@ class NoRoom(LlamaError):
     """llama_decode found no cells for the batch; nothing was computed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextParams:
+    """What a context is made for; after llama_context_params."""
+
+    n_ctx: int  # cells
+    n_seq: int  # sequences in one batch
+    n_kept: int = 0  # how many more there may be in the cache
+    n_drafts: int = 0  # rows of a batch that may have logits in addition to n_seq
+    n_batch: int
+    n_threads: int
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+    # Keep each sequence's cells in the order of its tokens (kv/cells.py); for n_seq < MAX_SEQUENCES only, because the
+    # dead cells belong to a sequence id of their own.
+    in_order: bool = False
+    n_tile: int | None = N_TILE  # see batch.Batch.calls; None on a GPU
+
+
 class Context:
     """One llama_context: a pool of KV cells shared by all sequences. One thread at a time."""
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        n_ctx: int,
-        n_seq: int,
-        n_kept: int = 0,
-        n_drafts: int = 0,
-        n_batch: int,
-        n_threads: int,
-        kv_type: str = "f16",
-        flash_attention: str = "auto",
-        in_order: bool = False,
-        n_tile: int | None = N_TILE,
-    ) -> None:
-        """Raises LlamaError when the memory can't be had or the model refuses the combination.
-
-        n_seq: sequences in one batch at most; n_kept: how many more there may be in the cache.
-        n_drafts: rows of a batch that may have logits in addition to n_seq.
-        n_tile: see batch.Batch.calls; None on a GPU.
-        in_order: keep each sequence's cells in the order of its tokens (kv/cells.py); for n_seq < MAX_SEQUENCES only,
-        because the dead cells belong to a sequence id of their own.
-        """
-        self.in_order = in_order and n_seq < MAX_SEQUENCES
-        self.n_ids = min(n_seq + n_kept, MAX_SEQUENCES - self.in_order)
-        params = lib.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
-        params.n_seq_max = self.n_ids + self.in_order
+    def __init__(self, model: Model, params: ContextParams) -> None:
+        """Raises LlamaError when the memory can't be had or the model refuses the combination."""
+        self.in_order = params.in_order and params.n_seq < MAX_SEQUENCES
+        self.n_ids = min(params.n_seq + params.n_kept, MAX_SEQUENCES - self.in_order)
+        raw = lib.llama_context_default_params()
+        raw.n_ctx, raw.n_batch, raw.n_ubatch = params.n_ctx, params.n_batch, params.n_batch
+        raw.n_seq_max = self.n_ids + self.in_order
         # One row of logits a sequence, and some for drafts: 512 rows of a 152k vocabulary would be 311 MB. C aborts
         # beyond.
-        self.n_outputs_max = max(params.n_seq_max, min(n_seq + n_drafts, n_batch))
-        params.n_outputs_max = self.n_outputs_max
-        params.n_threads = params.n_threads_batch = n_threads
-        params.type_k = params.type_v = KV_TYPES[kv_type]
-        params.flash_attn_type = FLASH_ATTENTION[flash_attention]
-        params.kv_unified = True
-        params.no_perf = True
-        self._context = lib.llama_init_from_model(model._model, params)
+        self.n_outputs_max = max(raw.n_seq_max, min(params.n_seq + params.n_drafts, params.n_batch))
+        raw.n_outputs_max = self.n_outputs_max
+        raw.n_threads = raw.n_threads_batch = params.n_threads
+        raw.type_k = raw.type_v = KV_TYPES[params.kv_type]
+        raw.flash_attn_type = FLASH_ATTENTION[params.flash_attention]
+        raw.kv_unified = True
+        raw.no_perf = True
+        self._context = lib.llama_init_from_model(model._model, raw)
         if not self._context:
-            raise LlamaError(f"a context of {n_ctx} tokens with a {kv_type} KV cache could not be allocated")
-        self._pool = ThreadPool(n_threads)
+            what = f"a context of {params.n_ctx} tokens with a {params.kv_type} KV cache"
+            raise LlamaError(f"{what} could not be allocated")
+        self._pool = ThreadPool(params.n_threads)
         self._pool.attach(self._context)
         self._memory = lib.llama_get_memory(self._context)
         self._n_vocab = model.n_vocab
         self._warm_up_token = max(model.bos, 0)
         self.n_ctx: int = lib.llama_n_ctx(self._context)
         self.n_batch: int = lib.llama_n_batch(self._context)
-        self.n_seq, self.n_tile = n_seq, n_tile
+        self.n_seq, self.n_tile = params.n_seq, params.n_tile
         self._dead = self.n_ids  # the sequence that owns the dead cells
         self._n_swa = model.n_swa
         self._buffer = BatchBuffer(self.n_batch)

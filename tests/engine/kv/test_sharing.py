@@ -17,6 +17,7 @@ from service.engine.llama.context import Context
 from service.engine.llama.model import Model
 from service.engine.sequences.sequence import Sequence as Seq
 from service.engine.sequences.text import Text
+from service.engine.tuning import Tuning
 from tests.engine import tiny_layers
 from tests.engine.conftest import MakeContext
 from tests.engine.test_engine import GREEDY, WARM, Driver, Fixed, Request, essence
@@ -85,7 +86,7 @@ class SharingDriver(Driver):
     def check(self) -> None:
         """Every request that ended by itself has the text that it has where nothing is shared. Where attention may add
         up in another order, one in five may differ (seen: 4 of 27, AVX2); a wrong share spoils all that took part."""
-        alone = Driver(self.model, self.context, shares=False)
+        alone = Driver(self.model, self.context, Tuning(shares=False))
         for a in self.asked:
             alone.submit(a)
             alone.run()
@@ -110,7 +111,7 @@ def sharing_driver(
     settings: dict[str, Any] = {"n_ctx": 4096, "n_seq": 16, "n_kept": 16, "n_batch": N_BATCH} | sizes
     context = make_context(models[arch], kv_type="bf16", flash_attention="on", in_order=in_order, **settings)
     assert context.memory is MEMORIES[arch] and context.can_share
-    return SharingDriver(models[arch], context, slices=Fixed(n_slice))
+    return SharingDriver(models[arch], context, tuning=Tuning(chunker=Fixed(n_slice)))
 
 
 # --- scenes: the order of requests, and how much of each prompt is shared

@@ -9,7 +9,7 @@ import llama_cpp
 import pytest
 
 from service.engine.kv.cells import Cells
-from service.engine.llama.context import Context, NoRoom
+from service.engine.llama.context import Context, ContextParams, NoRoom
 from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.options import KV_TYPES, MAX_SEQUENCES
 from service.engine.speculation.planning import MAX_DRAFTS
@@ -307,7 +307,8 @@ def test_a_batch_of_many_sequences(bpe: Model, make_context: MakeContext) -> Non
 def test_contexts_are_independent(bpe: Model) -> None:
     """Two contexts of one model do not see each other's cells."""
     one, two = (
-        Context(bpe, n_ctx=256, n_seq=1, n_batch=64, n_threads=1, kv_type="bf16", flash_attention="on") for _ in "ab"
+        Context(bpe, ContextParams(n_ctx=256, n_seq=1, n_batch=64, n_threads=1, kv_type="bf16", flash_attention="on"))
+        for _ in "ab"
     )
     one.decode([(0, 0, [1, 2, 3], False)])
     (index,) = two.decode([(0, 0, [5], True)])

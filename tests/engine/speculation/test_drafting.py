@@ -17,6 +17,7 @@ from service.engine.llama.model import Model
 from service.engine.sequences.sequence import Sequence as Seq
 from service.engine.speculation.costs import DecodeCost
 from service.engine.speculation.drafter import Drafts
+from service.engine.tuning import Tuning
 from tests.engine import tiny_layers
 from tests.engine.conftest import MakeContext
 from tests.engine.test_engine import (
@@ -73,8 +74,8 @@ def counts(driver: Driver) -> tuple[int, int]:
     return n_accepted, sum(step.n_drafted for step in driver.steps) - n_accepted
 
 
-def run(model: Model, context: Context, drafts: Drafts, *requests: Request, **options: Any) -> Driver:
-    driver = Driver(model, context, drafts=drafts, **options)
+def run(model: Model, context: Context, drafts: Drafts, *requests: Request, **tuning: Any) -> Driver:
+    driver = Driver(model, context, Tuning(drafts=drafts, **tuning))
     driver.submit(*requests)
     driver.run()
     return driver
@@ -97,7 +98,7 @@ def test_alone_as_without(model: Model, make_context: MakeContext) -> None:
     """One stream at a time; what it took for wrong drafts is free at once, where no one else's cells lie behind."""
     context = exact(make_context, model)
     alone = each_alone(model, context, mixed())
-    driver = Driver(model, context, drafts=Oracle(alone), shares=False)
+    driver = Driver(model, context, Tuning(drafts=Oracle(alone), shares=False))
     for r in mixed():
         driver.submit(r)
         while not driver.engine.is_idle:
@@ -126,7 +127,7 @@ def test_with_its_own_guesses_as_without(model: Model, make_context: MakeContext
     ids = [r.id for r in repeating()]
     together = run(model, context, guesses(model), *repeating())
     assert essence(together.answers, ids) == essence(alone, ids)
-    single = Driver(model, context, drafts=guesses(model))
+    single = Driver(model, context, Tuning(drafts=guesses(model)))
     for r in repeating():
         single.submit(r)
         single.run()
@@ -138,7 +139,7 @@ def test_preempted_as_without(model: Model, make_context: MakeContext) -> None:
     """Drafts take no cell that anybody needs, and who gives way and comes back goes on with the same token."""
     requests = [replace(r, max_tokens=r.max_tokens + 60, ignore_eos=True) for r in mixed()]
     alone = each_alone(model, exact(make_context, model), requests)
-    driver = run(model, exact(make_context, model, n_ctx=256), Oracle(alone), *requests, slices=Fixed(16))
+    driver = run(model, exact(make_context, model, n_ctx=256), Oracle(alone), *requests, chunker=Fixed(16))
     assert sum(s.n_preempted for s in driver.steps) > 5
     ids = [r.id for r in requests]
     assert essence(driver.answers, ids) == essence(alone, ids)
@@ -151,7 +152,7 @@ def test_arrivals_and_cancels_in_between(model: Model, make_context: MakeContext
     requests = [replace(r, prompt="the fox and the story " * 10 + r.prompt, ignore_eos=True) for r in mixed()]
     alone = each_alone(model, context, requests)
     oracle = Oracle(alone | {id + "again": answer for id, answer in alone.items()})
-    driver = Driver(model, context, drafts=oracle, slices=Fixed(16))
+    driver = Driver(model, context, Tuning(drafts=oracle, chunker=Fixed(16)))
     for i, r in enumerate(requests):
         driver.submit(r)
         driver.step()
@@ -208,7 +209,7 @@ def test_counts_of_a_step(model: Model, make_context: MakeContext) -> None:
     context = exact(make_context, model)
     request = Request("r", "Hello world", GREEDY, max_tokens=30, ignore_eos=True)
     alone = each_alone(model, context, [request])
-    driver = Driver(model, context, drafts=Oracle(alone, right=(3, 3), wrong=(2, 2)))
+    driver = Driver(model, context, Tuning(drafts=Oracle(alone, right=(3, 3), wrong=(2, 2))))
     driver.submit(request)
     driver.step()
     step = driver.step()
@@ -223,7 +224,7 @@ def test_counts_where_a_draw_comes_late(model: Model, make_context: MakeContext)
     context = exact(make_context, model)
     request = Request("r", "Hello world", GREEDY, max_tokens=30, ignore_eos=True)
     alone = each_alone(model, context, [request])
-    driver = Driver(model, context, drafts=Oracle(alone, right=(3, 3), wrong=(0, 0)))
+    driver = Driver(model, context, Tuning(drafts=Oracle(alone, right=(3, 3), wrong=(0, 0))))
     sampler = Slow()
     driver.sequences["r"] = request.sequence(model)
     driver.engine.submit(driver.sequences["r"], sampler)
@@ -246,7 +247,7 @@ def test_nothing_is_guessed_beside_a_prompt(model: Model, make_context: MakeCont
         Request("long", "Hello fox " * 60, GREEDY, max_tokens=5),
     ]
     alone = each_alone(model, context, requests)
-    driver = run(model, context, Oracle(alone, wrong=(1, 1)), *requests, slices=Fixed(16))
+    driver = run(model, context, Oracle(alone, wrong=(1, 1)), *requests, chunker=Fixed(16))
     assert any(step.n_drafted for step in driver.steps)
     assert not any(step.n_drafted for step in driver.steps if step.n_prefill)
 
