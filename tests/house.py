@@ -66,9 +66,9 @@ class House:
         )
         self.streams.live.ready(ready(n_seq=2))
 
-    def open(self, *, resumable: bool = False, key: str | None = None, order: GenerationRequest = ORDER) -> Stream:
+    def open(self, *, resumable: bool = False, key: str | None = None, generation: GenerationRequest = ORDER) -> Stream:
         return self.streams.open(
-            order, Native(), route="/stream", arrived_at=self.clock(), resumable=resumable, key=key
+            generation, Native(), route="/stream", arrived_at=self.clock(), resumable=resumable, key=key
         )
 
     def running(self, *, resumable: bool = False, key: str | None = None) -> Stream:

@@ -53,8 +53,8 @@ class ChatRequest(Completion):
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
 
-    def to_order(self) -> GenerationRequest:
-        return self.order(messages=tuple(message.pair() for message in self.messages))
+    def to_generation(self) -> GenerationRequest:
+        return self.generation(messages=tuple(message.pair() for message in self.messages))
 
 
 class TextRequest(Completion):
@@ -62,10 +62,10 @@ class TextRequest(Completion):
 
     prompt: Annotated[str | list[int], PlainValidator(_prompt)]
 
-    def to_order(self) -> GenerationRequest:
+    def to_generation(self) -> GenerationRequest:
         if isinstance(self.prompt, str):
-            return self.order(text=self.prompt)
-        return self.order(tokens=tuple(self.prompt))
+            return self.generation(text=self.prompt)
+        return self.generation(tokens=tuple(self.prompt))
 
 
 def refuse_too_long(body: dict[str, Any], n_ctx: int) -> None:

@@ -100,20 +100,22 @@ class OpenAIRoutes:
             asked = validate(schema, body)
         pace = pace or asked.pace
         check_include_usage(asked)
-        order = asked.to_order()
-        self._access.check_model(order.model)
+        generation = asked.to_generation()
+        self._access.check_model(generation.model)
         ready = self._ready()
-        answer = Answer(kind, model=order.model or ready.model, fingerprint=f"rill-{self._version}-{ready.llama_cpp}")
+        answer = Answer(
+            kind, model=generation.model or ready.model, fingerprint=f"rill-{self._version}-{ready.llama_cpp}"
+        )
         dialect: Dialect = Chunks(answer, include_usage=asked.include_usage) if asked.stream else Whole(answer)
         key = idempotency_key(request)
         stream = await start(
             request,
             self._directory,
-            order,
+            generation,
             dialect,
             tenant=tenant,
             key=key,
-            asked=(kind, asked.stream, asked.include_usage, order),
+            asked=(kind, asked.stream, asked.include_usage, generation),
             resumable=key is not None or is_resumable(request),
             pace=pace if asked.stream else None,
         )

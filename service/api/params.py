@@ -88,7 +88,7 @@ class Params(BaseModel):
     ignore_eos: bool | None = None
     pace: Pace | None = None
 
-    def order(
+    def generation(
         self,
         *,
         messages: tuple[tuple[str, str], ...] | None = None,
@@ -151,7 +151,7 @@ class StreamRequest(Params):
     messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
     key: Key | None = None
 
-    def to_order(self) -> GenerationRequest:
+    def to_generation(self) -> GenerationRequest:
         """Raises Invalid unless exactly one of prompt and messages is given."""
         if (self.prompt is None) == (self.messages is None):
             raise Invalid("Give either a prompt or messages.", param="prompt")
@@ -160,7 +160,7 @@ class StreamRequest(Params):
             messages = [("user", self.prompt)]
         if self.system:
             messages.insert(0, ("system", self.system))
-        return self.order(messages=tuple(messages), or_raw=self.prompt is not None and not self.system)
+        return self.generation(messages=tuple(messages), or_raw=self.prompt is not None and not self.system)
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -17,7 +17,7 @@ from service.streams.stream import Stream
 async def start(
     request: web.Request,
     directory: Directory,
-    order: GenerationRequest,
+    generation: GenerationRequest,
     dialect: Dialect,
     *,
     tenant: str,
@@ -32,13 +32,13 @@ async def start(
     """
     exchange, id = request[EXCHANGE], None
     if key is not None:
-        made, id = await directory.reserve(tenant, key, order if asked is None else asked)
+        made, id = await directory.reserve(tenant, key, generation if asked is None else asked)
         if made is not None:
             note(request, made, attached=True)
             return made
     try:
         stream = directory.streams.open(
-            order,
+            generation,
             dialect,
             route=exchange.route,
             arrived_at=exchange.arrived_at,

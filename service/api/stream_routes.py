@@ -121,12 +121,12 @@ class StreamRoutes:
     ) -> tuple[Stream, float | None]:
         """The stream and its reader's pace; the parsed request is not kept while it lasts. With a key it is always
         resumable."""
-        order = asked.to_order()
-        self._access.check_model(order.model)
+        generation = asked.to_generation()
+        self._access.check_model(generation.model)
         stream = await start(
             request,
             self._directory,
-            order,
+            generation,
             Native(),
             tenant=tenant,
             key=asked.key,

@@ -78,7 +78,7 @@ class Streams:
 
     def open(
         self,
-        order: GenerationRequest,
+        generation: GenerationRequest,
         dialect: Dialect,
         *,
         route: str,
@@ -98,7 +98,7 @@ class Streams:
         """
         ticket = self.admission.admit(tenant)
         stream = Stream(
-            submit=order.submit(
+            submit=generation.submit(
                 id or secrets.token_hex(16), secrets.randbelow(N_SEEDS), time.time(), tenant=tenant, pace=pace
             ),
             dialect=dialect,
@@ -111,7 +111,7 @@ class Streams:
             gap=self.observer.gap,
         )
         if key is not None:
-            self.keys.add(tenant, key, stream.id, order if asked is None else asked)
+            self.keys.add(tenant, key, stream.id, generation if asked is None else asked)
         self.table.move(stream, "open")
         self.wait_for_reader(stream)
         self.live.add(stream)

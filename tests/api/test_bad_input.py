@@ -550,7 +550,7 @@ def test_any_json_is_a_request_or_invalid(body: dict[str, Any]) -> None:
     for schema in (ChatRequest, TextRequest, StreamRequest):
         try:
             refuse_unsupported(body)
-            order = validate(schema, body).to_order()  # type: ignore[attr-defined]  # each of the three has it
+            order = validate(schema, body).to_generation()  # type: ignore[attr-defined]  # each of the three has it
         except Invalid:
             continue
         order.submit("id", 1, 0.0)

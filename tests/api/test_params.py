@@ -13,16 +13,16 @@ from service.protocol.sampling import N_SEEDS, Sampling
 
 def test_defaults_are_llama_cpps() -> None:
     """A parameter that is not given keeps the protocol's default."""
-    order = validate(StreamRequest, {"prompt": "hi"}).to_order()
-    assert order.sampling == Sampling(seed=0)
-    assert (order.seed, order.max_tokens, order.stop, order.ignore_eos) == (None, None, (), False)
+    generation = validate(StreamRequest, {"prompt": "hi"}).to_generation()
+    assert generation.sampling == Sampling(seed=0)
+    assert (generation.seed, generation.max_tokens, generation.stop, generation.ignore_eos) == (None, None, (), False)
 
 
 def test_query_and_body_make_the_same_request() -> None:
     """A key used with GET is valid for the same request with POST."""
     query = parse_query("prompt=a+b&temperature=0.5&top_k=5&stop=x&seed=7&ignore_eos=true")
     body = {"prompt": "a b", "temperature": 0.5, "top_k": 5, "stop": "x", "seed": 7, "ignore_eos": True}
-    assert validate(StreamRequest, query, strict=False).to_order() == validate(StreamRequest, body).to_order()
+    assert validate(StreamRequest, query, strict=False).to_generation() == validate(StreamRequest, body).to_generation()
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_query_and_body_make_the_same_request() -> None:
 )
 def test_seeds_are_resolved(given: int | None, settled: int) -> None:
     """The front chooses the seed for -1 and for none; 64 bits are folded into 32, without the value for random."""
-    order = validate(StreamRequest, {"prompt": "hi", "seed": given}).to_order()
-    assert order.submit("id", 99, 0.0).sampling.seed == settled
+    generation = validate(StreamRequest, {"prompt": "hi", "seed": given}).to_generation()
+    assert generation.submit("id", 99, 0.0).sampling.seed == settled
 
 
 def test_a_bare_prompt_needs_no_chat_template() -> None:
@@ -44,21 +44,23 @@ def test_a_bare_prompt_needs_no_chat_template() -> None:
         ({"messages": [{"role": "user", "content": "x"}]}, False),
     ]
     for body, or_raw in asked:
-        order = validate(StreamRequest, body).to_order()
-        assert (order.or_raw, order.submit("id", 1, 0.0).or_raw) == (or_raw, or_raw)
+        generation = validate(StreamRequest, body).to_generation()
+        assert (generation.or_raw, generation.submit("id", 1, 0.0).or_raw) == (or_raw, or_raw)
 
 
 def test_zero_is_a_value() -> None:
     """Falsy numbers are not taken for missing ones."""
-    order = validate(StreamRequest, {"prompt": "x", "temperature": 0, "top_k": 0, "top_p": 0, "min_p": 0}).to_order()
-    assert (order.sampling.temperature, order.sampling.top_k, order.sampling.top_p) == (0, 0, 0)
-    assert order.sampling.min_p == 0
+    generation = validate(
+        StreamRequest, {"prompt": "x", "temperature": 0, "top_k": 0, "top_p": 0, "min_p": 0}
+    ).to_generation()
+    assert (generation.sampling.temperature, generation.sampling.top_k, generation.sampling.top_p) == (0, 0, 0)
+    assert generation.sampling.min_p == 0
 
 
 def test_pace_does_not_distinguish_requests() -> None:
     """The reading speed does not change what is generated: the same key may come back with another pace."""
     slow, quick = ({"prompt": "x", "pace": pace} for pace in (5, 50))
-    assert validate(StreamRequest, slow).to_order() == validate(StreamRequest, quick).to_order()
+    assert validate(StreamRequest, slow).to_generation() == validate(StreamRequest, quick).to_generation()
 
 
 def test_an_error_names_the_place() -> None:
@@ -106,18 +108,18 @@ ALL: dict[str, Any] = {
 def test_every_sampling_parameter_has_its_field() -> None:
     """Every sampling parameter of the engine can be given under the same name, in a body and in a query."""
     assert {field.name for field in fields(Sampling)} == {"seed", *ALL}
-    body = validate(StreamRequest, {"prompt": "x", **ALL}).to_order()
+    body = validate(StreamRequest, {"prompt": "x", **ALL}).to_generation()
     expected = {**ALL, "dry_sequence_breakers": ("a", "b"), "logit_bias": ((5, 1.5), (6, None))}
     assert {name: getattr(body.sampling, name) for name in ALL} == expected
     lists = {"dry_sequence_breakers": ["a", "b"], "logit_bias": '{"5": 1.5, "6": false}'}
     query = urlencode({"prompt": "x", **ALL, **lists}, doseq=True)
-    assert validate(StreamRequest, parse_query(query), strict=False).to_order() == body
+    assert validate(StreamRequest, parse_query(query), strict=False).to_generation() == body
 
 
 def test_logit_bias_is_a_map_or_a_list() -> None:
     """OpenAI's form and llama-server's are accepted."""
     orders = [
-        validate(StreamRequest, {"prompt": "x", "logit_bias": bias}).to_order()
+        validate(StreamRequest, {"prompt": "x", "logit_bias": bias}).to_generation()
         for bias in ({"50256": -100, "7": False}, [[50256, -100], [7, False]])
     ]
     assert orders[0] == orders[1]

@@ -72,7 +72,7 @@ def test_samplers_are_valid() -> None:
     for _ in range(200):
         raw = dict(bodies.samplers(rng).fields)
         order = {orjson.loads(name): orjson.loads(value) for name, value in raw.items()}
-        validate(StreamRequest, {name: value for name, value in order.items() if name != "stream"}).to_order()
+        validate(StreamRequest, {name: value for name, value in order.items() if name != "stream"}).to_generation()
 
 
 def test_edges_are_on_both_sides() -> None:

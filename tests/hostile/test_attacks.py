@@ -21,7 +21,7 @@ BODIES = {name: getattr(attacks, name) for name in ("NEWLINES", "LETTERS", "TABS
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_requests_are_accepted(order: dict[str, Any]) -> None:
     """The schema accepts it: the engine has to cope with it."""
-    validate(StreamRequest, parse_json(orjson.dumps(order))).to_order()
+    validate(StreamRequest, parse_json(orjson.dumps(order))).to_generation()
 
 
 @pytest.mark.parametrize("body", [*BODIES.values(), attacks.WRONG_AT_LAST], ids=[*BODIES, "WRONG_AT_LAST"])

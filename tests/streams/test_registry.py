@@ -30,7 +30,9 @@ def test_a_seed_is_resolved_before_the_engine_gets_the_request() -> None:
     house = House()
     seeds = {house.open().submit.sampling.seed for _ in range(3)}
     assert len(seeds) > 1 and all(0 <= seed < 2**32 - 1 for seed in seeds)
-    assert house.open(order=GenerationRequest(sampling=Sampling(seed=0), text="x", seed=5)).submit.sampling.seed == 5
+    assert (
+        house.open(generation=GenerationRequest(sampling=Sampling(seed=0), text="x", seed=5)).submit.sampling.seed == 5
+    )
 
 
 def test_a_refused_request_makes_no_stream() -> None:
