@@ -18,7 +18,6 @@ from torch import Tensor
 
 from deploy.starter import corpus, tokenizer
 from deploy.starter.model import Shape, Starter
-from deploy.starter.optimizer import Muon
 from deploy.starter.tokenizer import Tokenizer
 
 N_TOKENS = 2048  # a batch: small, because here steps teach more than smooth gradients do
@@ -104,6 +103,15 @@ def loss_of(model: Starter, batch: Batch, total: Tensor) -> Tensor:
     return (each * weights[:, 1:].flatten()).sum() / total
 
 
+def bound(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """After a step: Muon's updates of fixed size let weights grow until the blocks drown the embedding. Bounded, the
+    blocks add about as much as they are given."""
+    with torch.no_grad():
+        for weight in optimizer.param_groups[0]["params"]:
+            largest = 1.5 * weight.shape[1] ** -0.5
+            weight.mul_((largest / weight.square().mean().sqrt()).clamp(max=1.0))
+
+
 def make_tokenizer(out: Path, seed: int, n_vocab: int) -> Tokenizer:
     path = out / "tokenizer.json"
     if not path.exists():
@@ -129,7 +137,10 @@ class Trainer:
         named = list(self.model.named_parameters())
         matrices = [p for name, p in named if p.ndim == 2 and name.startswith("blocks.")]
         others = [p for name, p in named if p.ndim == 1 or name == "head.weight"]
-        self.optimizers: Optimizers = [Muon(matrices[i::n_threads], lr=rate) for i in range(n_threads)]
+        self.optimizers: Optimizers = []
+        for i in range(n_threads):
+            self.optimizers.append(torch.optim.Muon(matrices[i::n_threads], lr=rate, weight_decay=0.0, ns_steps=4))
+            self.optimizers[-1].register_step_post_hook(bound)
         for params, lr in (([self.model.embed.weight], rate), (others, rate / 5)):
             self.optimizers.append(torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=0.0))
         self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
