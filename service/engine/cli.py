@@ -17,8 +17,8 @@ from msgspec.structs import FieldInfo, fields
 from service.engine.describe import describe
 from service.engine.engine import Engine
 from service.engine.host.resources import ConfigurationError
+from service.engine.llama.constants import MAX_SEQUENCES
 from service.engine.llama.model import LlamaError
-from service.engine.llama.options import MAX_SEQUENCES
 from service.engine.loading import load
 from service.protocol.frames import Rejected, Submit
 from service.protocol.options import Options

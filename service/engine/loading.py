@@ -29,10 +29,10 @@ from service.engine.host.weights import Weights
 from service.engine.kv.memory import Memory
 from service.engine.llama import devices
 from service.engine.llama import model as llama
+from service.engine.llama.constants import MAX_SEQUENCES, N_TILE
 from service.engine.llama.context import Context, ContextParams
 from service.engine.llama.journal import Journal
 from service.engine.llama.model import LlamaError, Model
-from service.engine.llama.options import MAX_SEQUENCES, N_TILE
 from service.engine.prompts import chat_template
 from service.engine.prompts.inbox import Inbox
 from service.engine.speculation.drafter import Drafts

@@ -9,8 +9,8 @@ from msgspec import NODEFAULT
 from msgspec.structs import fields
 
 from service.engine.host.kv_type import AUTO
+from service.engine.llama.constants import FLASH_ATTENTION, KV_TYPES
 from service.engine.llama.model import SPLIT_MODES
-from service.engine.llama.options import FLASH_ATTENTION, KV_TYPES
 from service.engine.scheduling.prefill_chunks import STEP_S
 from service.protocol.options import FlashAttention, KvType, Options, SplitMode
 from service.settings import Settings

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from service.engine.kv.cells import CellCopy
 from service.engine.kv.memory import Memory
 from service.engine.llama.batch_buffer import BatchBuffer
+from service.engine.llama.constants import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES, N_TILE
 from service.engine.llama.model import LlamaError, Model
-from service.engine.llama.options import FLASH_ATTENTION, KV_TYPES, MAX_SEQUENCES, N_TILE
 from service.engine.llama.thread_pool import ThreadPool
 
 

@@ -56,7 +56,7 @@ class Batch:
     def calls(self, n_tile: int | None) -> list[list[Row]]:
         """The rows of each llama_decode: one for all, or fewer than n_tile decoding sequences at a time, then prompts.
 
-        From n_tile rows on (llama.options.N_TILE on a CPU) attention is computed in tiles of rows over every cell that
+        From n_tile rows on (constants.N_TILE on a CPU) attention is computed in tiles of rows over every cell that
         one of them needs, so rows of many sequences scan each other's cells: 24 decoding ones and a chunk of 64 took
         1.02 s together, and 0.70 s apart.
         """

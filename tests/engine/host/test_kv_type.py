@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.engine.host.kv_type import AUTO, FAST, HEADS, REPACKED, Given, choose_kv_type, head_size, promise
-from service.engine.llama.options import KV_TYPES
+from service.engine.llama.constants import KV_TYPES
 from service.protocol.options import KvType
 
 FREE = Given(

@@ -19,9 +19,9 @@ from service.engine.host.resources import (
     usable_cores,
 )
 from service.engine.llama import model as llama
+from service.engine.llama.constants import KV_TYPES
 from service.engine.llama.journal import Journal
 from service.engine.llama.model import LlamaError, Model
-from service.engine.llama.options import KV_TYPES
 from tests.engine.conftest import MakeContext
 
 

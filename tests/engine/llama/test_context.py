@@ -9,9 +9,9 @@ import llama_cpp
 import pytest
 
 from service.engine.kv.cells import Cells
+from service.engine.llama.constants import KV_TYPES, MAX_SEQUENCES
 from service.engine.llama.context import Context, ContextParams, NoRoom
 from service.engine.llama.model import LlamaError, Model
-from service.engine.llama.options import KV_TYPES, MAX_SEQUENCES
 from service.engine.speculation.planning import MAX_DRAFTS
 from tests.engine.conftest import MakeContext
 
