@@ -1,4 +1,4 @@
-"""Parses /stream's body or query into a GenerationRequest, or raises one of errors.py's 400s.
+"""The parameters that all routes share; /stream's body or query -> GenerationRequest, or one of errors.py's 400s.
 
 Unknown fields are ignored and null means default, as OpenAI-compatible servers do; every number has bounds.
 Known but unsupported fields are refused (unsupported.py).

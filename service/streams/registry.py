@@ -94,7 +94,7 @@ class Streams:
 
         A resumable one runs on for resume_grace_s whenever it has no reader; another ends with its last reader.
         pace: its reader's, tokens/s: generating tokens beyond that has low priority.
-        key: for by_key, with its request in `asked` (the order, unless there is more to it).
+        key: for by_key, with its request in `asked` (the generation, unless there is more to it).
         """
         ticket = self.admission.admit(tenant)
         stream = Stream(
