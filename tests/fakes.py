@@ -1,4 +1,4 @@
-"""Stand-ins that speak the real protocol: a clock, an engine in this process, and the words they exchange."""
+"""Fakes that use the real protocol: a clock, an engine in this process, and the frames that they exchange."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.patience import PATIENCE_S
 STORY = ("Once", " upon", " a", " time", " ✨", ".")
 PROMPT = {"prompt": "hi"}
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
-# What starts a stream of events, in each dialect.
+# A request that starts a stream of events, for each dialect.
 ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("/stream", PROMPT),
     ("/v1/chat/completions", {**CHAT, "stream": True}),
@@ -39,7 +39,7 @@ SUMMARY = Summary(
 
 
 def ready(**changes: Any) -> Ready:
-    """What a loaded engine says of itself."""
+    """A loaded engine's description of itself."""
     values: dict[str, Any] = {
         "model": "scripted",
         "description": "a script",
@@ -78,14 +78,14 @@ def finish(id: str, reason: FinishReason = "stop", *, n_prompt: int = 3, n_gener
 
 
 def over_the_wire(frame: Frame) -> Frame:
-    """The frame as the other side of a door reads it."""
+    """The frame as the other side of a connection decodes it."""
     (read,) = Decoder().feed(encode(frame))
     return read
 
 
 @asynccontextmanager
 async def background(run: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """What runs for ever does so for as long as the context lasts."""
+    """Runs an endless task for as long as the context lasts."""
     task = asyncio.create_task(run())
     try:
         yield
@@ -94,14 +94,14 @@ async def background(run: Callable[[], Coroutine[None, None, None]]) -> AsyncIte
 
 
 async def turns(condition: Callable[[], object]) -> None:
-    """Lets the loop turn until that is so, which has no event of its own."""
+    """Lets the event loop run until the condition holds, of which there is no notification."""
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
 class Clock:
-    """Monotonic seconds that pass only when told to."""
+    """Monotonic seconds that pass only when the test advances them."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -114,8 +114,8 @@ class Clock:
 
 
 class ScriptedEngine:
-    """Stands where the supervisor does. By itself it accepts, and then says `pieces`, one a turn of the loop; from
-    where a submission says that it was; with `by_hand` it only notes what it is sent, and the test plays the engine."""
+    """Takes the supervisor's place. By itself it accepts and then sends `pieces`, one per turn of the event loop, after
+    the submission's delivered tokens; with `by_hand` it only records what it is sent, and the test plays the engine."""
 
     def __init__(self, sink: Rill, *, pieces: Iterable[str] = STORY, n_seq: int = 4) -> None:
         self.state = State.STOPPED
@@ -131,7 +131,7 @@ class ScriptedEngine:
         self.submitted: list[Submit] = []
         self.cancelled: list[str] = []
         self._sink = sink
-        self._talking: dict[str, asyncio.Task[None]] = {}
+        self._answering: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
         self.state = State.LOADING
@@ -140,9 +140,9 @@ class ScriptedEngine:
 
     async def stop(self) -> None:
         self.state = State.STOPPED
-        for task in self._talking.values():
+        for task in self._answering.values():
             task.cancel()
-        await asyncio.gather(*self._talking.values(), return_exceptions=True)
+        await asyncio.gather(*self._answering.values(), return_exceptions=True)
 
     def load(self) -> None:
         """It becomes ready."""
@@ -150,11 +150,11 @@ class ScriptedEngine:
         self._sink.ready(self.info)
 
     def die(self, *, stays_down: bool = False) -> None:
-        """It ends without a word; `load` brings it back."""
+        """It ends without a message; `load` brings it back."""
         self.state, self.reason = State.ENGINE_DOWN, "it died"
-        for task in self._talking.values():
+        for task in self._answering.values():
             task.cancel()
-        self._talking.clear()
+        self._answering.clear()
         self._sink.lost(stays_down)
 
     def submit(self, submit: Submit) -> None:
@@ -162,16 +162,16 @@ class ScriptedEngine:
         assert frame == submit
         self.submitted.append(submit)
         if not self.by_hand:
-            self._talking[submit.id] = asyncio.create_task(self._talk(submit.id, len(submit.delivered)))
+            self._answering[submit.id] = asyncio.create_task(self._answer(submit.id, len(submit.delivered)))
 
     def cancel(self, id: str) -> None:
         assert over_the_wire(Cancel(id)) == Cancel(id)
         self.cancelled.append(id)
-        if task := self._talking.pop(id, None):
+        if task := self._answering.pop(id, None):
             task.cancel()
 
     def say(self, frame: Accepted | Rejected | Step) -> None:
-        """Send one frame to the front."""
+        """Sends one frame to the front."""
         read = over_the_wire(frame)
         assert isinstance(read, Accepted | Rejected | Step)
         self._sink.deliver(read)
@@ -188,12 +188,12 @@ class ScriptedEngine:
         self.say(Step(finished=[finish(id, reason, **counts)]))
 
     async def submission(self, n: int = 1) -> Submit:
-        """The n-th submission there was, waited for turn by turn."""
+        """Waits for the n-th submission."""
         while len(self.submitted) < n:  # noqa: ASYNC110  # an event for each would hide the script
             await asyncio.sleep(0)
         return self.submitted[n - 1]
 
-    async def _talk(self, id: str, n_delivered: int) -> None:
+    async def _answer(self, id: str, n_delivered: int) -> None:
         self.accept(id)
         await asyncio.sleep(0)
         self.say(Step(prefill=[(id, 3, 3)], n_running=1, n_batch=3, n_prefill=3, kv_used=3))
@@ -201,4 +201,4 @@ class ScriptedEngine:
             await asyncio.sleep(self.pause_s)
             self.delta(id, piece)
         self.finish(id, n_generated=len(self.pieces))
-        self._talking.pop(id, None)
+        self._answering.pop(id, None)

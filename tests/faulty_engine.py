@@ -1,9 +1,9 @@
-"""The real engine, but for one thing: a request that says `fault:NAME` has llama.cpp called as NAME says.
+"""The real engine, except that a request with `fault:NAME` has llama.cpp called as NAME says.
 
 python -m tests.faulty_engine --door FD
 
 Each fault is a row of the table "what kills the process": a call that our own code never makes, made on the engine's
-own context between two of its steps, while others are being computed.
+own context between two of its steps, while other sequences are being computed.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from service.protocol.frames import Rejected, Submit
 from service.protocol.options import Options
 
 N_SEQ, N_CTX, N_BATCH = 16, 2048, 256
-N_WORDS = 3  # tokens that the suspect has made when the fault strikes
+N_WORDS = 3  # tokens that the suspect has generated when the fault occurs
 Tokens = Sequence[tuple[int, int, int]]  # (token, position, sequence)
 
 
 class Fault:
-    """What the faults are made of: raw calls on the engine's model and context."""
+    """The faults' raw calls on the engine's model and context."""
 
     def __init__(self, model: Model, context: Context) -> None:
         self.model, self.context = model, context
-        self.spare = context.n_ids - 1  # a sequence id that nobody has: it would be given last
+        self.spare = context.n_ids - 1  # an unused sequence id: it would be given last
 
     def decode(self, rows: Tokens) -> int:
-        """llama_decode of exactly this."""
+        """llama_decode of exactly these rows."""
         batch = lib.llama_batch_init(max(1, len(rows)), 0, 1)
         for i, (token, position, seq_id) in enumerate(rows):
             batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, 1
@@ -59,7 +59,8 @@ class Fault:
         return lib.llama_sampler_init_grammar(self.model.vocab, rules.encode(), b"root")
 
     def sample(self, *links: Any, index: int | None = None) -> int:
-        """llama_sampler_sample with exactly these links, where the last step asked for logits; if it did, else anew."""
+        """llama_sampler_sample with exactly these links, at the last step's logits, or after a decode if it had
+        none."""
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         for link in links:
             lib.llama_sampler_chain_add(chain, link)
@@ -70,7 +71,7 @@ class Fault:
         self.context._remove(self.spare)
         return token
 
-    # The rows. What is safe asserts what facts about it say.
+    # The rows of the table. The safe ones assert that they are.
 
     def deep_grammar(self) -> None:
         self.grammar("root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000)
@@ -101,11 +102,11 @@ class Fault:
         lib.llama_sampler_accept(self.grammar('root ::= "a"'), self.model.eos)
 
     def out_of_memory(self) -> None:
-        """As ggml-cuda ends the process; there is no GPU to ask."""
+        """Ends the process as ggml-cuda does; there is no GPU to ask."""
         os.abort()
 
     def not_ours(self) -> None:
-        """An error that is nobody's."""
+        """An error that no request caused."""
         raise ZeroDivisionError
 
     def bad_token(self) -> None:
@@ -137,7 +138,7 @@ class Fault:
 
 
 class Trap(Context):
-    """The engine's context, in which the faults of its suspects strike."""
+    """The engine's context, in which the faults of its suspects occur."""
 
     def __init__(self, model: Model, context: Context) -> None:
         self.__dict__.update(context.__dict__)
@@ -160,7 +161,7 @@ class Trap(Context):
 
 
 class Watch(Inbox):
-    """The engine's inbox, which knows suspects by their prompts. `read:NAME` strikes in here, in its own thread."""
+    """The engine's inbox, which finds suspects by their prompts. `read:NAME` occurs in here, in its own thread."""
 
     def __init__(self, inbox: Inbox, trap: Trap) -> None:
         self.__dict__.update(inbox.__dict__)

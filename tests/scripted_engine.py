@@ -1,15 +1,15 @@
-"""An engine's process without a model: it speaks the frames at its door and misbehaves as it is told.
+"""An engine process without a model: it has the real protocol and misbehaves as it is told.
 
 python tests/scripted_engine.py BEHAVIOUR [--slow-s S] [--after FILE] --door FD
 
-obedient: answers each submission with six words. patient: accepts, reads the prompt, and says a word every slow_s.
-crash: dies (SIGKILL) at the first submission's second word. hang: no beat and no word after the first submission.
-stuck: beats, but its step goes on and on. garbage: sends what is no frame after the first submission. fatal: says
-Fatal instead of loading. final: a Fatal that is final. errs: has an error of its own at the first submission. slow:
-never gets ready, and says again and again how far it has come. late: gets ready after a while of small steps. mute:
-says nothing at all. dies: ends at once. illegal: dies of SIGILL while it loads. aborts: as llama.cpp does, at the
-first submission. chatty: is obedient and writes to stderr. Each process chooses other buffer types than the last one,
-unless its options name some. It gets ready when it has these. No word is said before FILE is there.
+obedient: answers each submission with six tokens. patient: accepts, prefills, and sends a token every slow_s. crash:
+dies (SIGKILL) at the first submission's second token. hang: no beat and no token after the first submission. stuck:
+beats, but its step never ends. garbage: sends an invalid frame after the first submission. fatal: sends Fatal instead
+of loading. final: a Fatal that is final. errs: has an internal error at the first submission. slow: never gets ready,
+and reports the same progress again and again. late: gets ready after a while of small steps. mute: sends nothing at
+all. dies: exits at once. illegal: dies of SIGILL while it loads. aborts: as llama.cpp does, at the first submission.
+chatty: is obedient and writes to stderr. Each process chooses other buffer types than the last one, unless its options
+name some. It is ready when it has its options. No token is sent before FILE exists.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ BEAT_S = 0.05
 
 
 class Engine:
-    """One behaviour, one door."""
+    """One behaviour on one connection."""
 
     def __init__(self, behaviour: str, door: socket.socket, slow_s: float, after: Path) -> None:
         self.behaviour, self.door, self.slow_s, self.after = behaviour, door, slow_s, after
         self.busy_since: float | None = None
         self.silent = False
-        self.talking: dict[str, list[str]] = {}  # id -> words to come
+        self.answering: dict[str, list[str]] = {}  # id -> texts to come
 
     def send(self, frame: Frame) -> None:
         self.door.sendall(encode(frame))
@@ -93,7 +93,7 @@ class Engine:
             chosen = f"q4_0=B{os.getpid()}" if frame.buffer_types == "auto" else frame.buffer_types
             self.send(ready(n_batch=frame.n_batch, buffer_types=chosen))
         if isinstance(frame, Cancel):
-            self.talking.pop(frame.id, None)
+            self.answering.pop(frame.id, None)
         if not isinstance(frame, Submit):
             return
         if self.behaviour == "hang":
@@ -111,19 +111,19 @@ class Engine:
         self.send(Accepted(frame.id, 3, 100))
         if self.behaviour not in ("hang", "stuck"):
             self.send(Step(prefill=[(frame.id, 3, 3)], n_running=1, n_batch=3, n_prefill=3, kv_used=3))
-            self.talking[frame.id] = list(STORY) * (1000 if self.behaviour == "patient" else 1)
+            self.answering[frame.id] = list(STORY) * (1000 if self.behaviour == "patient" else 1)
 
     def _speak(self) -> None:
-        """One word of everybody."""
-        step = Step(n_running=len(self.talking), n_batch=len(self.talking))
-        for id, words in list(self.talking.items()):
+        """One token of each stream."""
+        step = Step(n_running=len(self.answering), n_batch=len(self.answering))
+        for id, words in list(self.answering.items()):
             if self.behaviour == "crash" and len(words) < len(STORY):
                 os.kill(os.getpid(), signal.SIGKILL)
             if words:
                 step.deltas.append((id, [7], words.pop(0)))
             else:
                 step.finished.append(finish(id, n_generated=len(STORY)))
-                del self.talking[id]
+                del self.answering[id]
         if step.deltas or step.finished:
             self.send(step)
 

@@ -30,7 +30,7 @@ def children(pid: int) -> list[int]:
 
 
 def runs(pid: int) -> bool:
-    """Whether the process is there, and not only its entry that nobody has asked for."""
+    """Whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -49,13 +49,13 @@ class Process:
     banner: str
     client: aiohttp.ClientSession
     log: list[dict[str, Any]] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)  # lines for people
+    said: list[str] = field(default_factory=list)  # lines that are not JSON
 
     def __post_init__(self) -> None:
         self._logging = asyncio.create_task(self._log())
 
     async def _log(self) -> None:
-        """Its log as it comes: a service whose stderr is a full pipe stands still at its next line."""
+        """Reads its log all the time: a service with a full stderr pipe blocks at its next line."""
         assert self.process.stderr is not None
         async for line in self.process.stderr:
             if line.startswith(b"{"):
@@ -77,13 +77,13 @@ class Process:
         return pid
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it, and return its exit status."""
+        """Signals it, and returns its exit status."""
         if self.process.returncode is None:
             self.process.send_signal(number)
         return await self.wait()
 
     async def wait(self) -> int:
-        """Its exit status; its log is whole by then."""
+        """Its exit status; its log is complete by then."""
         async with asyncio.timeout(PATIENCE_S):
             await self._logging
             return await self.process.wait()
@@ -132,7 +132,7 @@ async def until(response: aiohttp.ClientResponse, what: bytes) -> bytes:
 
 
 async def test_the_banner_names_the_page_and_a_curl_line_that_works(launch: Launch) -> None:
-    """The printed address answers, and so does the printed command's."""
+    """The printed address and the printed command both work."""
     service = await launch("obedient")
     await service.ready()
     (url,) = re.findall(r"curl -N '([^']+)'", service.banner)
@@ -145,8 +145,8 @@ async def test_the_banner_names_the_page_and_a_curl_line_that_works(launch: Laun
     assert [line["message"] for line in service.log if line["logger"] == "service"] == ["ready", "draining", "stopped"]
 
 
-async def test_the_banner_names_what_is_published(launch: Launch) -> None:
-    """Behind a published port that address is told, and not the one inside the container."""
+async def test_the_banner_has_the_published_address(launch: Launch) -> None:
+    """Behind a published port it has that address, and not the one inside the container."""
     service = await launch("obedient", PUBLISH="127.0.0.1:9")
     assert re.findall(r"http://[^/]+", service.banner) == ["http://127.0.0.1:9"] * 2
     assert await service.end() == 0
@@ -162,8 +162,8 @@ async def test_the_banner_names_what_is_published(launch: Launch) -> None:
         ({"HOST": "0.0.0.0", "PUBLISH": "127.0.0.1:8080"}, False),
     ],
 )
-async def test_an_open_door_is_told_of(launch: Launch, settings: dict[str, str], warned: bool) -> None:
-    """One warning, with the settings that close it, where others than this machine reach it without a key."""
+async def test_access_without_a_key_is_warned_of(launch: Launch, settings: dict[str, str], warned: bool) -> None:
+    """One warning, with the settings to change, if other machines can reach it without a key."""
     service = await launch("obedient", **settings)
     assert await service.end() == 0
     lines = [line for line in service.log if line["message"] == "open to any client that can reach it"]
@@ -171,8 +171,8 @@ async def test_an_open_door_is_told_of(launch: Launch, settings: dict[str, str],
     assert all("RILL_API_KEYS" in line["set"] for line in lines)
 
 
-async def test_what_is_no_setting_is_told_of(launch: Launch) -> None:
-    """A warning for a misspelt one, and one for a setting of earlier versions; neither is in the way."""
+async def test_unknown_settings_are_warned_of(launch: Launch) -> None:
+    """A warning for a misspelt one, and one for a setting of earlier versions; neither is an error."""
     service = await launch("obedient", PROT="9000", DRAFT_MODEL="small.gguf")
     assert await service.end() == 0
     unknown, removed = (line for line in service.log if line["level"] == "warning")
@@ -181,15 +181,15 @@ async def test_what_is_no_setting_is_told_of(launch: Launch) -> None:
 
 
 async def test_the_engines_options_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each by its name; the model is the path of its file."""
+    """Each by its name; the model is its file's path."""
     for name, value in (("N_CTX", "4096"), ("STEP_MS", "50"), ("KV_TYPE", "q8_0"), ("CHAT_TEMPLATE", "chatml")):
         monkeypatch.setenv(f"RILL_{name}", value)
     expected = Options(model=str(STARTER), n_ctx=4096, step_ms=50.0, kv_type="q8_0", chat_template="chatml")
     assert await supervisor(read(), cast(Rill, None))._prepare() == expected
 
 
-async def test_an_engine_that_cannot_be_had_ends_the_service(launch: Launch) -> None:
-    """Settings that only the engine can judge end it as wrong ones do: status 2, and the reason in a line."""
+async def test_an_engines_final_error_ends_the_service(launch: Launch) -> None:
+    """Settings that only the engine can check end it as other invalid ones do: status 2, and the reason in a line."""
     service = await launch("final")
     assert await service.wait() == 2
     assert service.said == ["rill: no such model"]
@@ -197,7 +197,7 @@ async def test_an_engine_that_cannot_be_had_ends_the_service(launch: Launch) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_running_streams_finish(launch: Launch, number: signal.Signals, tmp_path: Path) -> None:
-    """New work is refused at once, the stream ends with done, and the exit status is 0; the engine is gone too."""
+    """New work is refused at once, the stream ends with done, and the exit status is 0; the engine is gone, too."""
     refused_all = tmp_path / "the engine may speak"
     service = await launch("obedient", "--after", str(refused_all), DRAIN_S=str(PATIENCE_S))
     await service.ready()
@@ -218,7 +218,7 @@ async def test_a_signal_lets_running_streams_finish(launch: Launch, number: sign
     assert not runs(engine)
 
 
-async def test_what_does_not_finish_in_time_is_told(launch: Launch) -> None:
+async def test_streams_that_do_not_finish_in_time_fail(launch: Launch) -> None:
     """At the end of the drain: one failure, shutting_down, and exit status 0."""
     service = await launch("patient", DRAIN_S="0.2")
     await service.ready()
@@ -230,7 +230,7 @@ async def test_what_does_not_finish_in_time_is_told(launch: Launch) -> None:
 
 
 async def test_a_second_signal_ends_the_drain(launch: Launch) -> None:
-    """Whoever presses Ctrl-C twice does not wait; the streams are told all the same."""
+    """A second Ctrl-C does not wait for it; the streams still get their failure."""
     service = await launch("patient", DRAIN_S="600")
     await service.ready()
     response = await service.client.get("/stream", params={"prompt": "x"})
@@ -247,7 +247,7 @@ async def test_a_second_signal_ends_the_drain(launch: Launch) -> None:
 
 
 async def test_kill_9_of_the_engine(launch: Launch) -> None:
-    """/readyz goes 503 and back; streams that were open then go on, and the next request works."""
+    """/readyz goes 503 and back; streams that were open continue, and the next request works."""
     service = await launch("patient")
     await service.ready()
     engine = await service.engine_pid()
@@ -267,19 +267,19 @@ async def test_kill_9_of_the_engine(launch: Launch) -> None:
 
 
 async def test_the_engine_dies_with_the_front(launch: Launch) -> None:
-    """kill -9 of the front leaves no engine behind: its door has reached the end."""
+    """kill -9 of the front leaves no engine behind: its connection has ended."""
     service = await launch("obedient")
     await service.ready()
     engine = await service.engine_pid()
     service.process.kill()
     await service.process.wait()
     async with asyncio.timeout(PATIENCE_S):
-        while runs(engine):  # noqa: ASYNC110  # it is nobody's child now
+        while runs(engine):  # noqa: ASYNC110  # it is not a child of this process
             await asyncio.sleep(0.02)
 
 
 async def test_every_log_line_is_json_without_the_prompt(launch: Launch) -> None:
-    """Also those of a request that could not be parsed."""
+    """Including those of a request that could not be parsed."""
     service = await launch("obedient")
     await service.ready()
     for prompt in ("secret", "secret" * 2000):
@@ -321,7 +321,7 @@ async def test_a_wrong_setting_is_one_line_and_status_2(settings: dict[str, str]
 
 
 async def test_a_taken_port_is_one_line_and_status_2(launch: Launch) -> None:
-    """Told before anything is loaded."""
+    """Reported before anything is loaded."""
     service = await launch("obedient")
     port = service.url.rsplit(":", 1)[1]
     process = await asyncio.create_subprocess_exec(
@@ -333,7 +333,7 @@ async def test_a_taken_port_is_one_line_and_status_2(launch: Launch) -> None:
 
 
 async def test_a_second_service_on_one_file(launch: Launch, tmp_path: Path) -> None:
-    """One line and status 2; a killed one leaves the file free."""
+    """One line and status 2; a killed service leaves the file free."""
     file = str(tmp_path / "streams.db")
     service = await launch("obedient", STORE_PATH=file)
     process = await asyncio.create_subprocess_exec(
@@ -349,8 +349,8 @@ async def test_a_second_service_on_one_file(launch: Launch, tmp_path: Path) -> N
 
 
 async def test_a_full_disk(launch: Launch, tmp_path: Path) -> None:
-    """A stream goes on, is not durable, and is again when there is room; nothing of it is lost in the file."""
-    # A stream is durable again when a write leaves nothing to be written: a word comes more seldom than a write takes.
+    """A stream continues, is not durable, and is durable again when there is room; the file has all of it."""
+    # A stream is durable again when a write leaves nothing to be written: a write takes less time than a token.
     service = await launch("patient", "--slow-s", "0.1", STORE_PATH=str(tmp_path / "streams.db"))
     await service.ready()
 

@@ -6,7 +6,7 @@ from service.settings import Settings, SettingsError, read, removed, unknown
 
 
 def test_every_setting_is_described() -> None:
-    """docs/settings.md is made of the descriptions: one sentence each."""
+    """docs/settings.md is generated from the descriptions: one sentence each."""
     for name, field in Settings.model_fields.items():
         assert field.description and field.description.endswith("."), name
 
@@ -20,7 +20,7 @@ def test_the_names_that_tools_rely_on() -> None:
 
 
 def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the name in capitals, with RILL_ before it; lists are comma-separated."""
+    """By the name in capitals, with the prefix RILL_; lists are comma-separated."""
     monkeypatch.setenv("RILL_PORT", "9000")
     monkeypatch.setenv("RILL_N_CTX", "8192")
     monkeypatch.setenv("RILL_MODEL_NAMES", "fox, owl,")
@@ -86,13 +86,13 @@ def test_streams_are_kept_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_misspelt_setting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would change nothing in silence otherwise."""
+    """Otherwise it would have no effect, unnoticed."""
     monkeypatch.setenv("RILL_PROT", "9000")
     monkeypatch.setenv("RILL_PORT", "9000")
     assert unknown() == ["RILL_PROT"]
 
 
-def test_a_setting_that_was_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removed_setting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """By its name, and with the reason; an empty one is none at all."""
     assert removed() == []
     monkeypatch.setenv("RILL_DRAFT_MODEL", "")
@@ -115,6 +115,6 @@ def test_a_setting_that_was_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_origin_is_what_browsers_send(monkeypatch: pytest.MonkeyPatch, value: str, expected: str) -> None:
-    """In lower case, and without the port that goes without saying."""
+    """In lower case, and without the default port."""
     monkeypatch.setenv("RILL_ALLOWED_ORIGINS", f"https://good.example, {value}")
     assert read().allowed_origins == ("https://good.example", expected)

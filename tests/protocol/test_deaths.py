@@ -1,4 +1,4 @@
-"""deaths.py: each end by its name, with what an operator can do; nothing of a request in it."""
+"""deaths.py: the reason for each kind of engine death, with advice for the operator and without a request's content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEATURES = "CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | AMX_INT8 = 1 | LLAMAFILE = 
     ],
 )
 def test_signals(number: signal.Signals, words: list[str]) -> None:
-    """The name, the status that a shell or a log shows, and what can be done."""
+    """The reason has the signal's name, the exit status that a shell or a log shows, and advice."""
     told = by_signal(number)
     assert told.startswith(f"it died of {number.name} (exit status {-number}): ")
     assert [word for word in words if word not in told] == []
@@ -37,15 +37,15 @@ def test_a_signal_without_a_name() -> None:
     assert by_signal(40).startswith("it died of signal 40 (exit status -40): it was terminated from outside")
 
 
-def test_an_illegal_instruction_tells_what_was_built() -> None:
-    """The instruction sets that the build uses, not the other features that it has; this build's own among them."""
+def test_an_illegal_instruction_names_the_instruction_sets() -> None:
+    """Those that the build uses, without its other features; this build's own can be read, too."""
     assert instruction_sets(FEATURES) == ["SSE3", "AVX2", "AMX_INT8"]
     assert "(its sets: SSE3, AVX2, AMX_INT8)" in by_signal(signal.SIGILL, features=FEATURES)
     assert instruction_sets(features()) or "CPU : " in features()
 
 
-def test_an_abort_has_llama_cpps_last_words() -> None:
-    """The line that ggml_abort writes, without the builder's path; of all others none, for they may quote a request."""
+def test_an_abort_has_llama_cpps_message() -> None:
+    """The line that ggml_abort writes, without the builder's path; no other line, as it may quote a request."""
     stderr = ["engine: tiny loaded", "/tmp/x/ggml/src/ggml.c:123: GGML_ASSERT(a == b) failed", "grammar: my secret"]
     told = by_signal(signal.SIGABRT, stderr=stderr)
     assert told.endswith(": ggml.c:123: GGML_ASSERT(a == b) failed")
@@ -63,8 +63,8 @@ def caught(source: str) -> BaseException:
     raise AssertionError("no exception")
 
 
-def test_an_error_of_our_own_has_its_place() -> None:
-    """Type, message and the innermost frames, as far as the message is Python's own words."""
+def test_an_internal_error_has_its_location() -> None:
+    """Type, message and the innermost frames, the message only if it is Python's own text."""
     told = by_error(caught("def f():\n    1 / 0\nf()"))
     assert (
         told == "ZeroDivisionError: division by zero at <string>:2 f < <string>:3 <module> < " + told.split(" < ")[-1]
@@ -75,12 +75,12 @@ def test_an_error_of_our_own_has_its_place() -> None:
 @pytest.mark.parametrize(
     "source", ['{}["secret"]', 'int("secret")', 'raise RuntimeError("secret")', 'b"secret".decode("utf-7", x="secret")']
 )
-def test_an_error_tells_nothing_of_a_request(source: str) -> None:
-    """Where a message may quote what it was given, only type and place are told."""
+def test_an_error_has_nothing_of_a_request(source: str) -> None:
+    """If a message may quote its input, only type and location are given."""
     told = by_error(caught(source))
     assert "secret" not in told and " at <string>:1 <module>" in told
 
 
 def test_an_error_is_bounded() -> None:
-    """However much an exception says."""
+    """However long the exception's message is."""
     assert len(by_error(OverflowError("x" * 10**6))) < MOST_WORDS + 100

@@ -1,4 +1,4 @@
-"""The frames of the two doors: what goes in comes out, however it is cut, and anything else is an error."""
+"""The frames between front and engine: they arrive unchanged, however they are split, and anything else is an error."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_every_frame_has_a_type_of_its_own() -> None:
 
 
 def test_every_field_of_a_step_is_sent() -> None:
-    """Under its own name, also what is as it mostly is."""
+    """Under its own name, even if it has its default value."""
     step = Step(queued=[("a", 1)], prefill=[("b", 2, 3)], deltas=[("c", [4], "d")], n_running=5, kv_used=6, step_s=0.5)
     sent = json.loads(encode(step)[4:])
     assert set(sent) == {f.name for f in fields(Step)} | {"type"}
@@ -153,7 +153,7 @@ def test_a_frame_is_delivered_with_its_last_byte() -> None:
     ],
 )
 def test_garbage(body: bytes) -> None:
-    """A body that is no frame is a ProtocolError, never another exception."""
+    """A body that is not a frame is a ProtocolError, never another exception."""
     with pytest.raises(ProtocolError):
         decode(body)
     with pytest.raises(ProtocolError):
@@ -162,7 +162,7 @@ def test_garbage(body: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_random_bytes(data: bytes) -> None:
-    """Whatever a stranger sends, the decoder waits for more or raises ProtocolError."""
+    """Whatever bytes arrive, the decoder waits for more or raises ProtocolError."""
     decoder = Decoder()
     try:
         decoder.feed(data)
@@ -188,13 +188,13 @@ def test_wrong_shapes(value: Any, name: str) -> None:
 
 
 def test_too_long_a_frame() -> None:
-    """A length past the limit is refused at once, before any of its bytes are waited for."""
+    """A length above the limit is refused at once, before any of its bytes are awaited."""
     with pytest.raises(ProtocolError, match=str(MAX_FRAME_BYTES + 1)):
         Decoder().feed(struct.pack(">I", MAX_FRAME_BYTES + 1))
     assert Decoder().feed(struct.pack(">I", MAX_FRAME_BYTES)) == []
 
 
 def test_text_survives() -> None:
-    """NUL, line ends, quotes and characters past U+FFFF pass the doors unchanged."""
+    """NUL, line ends, quotes and characters above U+FFFF arrive unchanged."""
     text = '\0\r\n\u2028"\\/</script>\U0001f98a\ufffd'
     assert decode(encode(Submit(id="a", sampling=Sampling(seed=0), text=text))[4:]).text == text  # type: ignore[union-attr]

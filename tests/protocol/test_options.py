@@ -1,4 +1,4 @@
-"""An engine setting is one thing in two places: a field of Settings, and the one of Options by its name."""
+"""An engine setting is defined in two places: a field of Settings, and the field of Options with the same name."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ OPTIONS = [option for option in fields(Options) if option.default is not NODEFAU
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_each_is_a_setting(option: Any) -> None:
-    """Of the same type, with the same default: the engine on its own is the engine of the service."""
+    """With the same type and default: the engine on its own is the engine of the service."""
     setting = Settings.model_fields[option.name]
     hint = get_args(option.type)[0] if get_origin(option.type) is Annotated else option.type
     assert (setting.annotation, setting.default) == (hint, option.default)
 
 
-def test_the_words_are_those_that_llama_cpp_is_given() -> None:
-    """A word that is none of them would only be noticed when the model is loaded."""
+def test_the_values_are_those_for_llama_cpp() -> None:
+    """Any other value would only be noticed when the model is loaded."""
     assert set(get_args(KvType)) == {AUTO, *KV_TYPES}
     assert set(get_args(FlashAttention)) == set(FLASH_ATTENTION)
     assert set(get_args(SplitMode)) == set(SPLIT_MODES)

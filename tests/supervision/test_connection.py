@@ -12,17 +12,17 @@ from tests.fakes import Clock
 
 
 class Pair:
-    """A door, what came through it, and the other side's socket."""
+    """A connection, the frames that it received, and the other side's socket."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.received: list[Frame] = []
-        self.door = EngineConnection(self.received.append, self.clock)
+        self.connection = EngineConnection(self.received.append, self.clock)
 
     async def open(self) -> Pair:
         ours, self.theirs = socket.socketpair()
         self.theirs.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: self.door, sock=ours)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self.connection, sock=ours)
         return self
 
     async def read(self) -> list[Frame]:
@@ -34,26 +34,26 @@ async def pair() -> Pair:
     return await Pair().open()
 
 
-async def test_frames_are_cut_anywhere(pair: Pair) -> None:
-    """However the bytes arrive, the frames come whole and in order."""
+async def test_frames_are_split_anywhere(pair: Pair) -> None:
+    """However the bytes arrive, the frames are whole and in order."""
     frames: list[Frame] = [Loading(0.5), Accepted("a", 3, 9), Step(deltas=[("a", [1], "é")]), Beat(0.0)]
     raw = b"".join(encode(frame) for frame in frames)
     for n in range(len(raw)):
-        pair.door.data_received(raw[n : n + 1])
+        pair.connection.data_received(raw[n : n + 1])
     assert [type(frame).__name__ for frame in pair.received] == ["Loading", "Accepted", "Step"]
 
 
-async def test_frames_go_out(pair: Pair) -> None:
-    """What is sent is read on the other side."""
-    pair.door.send(Cancel("a"))
+async def test_frames_are_sent(pair: Pair) -> None:
+    """The other side reads the frame that was sent."""
+    pair.connection.send(Cancel("a"))
     assert await pair.read() == [Cancel("a")]
 
 
-async def test_a_beat_tells_of_the_step(pair: Pair) -> None:
-    """Anything at all is a sign of life; a beat also says how long the step has taken."""
+async def test_a_beat_has_the_duration_of_the_step(pair: Pair) -> None:
+    """Anything received is a sign of life; a beat also has the step's duration so far."""
     pair.clock.advance(5)
-    pair.door.data_received(encode(Beat(2.5)))
-    assert (pair.door.busy_s, pair.door.heard_at) == (2.5, pair.clock())
+    pair.connection.data_received(encode(Beat(2.5)))
+    assert (pair.connection.busy_s, pair.connection.heard_at) == (2.5, pair.clock())
     assert pair.received == []
 
 
@@ -67,30 +67,30 @@ async def test_a_beat_tells_of_the_step(pair: Pair) -> None:
     ],
 )
 async def test_the_end_has_a_reason_and_is_final(pair: Pair, raw: bytes, reason: str) -> None:
-    """After a Fatal or a broken frame nothing more is delivered."""
-    pair.door.data_received(raw)
-    pair.door.data_received(encode(Accepted("a", 3, 9)))
-    assert (await pair.door.ended).startswith(reason)
+    """After a Fatal or an invalid frame nothing more is delivered."""
+    pair.connection.data_received(raw)
+    pair.connection.data_received(encode(Accepted("a", 3, 9)))
+    assert (await pair.connection.ended).startswith(reason)
     assert pair.received == []
 
 
 async def test_the_other_sides_end_ends_it(pair: Pair) -> None:
     """EOF: the process has died."""
     pair.theirs.close()
-    assert await pair.door.ended == "it died"
+    assert await pair.connection.ended == "it died"
 
 
-async def test_our_end_ends_theirs(pair: Pair) -> None:
-    """Closing lets the engine read the end of the door, and exit."""
-    pair.door.close()
+async def test_closing_ends_the_engine(pair: Pair) -> None:
+    """It lets the engine read EOF, and exit."""
+    pair.connection.close()
     assert await asyncio.get_running_loop().sock_recv(pair.theirs, 10) == b""
-    pair.door.close()
+    pair.connection.close()
 
 
-async def test_a_death_in_the_middle_of_our_writing_loses_no_word(pair: Pair) -> None:
-    """What it said before it died is delivered before its end is told, also when a write is the first to notice."""
+async def test_frames_before_a_death_are_delivered(pair: Pair) -> None:
+    """What the engine sent before it died comes before its end, even if a write is the first to notice."""
     pair.theirs.send(encode(Accepted("a", 3, 9)) + encode(Accepted("b", 3, 9)))
     pair.theirs.close()
-    pair.door.send(Cancel("c"))
-    assert await pair.door.ended == "it died"
+    pair.connection.send(Cancel("c"))
+    assert await pair.connection.ended == "it died"
     assert pair.received == [Accepted("a", 3, 9), Accepted("b", 3, 9)]

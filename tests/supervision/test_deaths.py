@@ -1,4 +1,4 @@
-"""What an engine died of: the three kinds, and the words for each."""
+"""What an engine died of: the kinds, and the reason for each."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ ENDS: list[tuple[dict[str, Any], Kind]] = [
     ({"silenced": Death(Kind.OUTSIDE, "it was stopped"), "status": -signal.SIGKILL}, Kind.OUTSIDE),
     ({"status": -signal.SIGKILL}, Kind.OUTSIDE),
     ({"status": -signal.SIGTERM}, Kind.OUTSIDE),
-    ({"status": -signal.SIGILL}, Kind.OUTSIDE),  # any request brings it to light
+    ({"status": -signal.SIGILL}, Kind.OUTSIDE),  # any request would cause it
     ({"status": -signal.SIGBUS}, Kind.OUTSIDE),
     ({"fatal": Fatal("ZeroDivisionError at speculation.py:61 observe", ours=True)}, Kind.OWN),
     ({"status": 1}, Kind.OWN),
-    ({"status": 0}, Kind.OWN),  # it left, or sent what is no frame
+    ({"status": 0}, Kind.OWN),  # it exited, or sent an invalid frame
 ]
 
 
 @pytest.mark.parametrize(("end", "kind"), ENDS)
-def test_the_three_kinds(end: dict[str, Any], kind: Kind) -> None:
-    """While it loads nothing else counts; of our own code; at work, and of that by whom."""
+def test_the_kinds(end: dict[str, Any], kind: Kind) -> None:
+    """LOADING until the engine was ready, whatever the cause; afterwards an error of our own code, or a death at work,
+    by what may have caused it."""
     assert judge(was_ready=True, reason="it died", **end).kind is kind
     assert judge(was_ready=False, reason="it died", **end).kind is Kind.LOADING
 
 
-def test_the_reason_is_the_one_that_knows_most() -> None:
-    """The engine's own last word, the signal's meaning, or what the front noticed."""
+def test_the_most_specific_reason_is_given() -> None:
+    """The engine's own Fatal, the signal's meaning, or what the front noticed."""
     assert judge(was_ready=False, reason="x", fatal=Fatal("no such model")) == Death(Kind.LOADING, "no such model")
     ours = judge(was_ready=True, reason="x", fatal=Fatal("ZeroDivisionError at a.py:1 f", ours=True))
     assert ours.reason == "an internal error: ZeroDivisionError at a.py:1 f"

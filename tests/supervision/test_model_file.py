@@ -20,22 +20,22 @@ def gguf(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_path_is_taken_as_it_is(gguf: Path) -> None:
-    """A GGUF file needs nothing done."""
+def test_a_path_is_used_unchanged(gguf: Path) -> None:
+    """A GGUF file needs no preparation."""
     check(str(gguf))
     assert obtain(str(gguf)) == gguf
 
 
 def test_the_checksum_is_checked_when_given(gguf: Path) -> None:
-    """In either case of its digits; another one is an error that tells what was found."""
+    """In upper or lower case; a mismatch is an error with the actual checksum."""
     sha256 = hashlib.sha256(gguf.read_bytes()).hexdigest()
     assert obtain(str(gguf), sha256.upper()) == gguf
     with pytest.raises(ModelError, match=sha256):
         obtain(str(gguf), "0" * 64)
 
 
-def test_a_digest_tells_models_apart(tmp_path: Path) -> None:
-    """By every byte; the name is nothing."""
+def test_a_digest_identifies_a_model(tmp_path: Path) -> None:
+    """By every byte; the name does not count."""
     bodies = {
         "a": b"GGUF" + bytes(30_000),
         "copy": b"GGUF" + bytes(30_000),
@@ -51,8 +51,8 @@ def test_a_digest_tells_models_apart(tmp_path: Path) -> None:
     assert len(set(digests.values())) == len(bodies) - 1
 
 
-def test_a_template_of_ones_own_makes_another_model(tmp_path: Path) -> None:
-    """By its name, or by what is in its file: whose prompts are others can't go on with each other's streams."""
+def test_a_custom_template_makes_another_model(tmp_path: Path) -> None:
+    """By its name, or by its file's content: replicas with different prompts can't continue each other's streams."""
     (file := tmp_path / "own.jinja").write_text("a")
     first = addressed("digest", str(file))
     file.write_text("b")
@@ -62,7 +62,7 @@ def test_a_template_of_ones_own_makes_another_model(tmp_path: Path) -> None:
 
 
 def test_a_digest_is_computed_once(gguf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As long as the file is the same by its size and times; what can't be kept is computed again."""
+    """While the file's size and times are the same; a digest that can't be stored is computed again."""
     caplog.set_level(logging.INFO, "service.model")
     cache = tmp_path / "cache"
     first = digest(gguf, cache)
@@ -76,7 +76,7 @@ def test_a_digest_is_computed_once(gguf: Path, tmp_path: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", ".", "text.gguf", "empty.gguf"])
-def test_what_is_no_model_is_said_so(tmp_path: Path, name: str) -> None:
+def test_a_path_without_a_model_is_an_error(tmp_path: Path, name: str) -> None:
     """A missing file, a directory, a file of another kind: one line with the path."""
     (tmp_path / "text.gguf").write_text("hello")
     (tmp_path / "empty.gguf").write_text("")
@@ -88,18 +88,18 @@ def test_what_is_no_model_is_said_so(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:owner/repo", "hf:owner/repo:", "hf:/repo:f", "hf:a/b/c:f"])
 def test_a_hub_name_has_three_parts(name: str) -> None:
-    """Told at start, before any download."""
+    """It is checked at start, before any download."""
     with pytest.raises(ModelError, match="hf:owner/repo:file"):
         check(name)
 
 
 def test_a_hub_name_needs_no_file_yet() -> None:
-    """What is to be downloaded can't be checked before."""
+    """A file that is yet to be downloaded can't be checked."""
     check("hf:owner/repo:dir/file.gguf")
 
 
 def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No way to the hub: the name and the reason, not a traceback."""
+    """Without a connection to the hub: the name and the reason, not a traceback."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError) as error:
@@ -108,12 +108,12 @@ def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_the_default_is_the_embedded_starter() -> None:
-    """Nothing has to be set."""
+    """No setting is required."""
     assert model.STARTER.name == "rill-starter-q8_0.gguf" and model.STARTER.parent.name == "starter"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as one download needs."""
+    """The part of the hub that one download needs."""
 
     body = b"GGUF" + bytes(3_000_000)
 
@@ -155,7 +155,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def test_a_model_is_downloaded_once_and_checked(hub: None, caplog: pytest.LogCaptureFixture) -> None:
-    """From the hub to a path, with its progress told and logged; the second time nothing is fetched."""
+    """From the hub to a path, with its progress reported and logged; the second time nothing is fetched."""
     caplog.set_level(logging.INFO)
     shares: list[float] = []
     sha256 = hashlib.sha256(Hub.body).hexdigest()

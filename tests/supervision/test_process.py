@@ -21,7 +21,7 @@ print("its last word", file=sys.stderr)
 
 
 async def test_a_flood_is_counted_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither its lines nor their length fill the log; what it said last is kept."""
+    """Neither the number nor the length of its lines fills the log; its last lines are kept."""
     caplog.set_level(logging.INFO, "service.supervisor")
     door = EngineConnection(lambda frame: None, lambda: 0.0)
     process = await Process.spawn([sys.executable, "-c", FLOOD], Options(model=""), door)
@@ -36,7 +36,7 @@ async def test_a_flood_is_counted_and_not_logged(caplog: pytest.LogCaptureFixtur
 
 
 def test_an_allowance() -> None:
-    """So many at once, so many a second after that, never more than at first."""
+    """A burst at once, then a rate per second, never more than the burst."""
     allowance = Allowance(3, 2.0)
     assert [allowance.take(10.0) for _ in range(5)] == [True, True, True, False, False]
     assert [allowance.take(10.5) for _ in range(2)] == [True, False]

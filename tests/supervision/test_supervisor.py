@@ -31,26 +31,26 @@ SCRIPT = str(Path(__file__).parents[1] / "scripted_engine.py")
 
 
 class Sink:
-    """Notes what the engine says, and lets a test wait for it."""
+    """Records the engine's frames and losses, and lets a test wait for them."""
 
     def __init__(self) -> None:
-        self.said: list[object] = []
+        self.received: list[object] = []
         self.kinds: list[Kind] = []  # of its losses
         self._more = asyncio.Condition()
 
     def ready(self, ready: Ready, /) -> None:
-        self._note(ready)
+        self._record(ready)
 
     def deliver(self, frame: Accepted | Rejected | Started | Step, /) -> None:
-        self._note(frame)
+        self._record(frame)
 
     def lost(self, stays_down: bool, kind: Kind, /) -> None:
         self.stays_down = stays_down
         self.kinds.append(kind)
-        self._note("lost")
+        self._record("lost")
 
-    def _note(self, what: object) -> None:
-        self.said.append(what)
+    def _record(self, what: object) -> None:
+        self.received.append(what)
         asyncio.get_running_loop().create_task(self._tell())
 
     async def _tell(self) -> None:
@@ -62,13 +62,13 @@ class Sink:
             await self._more.wait_for(condition)
 
     async def readies(self, n: int) -> None:
-        await self.until(lambda: sum(isinstance(what, Ready) for what in self.said) >= n)
+        await self.until(lambda: sum(isinstance(what, Ready) for what in self.received) >= n)
 
     async def losses(self, n: int) -> None:
-        await self.until(lambda: self.said.count("lost") >= n)
+        await self.until(lambda: self.received.count("lost") >= n)
 
     def text(self, id: str) -> str:
-        steps = [what for what in self.said if isinstance(what, Step)]
+        steps = [what for what in self.received if isinstance(what, Step)]
         return "".join(text for step in steps for of, _, text in step.deltas if of == id)
 
 
@@ -85,8 +85,8 @@ Start = Callable[..., Awaitable[tuple[Supervisor, Sink]]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """`await start("behaviour", next behaviours…)`: the first life has the first behaviour, the last one stays. Unless
-    the test has a clock, time stands still: an engine that the machine keeps waiting is not silent."""
+    """`await start("behaviour", next behaviours…)`: the first process has the first behaviour, the last one repeats.
+    Unless the test has a clock, time stands still: an engine that a busy machine delays is not silent."""
     started: list[Supervisor] = []
 
     async def go(
@@ -97,23 +97,23 @@ async def start() -> AsyncIterator[Start]:
         clock: Clock | None = None,
     ) -> tuple[Supervisor, Sink]:
         sink = Sink()
-        lives = list(behaviours)
+        behaviours_left = list(behaviours)
 
         def pause(crashes: list[float], now: float) -> float:
-            if len(lives) > 1:
-                del lives[0]
-            supervisor._command = scripted(lives[0])
+            if len(behaviours_left) > 1:
+                del behaviours_left[0]
+            supervisor._command = scripted(behaviours_left[0])
             return 0.0
 
         supervisor = Supervisor(
-            command=scripted(lives[0]),
+            command=scripted(behaviours_left[0]),
             prepare=prepare,
             sink=sink,
             timeout_s=timeout_s,
             step_timeout_s=step_timeout_s,
             load_timeout_s=load_timeout_s,
             pause_s=pause,
-            hopeless=lambda reason: sink._note(f"hopeless: {reason}"),
+            hopeless=lambda reason: sink._record(f"hopeless: {reason}"),
             clock=clock or Clock(),
         )
         started.append(supervisor)
@@ -126,7 +126,7 @@ async def start() -> AsyncIterator[Start]:
 
 
 def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Why each of the processes ended, as it was logged."""
+    """The reason for each process's end, as it was logged."""
     return [getattr(record, "reason", "") for record in caplog.records if record.message == "engine ended"]
 
 
@@ -143,14 +143,14 @@ def alive(pid: int) -> bool:
 
 
 async def test_what_is_submitted_is_answered(start: Start) -> None:
-    """Frames go both ways, in order."""
+    """Frames are sent both ways, in order."""
     engine, sink = await start("obedient")
     await sink.readies(1)
     assert State.READY is engine.state
     engine.submit(submit("a"))
-    await sink.until(lambda: any(isinstance(what, Step) and what.finished for what in sink.said))
+    await sink.until(lambda: any(isinstance(what, Step) and what.finished for what in sink.received))
     assert "".join(STORY) == sink.text("a")
-    assert [Ready, Accepted, Step] == [type(what) for what in sink.said[:3]]
+    assert [Ready, Accepted, Step] == [type(what) for what in sink.received[:3]]
 
 
 async def test_stop_ends_the_process(start: Start) -> None:
@@ -161,39 +161,39 @@ async def test_stop_ends_the_process(start: Start) -> None:
     assert pid is not None
     await engine.stop()
     assert not alive(pid)
-    assert (engine.state, sink.said.count("lost")) == (State.STOPPED, 0)
+    assert (engine.state, sink.received.count("lost")) == (State.STOPPED, 0)
 
 
 async def test_a_killed_engine_is_reported_and_replaced(start: Start) -> None:
-    """kill -9: lost is told once, another process takes over, and it answers."""
+    """kill -9: the loss is reported once, another process takes over, and it answers."""
     engine, sink = await start("obedient")
     await sink.readies(1)
     first = engine.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
     await sink.readies(2)
-    assert sink.said.count("lost") == 1
+    assert sink.received.count("lost") == 1
     assert first != engine.pid and not alive(first)
     engine.submit(submit("b"))
-    await sink.until(lambda: any(isinstance(what, Step) and what.finished for what in sink.said))
+    await sink.until(lambda: any(isinstance(what, Step) and what.finished for what in sink.received))
     assert "".join(STORY) == sink.text("b")
 
 
-async def test_the_next_engine_makes_the_last_ones_choices(start: Start) -> None:
-    """It is sent the same options, but that what was measured once is not measured again while streams depend on it:
-    other products give other texts."""
+async def test_the_next_engine_keeps_measured_choices(start: Start) -> None:
+    """It is sent the same options, except that what was measured once is not measured again while streams depend on it:
+    a different matrix multiplication gives different texts."""
     engine, sink = await start("obedient")
     await sink.readies(1)
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)
     await sink.readies(2)
-    first, second = (what for what in sink.said if isinstance(what, Ready))
+    first, second = (what for what in sink.received if isinstance(what, Ready))
     assert second.buffer_types == first.buffer_types != ""
     assert first.n_batch == second.n_batch == 77
 
 
 async def test_a_crash_in_the_middle_of_a_stream(start: Start) -> None:
-    """What was said before is delivered, then lost."""
+    """The text so far is delivered, then the loss is reported."""
     engine, sink = await start("crash", "obedient")
     await sink.readies(1)
     engine.submit(submit("a"))
@@ -203,9 +203,9 @@ async def test_a_crash_in_the_middle_of_a_stream(start: Start) -> None:
 
 
 async def lost_in_time(sink: Sink, clock: Clock) -> None:
-    """Time passes until the engine is given up, and then stands still again."""
+    """Lets time pass until the engine is given up, and no longer."""
     async with asyncio.timeout(PATIENCE_S):
-        while "lost" not in sink.said:
+        while "lost" not in sink.received:
             clock.advance(0.1)
             await asyncio.sleep(0.05)
 
@@ -218,10 +218,10 @@ async def lost_in_time(sink: Sink, clock: Clock) -> None:
         ("garbage", {"timeout_s": 1e6}, "it sent an invalid frame"),
     ],
 )
-async def test_one_that_does_not_answer_is_killed(
+async def test_an_unresponsive_engine_is_killed(
     start: Start, behaviour: str, limits: dict[str, float], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Silence, a step without end and broken frames are as good as dead: the process is killed and replaced."""
+    """After silence, a step without end or an invalid frame the process is killed and replaced."""
     engine, sink = await start(behaviour, "obedient", clock=(clock := Clock()), **limits)
     await sink.readies(1)
     first = engine.pid
@@ -235,7 +235,8 @@ async def test_one_that_does_not_answer_is_killed(
 
 
 async def test_a_stopped_process_is_killed(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """SIGSTOP: its state tells, long before its silence would; it can still be killed, and no request is to blame."""
+    """SIGSTOP shows in the process's state, long before silence would; it can still be killed, and no request is
+    blamed."""
     engine, sink = await start("obedient", timeout_s=1e6, clock=(clock := Clock()))
     await sink.readies(1)
     first = engine.pid
@@ -248,7 +249,7 @@ async def test_a_stopped_process_is_killed(start: Start, caplog: pytest.LogCaptu
 
 
 async def test_a_continued_process_is_kept(start: Start) -> None:
-    """Stopped for a moment, it is as it was."""
+    """A process that was stopped for a moment continues as before."""
     engine, sink = await start("obedient", timeout_s=1e6, clock=(clock := Clock()))
     await sink.readies(1)
     first = engine.pid
@@ -262,35 +263,35 @@ async def test_a_continued_process_is_kept(start: Start) -> None:
 
 
 async def test_a_load_without_progress_is_given_up(start: Start) -> None:
-    """An engine that says nothing while it loads is killed after load_timeout_s, and the next one tried."""
+    """An engine that sends nothing while it loads is killed after load_timeout_s, and the next one started."""
     _, sink = await start("mute", "obedient", load_timeout_s=0.4, clock=(clock := Clock()))
     await lost_in_time(sink, clock)
     await sink.readies(1)
-    assert sink.said[0] == "lost"
+    assert sink.received[0] == "lost"
 
 
 async def test_a_load_that_only_beats_is_given_up(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """Heartbeats, and the same progress told again, are no sign that it gets on."""
+    """Heartbeats, and the same progress reported again, do not count as progress."""
     engine, sink = await start("slow", "obedient", load_timeout_s=3.0, clock=(clock := Clock()))
     await lost_in_time(sink, clock)
     await sink.readies(1)
-    assert sink.said[0] == "lost"
+    assert sink.received[0] == "lost"
     assert sink.kinds[0] is Kind.LOADING
     assert "no progress for 3 s" in reasons(caplog)[0]
     assert engine.reason == ""
 
 
-async def test_a_load_that_gets_on_may_take_its_time(start: Start) -> None:
-    """Each step forward begins the time anew."""
+async def test_a_load_with_progress_may_take_long(start: Start) -> None:
+    """Each progress restarts the timeout."""
     engine, sink = await start("late", load_timeout_s=3.0, clock=(clock := Clock()))
     seen = 0.0
-    while not any(isinstance(what, Ready) for what in sink.said):
+    while not any(isinstance(what, Ready) for what in sink.received):
         await asyncio.sleep(0.01)  # for the process: time passes only with its progress
         if engine.progress > seen:
             seen = engine.progress
             clock.advance(2.0)
     assert clock() > 3.0
-    assert "lost" not in sink.said
+    assert "lost" not in sink.received
 
 
 @pytest.mark.parametrize(
@@ -303,10 +304,10 @@ async def test_a_load_that_gets_on_may_take_its_time(start: Start) -> None:
         ("hang", Kind.HANG, "no heartbeat for 1 s"),
     ],
 )
-async def test_a_death_at_work_has_its_kind_and_its_words(
+async def test_a_death_at_work_has_a_kind_and_a_reason(
     start: Start, behaviour: str, kind: Kind, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One error line says what it was, and /readyz the same; the sink is told of whose doing it may be."""
+    """One error line has the reason, and so has /readyz; the sink gets the kind, which says what may be to blame."""
     engine, sink = await start(behaviour, "slow", timeout_s=1.0, clock=(clock := Clock()))
     await sink.readies(1)
     engine.submit(submit("a"))
@@ -318,8 +319,8 @@ async def test_a_death_at_work_has_its_kind_and_its_words(
     assert reasons(caplog) == [engine.reason]
 
 
-async def test_an_illegal_instruction_is_told_with_what_was_built(start: Start) -> None:
-    """Also while it loads, where its first product is."""
+async def test_an_illegal_instruction_is_reported_with_the_build(start: Start) -> None:
+    """Also during the load, which computes the first matrix product."""
     engine, sink = await start("illegal", "slow")
     await sink.losses(1)
     assert sink.kinds == [Kind.LOADING]
@@ -328,7 +329,7 @@ async def test_an_illegal_instruction_is_told_with_what_was_built(start: Start) 
 
 
 async def test_last_words_are_logged_with_the_death(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """What it wrote to stderr just before, at the level of an error."""
+    """The last lines that it wrote to stderr, at the level of an error."""
     engine, sink = await start("aborts", "slow")
     await sink.readies(1)
     engine.submit(submit("a"))
@@ -337,7 +338,7 @@ async def test_last_words_are_logged_with_the_death(start: Start, caplog: pytest
     assert getattr(ended, "last_words", []) == ["/build/ggml.c:7: GGML_ASSERT(a > 0) failed"]
 
 
-async def test_deaths_with_work_between_them_are_no_loop(start: Start) -> None:
+async def test_deaths_with_work_between_them_are_not_a_loop(start: Start) -> None:
     """Killed again and again, but each time after a token: it does not stay down."""
     engine, sink = await start("crash")
     for n in range(1, MAX_CRASHES + 3):
@@ -348,42 +349,42 @@ async def test_deaths_with_work_between_them_are_no_loop(start: Start) -> None:
 
 
 async def test_deaths_without_work_between_them_are_a_loop(start: Start) -> None:
-    """Loads that fail, or engines that die before a token: the fifth within a minute stays down."""
+    """Failed loads, or engines that die before a token: the fifth within a minute stays down."""
     _, sink = await start("dies")
     await sink.losses(MAX_CRASHES)
     assert sink.stays_down
 
 
 async def test_one_that_ends_at_once_is_replaced(start: Start) -> None:
-    """Before it is ready a death is a loss as well: whoever waits is told."""
+    """A death before it is ready is a loss, too, so that waiting requests are notified."""
     _, sink = await start("dies", "obedient")
     await sink.readies(1)
-    assert sink.said[0] == "lost"
+    assert sink.received[0] == "lost"
 
 
-async def test_fatal_tells_why(start: Start) -> None:
-    """The engine's last word is the reason that /readyz shows."""
+async def test_fatal_has_the_reason(start: Start) -> None:
+    """The engine's Fatal is the reason that /readyz shows."""
     engine, sink = await start("fatal", "slow")
     await sink.losses(1)
     assert engine.reason == "no such model"
 
 
-async def test_what_the_settings_make_hopeless_is_not_tried_again(start: Start) -> None:
-    """A final word before any engine has served ends it: those who wait are told that it stays down, then why."""
+async def test_a_final_fatal_is_not_retried(start: Start) -> None:
+    """Before any engine was ready it is the end: the loss says that the engine stays down, then the reason follows."""
     engine, sink = await start("final")
-    await sink.until(lambda: len(sink.said) == 2)
-    assert (sink.said, sink.stays_down) == (["lost", "hopeless: no such model"], True)
+    await sink.until(lambda: len(sink.received) == 2)
+    assert (sink.received, sink.stays_down) == (["lost", "hopeless: no such model"], True)
     assert (engine.state, engine.n_restarts) == (State.ENGINE_DOWN, 0)
 
 
-async def test_a_final_word_after_service_is_not_the_last(start: Start) -> None:
-    """What could be had once may be had again: a neighbour may only have taken the memory in between."""
+async def test_a_final_fatal_is_retried_after_a_ready_engine(start: Start) -> None:
+    """What was possible once may be possible again: another process may have taken the memory only in between."""
     engine, sink = await start("obedient", "final", "obedient")
     await sink.readies(1)
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)
     await sink.readies(2)
-    assert sink.said.count("lost") == 2
+    assert sink.received.count("lost") == 2
 
 
 async def test_loading_shows_its_progress(start: Start) -> None:
@@ -395,8 +396,8 @@ async def test_loading_shows_its_progress(start: Start) -> None:
     assert (engine.state, engine.progress) == (State.LOADING, 0.5)
 
 
-async def test_a_model_that_cannot_be_had_is_tried_again() -> None:
-    """`prepare` that raises counts as a crash: its message is the reason, and the next attempt asks it again."""
+async def test_an_unavailable_model_is_retried() -> None:
+    """A `prepare` that raises counts as a crash: its message is the reason, and the next attempt calls it again."""
     sink = Sink()
     attempts = 0
 
@@ -418,8 +419,8 @@ async def test_a_model_that_cannot_be_had_is_tried_again() -> None:
         await engine.stop()
 
 
-async def test_options_that_are_no_text() -> None:
-    """A path of other bytes than UTF-8 is a reason, too, and no process is left."""
+async def test_options_that_are_not_utf_8() -> None:
+    """A path that is not UTF-8 is a reason, too, and no process is left."""
     sink = Sink()
 
     async def prepare() -> Options:
@@ -434,8 +435,8 @@ async def test_options_that_are_no_text() -> None:
         await engine.stop()
 
 
-async def test_a_download_is_no_part_of_the_load() -> None:
-    """However long it takes to have the model, the load has all of its time."""
+async def test_a_download_does_not_count_as_loading() -> None:
+    """However long the download takes, the load has its whole timeout."""
     sink, clock = Sink(), Clock()
 
     async def prepare() -> Options:
@@ -446,13 +447,13 @@ async def test_a_download_is_no_part_of_the_load() -> None:
     engine.start()
     try:
         await sink.readies(1)
-        assert "lost" not in sink.said
+        assert "lost" not in sink.received
     finally:
         await engine.stop()
 
 
 async def test_a_command_that_does_not_exist() -> None:
-    """Not even a process: a reason, and no exception."""
+    """No process is started: there is a reason, and no exception."""
     sink = Sink()
     command = ["/nonexistent/engine"]
     engine = Supervisor(command=command, prepare=prepare, sink=sink, pause_s=lambda crashes, now: 60.0)
@@ -466,7 +467,7 @@ async def test_a_command_that_does_not_exist() -> None:
 
 
 async def test_what_the_process_writes_to_stderr_is_logged(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """llama.cpp's last words, a log line each."""
+    """llama.cpp's last lines, a log line each."""
     caplog.set_level(logging.INFO)
     _, sink = await start("chatty")
     await sink.readies(1)
@@ -475,26 +476,26 @@ async def test_what_the_process_writes_to_stderr_is_logged(start: Start, caplog:
             await asyncio.sleep(0.01)
 
 
-async def test_submitting_to_nobody_is_no_error(start: Start) -> None:
-    """While it is down, frames are dropped: the streams have been told by `lost`."""
+async def test_submitting_while_it_is_down_is_no_error(start: Start) -> None:
+    """Frames are dropped: the streams were notified by `lost`."""
     engine, _ = await start("dies")
     engine.submit(submit("a"))
     engine.cancel("a")
 
 
-def test_the_first_crash_is_answered_at_once_and_the_fifth_slowly() -> None:
-    """No pause, since readers wait; five within a minute: stay down and try again only slowly."""
+def test_the_fifth_crash_delays_the_restart() -> None:
+    """There is no pause before it, since readers wait; five within a minute: it stays down and is retried slowly."""
     now = 1000.0
     pauses = [pause_s([now] * n, now) for n in range(1, MAX_CRASHES + 2)]
     assert pauses == [0.0, 0.0, 0.0, 0.0, DOWN_S, DOWN_S]
 
 
-def test_old_crashes_are_forgiven() -> None:
-    """Only those of the last minute count."""
+def test_old_crashes_do_not_count() -> None:
+    """Only those of the last minute do."""
     assert pause_s([0.0, 1.0, 2.0, 3.0, CRASH_WINDOW_S + 10], CRASH_WINDOW_S + 10) == 0.0
 
 
 def test_every_state_can_be_left_and_stopped() -> None:
-    """The table covers each state, and stop is possible from all that run."""
+    """The table has each state, and stop is possible from every state but STOPPED."""
     assert set(State) == set(TABLE)
     assert all(State.STOPPED in nexts for state, nexts in TABLE.items() if state is not State.STOPPED)
