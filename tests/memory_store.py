@@ -21,7 +21,7 @@ class NoReservations:
 
 
 class MemoryStore:
-    """`gate`: closed, no write is answered. `fails`: every call is a StoreDown. `lose` forgets what it had."""
+    """`gate`: while cleared, no write is answered. `fails`: every call raises StoreDown. `lose` deletes entries."""
 
     is_alone, lease_s = False, 1.0
     reservations, readers = NoReservations(), NoReaders()
@@ -38,12 +38,12 @@ class MemoryStore:
         self._news = asyncio.Event()
 
     def put(self, id: str, place: LogPosition, payload: bytes) -> None:
-        """Somebody else's entry."""
+        """Another writer's entry."""
         self.logs.setdefault(id, []).append((place, payload))
         self._news.set()
 
     def lose(self, id: str, n: int) -> None:
-        """All but the first n entries are gone, as after a power cut."""
+        """Deletes all but the first n entries, as after a power failure."""
         del self.logs[id][n:]
 
     async def write(self, writes: list[Write]) -> list[LogPosition]:

@@ -18,7 +18,7 @@ ID = "0" * 32
 
 
 class World:
-    """A follower with its store and one stream of another replica; notes what it is told of it."""
+    """A follower with its store and one stream of another replica; records its notifications."""
 
     def __init__(self) -> None:
         self.store, self.house = MemoryStore(), House()
@@ -67,7 +67,7 @@ class World:
 
 
 async def test_a_followed_stream_grows_with_its_log() -> None:
-    """Events, tokens and phase, as its owner logs them; its end ends the following."""
+    """It gets events, tokens and phase as its owner logs them; after its end it is followed no more."""
     world = World()
     world.follower.add(world.stream, NOWHERE)
     async with background(world.follower.run):
@@ -83,7 +83,7 @@ async def test_a_followed_stream_grows_with_its_log() -> None:
 
 
 async def test_a_stream_that_is_added_later_is_followed_at_once() -> None:
-    """The wait for the others' news is begun anew."""
+    """The wait for the other streams' entries is restarted."""
     world = World()
     async with background(world.follower.run):
         await asyncio.sleep(0)
@@ -93,7 +93,7 @@ async def test_a_stream_that_is_added_later_is_followed_at_once() -> None:
 
 
 async def test_the_same_events_again_change_nothing() -> None:
-    """A new owner writes what we have already, under the same ids."""
+    """A new owner writes events that are here already, under the same ids."""
     world = World()
     world.follower.add(world.stream, NOWHERE)
     async with background(world.follower.run):
@@ -106,8 +106,8 @@ async def test_the_same_events_again_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("what", ["other text", "a gap", "garbage", "another stream's"])
-async def test_a_log_that_does_not_fit_is_told(what: str) -> None:
-    """Nothing that is here is changed, and it is followed no more."""
+async def test_a_contradicting_log_is_reported(what: str) -> None:
+    """The stream here stays unchanged, and is followed no more."""
     world = World()
     world.follower.add(world.stream, NOWHERE)
     async with background(world.follower.run):
@@ -128,7 +128,7 @@ async def test_a_log_that_does_not_fit_is_told(what: str) -> None:
 
 
 async def test_cancels_are_passed_on() -> None:
-    """Somebody asked another replica to end it."""
+    """A client cancelled the stream at another replica."""
     world = World()
     async with background(world.follower.run):
         await world.store.cancel(ID)

@@ -1,4 +1,4 @@
-"""Replicas that share a log in a real Redis: whoever is asked has the stream, and whoever is left goes on with it."""
+"""Replicas with a shared log in a real Redis: any of them serves any stream, and adopts it when its owner dies."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from tests.replicas import (
 
 pytestmark = pytest.mark.e2e
 
-LEASE_S = 1.5  # a third of it is more than a busy machine keeps this process waiting
+LEASE_S = 1.5  # a third of it is longer than a busy machine delays this process
 FULL = ("CONFIG", "SET", "maxmemory", "1")
 NOT_FULL = ("CONFIG", "SET", "maxmemory", "0")
 
 
 async def pair(serve: Serve, redis: RedisServer, **settings: Any) -> tuple[Service, Service]:
-    """Two replicas played by hand, whose leases are short."""
+    """Two replicas with hand-driven engines and short leases."""
     settings = {"redis_url": redis.url, "by_hand": True, "lease_s": LEASE_S, **settings}
     return await serve(**settings), await serve(**settings)
 
 
 async def pair_and_stream(serve: Serve, redis: RedisServer, **settings: Any) -> tuple[Service, Service, str]:
-    """Such a pair, and a stream of the first that has said "a", which is logged."""
+    """Such a pair, and a stream of the first with the text "a", which is logged."""
     one, two = await pair(serve, redis, **settings)
     id = await begun(one, "a")
     await until(lambda: is_durable(one, id))
@@ -55,7 +55,7 @@ async def pair_and_stream(serve: Serve, redis: RedisServer, **settings: Any) -> 
 
 
 async def read_some(service: Service, id: str) -> list[Event]:
-    """All that its log holds now."""
+    """All events that its log has now."""
     await service.rill.directory.locate(id)
     return await first_events(service, id, len(stream_of(service, id).log))
 
@@ -64,7 +64,7 @@ async def read_some(service: Service, id: str) -> list[Event]:
 async def test_any_replica_reads_a_finished_stream(
     serve: Serve, redis: RedisServer, path: str, body: dict[str, Any]
 ) -> None:
-    """From every event on, in the dialect that it was started with; then 204."""
+    """After any event, in the dialect that it was started with; after the last one 204."""
     one, two = await serve(redis_url=redis.url), await serve(redis_url=redis.url)
     async with one.client.post(path, json=body, headers={"X-Resumable": "1"}) as response:
         id, events = response.headers["X-Stream-Id"], parse(await response.read())
@@ -78,7 +78,7 @@ async def test_any_replica_reads_a_finished_stream(
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
 async def test_any_replica_reads_it_live(serve: Serve, redis: RedisServer, path: str, body: dict[str, Any]) -> None:
-    """A reader that is sent elsewhere gets each event there as it is made."""
+    """A reader at another replica gets each event as it is generated."""
     one, two = await serve(redis_url=redis.url, by_hand=True), await serve(redis_url=redis.url)
     id = await begun(one, "a", path=path, body=body)
     async with two.client.get(f"/v1/streams/{id}") as response:
@@ -94,10 +94,10 @@ async def test_any_replica_reads_it_live(serve: Serve, redis: RedisServer, path:
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-async def test_a_dead_replicas_stream_goes_on(
+async def test_a_dead_replicas_stream_is_adopted(
     serve: Serve, redis: RedisServer, path: str, body: dict[str, Any]
 ) -> None:
-    """Another adopts it and continues behind the last logged token; its reader loses and repeats nothing."""
+    """Another replica continues it after the last logged token; its reader loses and repeats nothing."""
     one, two = await pair(serve, redis)
     id = await begun(one, "a", "b", path=path, body=body)
     await until(lambda: is_durable(one, id))
@@ -114,12 +114,12 @@ async def test_a_dead_replicas_stream_goes_on(
     assert await read(two, f"/v1/streams/{id}") == (200, whole + rest)
     if path == "/stream":
         assert text(whole + rest) == "abc"
-        assert "ttft_s" not in rest[-1].json()["timings"], "the other one knew it"
+        assert "ttft_s" not in rest[-1].json()["timings"], "only the dead replica knew it"
     assert await two.metric("llm_streams_adopted_total") == 1
 
 
-async def test_nobody_goes_on_with_what_nobody_reads(serve: Serve, redis: RedisServer) -> None:
-    """A stream that ends with its reader is not computed on when its replica dies, unless it is read elsewhere."""
+async def test_an_unread_stream_is_not_adopted(serve: Serve, redis: RedisServer) -> None:
+    """A stream that ends with its reader is not continued when its replica dies, unless it is read at another one."""
     one, two = await pair(serve, redis, resume_grace_s=0.5)
     ids = []
     for n in (1, 2):
@@ -137,9 +137,9 @@ async def test_nobody_goes_on_with_what_nobody_reads(serve: Serve, redis: RedisS
     assert [submit.id for submit in two.engine.submitted] == [is_read]
 
 
-async def test_what_nobody_reads_hides_nothing(serve: Serve, redis: RedisServer) -> None:
-    """Among any number of a dead replica's streams that nobody goes on with, the one whose reader may come back is
-    found at once, and it waits for no place."""
+async def test_unread_streams_do_not_delay_an_adoption(serve: Serve, redis: RedisServer) -> None:
+    """Among any number of a dead replica's streams that are not adopted, the one that a reader may resume is found at
+    once, and it needs no place in the queue."""
     one, two = await pair(serve, redis, resume_grace_s=1000.0, n_seq=1, max_waiting=100)
     for n in range(1, 41):
         asking = asyncio.create_task(one.client.post("/stream", json=PROMPT))
@@ -154,8 +154,8 @@ async def test_what_nobody_reads_hides_nothing(serve: Serve, redis: RedisServer)
     assert (adopted.id, adopted.is_owed) == (wanted, True)
 
 
-async def test_a_cancel_that_reaches_nobody_is_no_204(serve: Serve, redis: RedisServer) -> None:
-    """A follower that can't tell the owner says so; once it can, the stream ends."""
+async def test_a_cancel_that_does_not_reach_the_owner_is_503(serve: Serve, redis: RedisServer) -> None:
+    """As long as the follower can't pass it on; once it can, the stream ends."""
     one, two, id = await pair_and_stream(serve, redis)
     async with two.client.get(f"/v1/streams/{id}") as response:
         redis.stop()
@@ -171,21 +171,22 @@ async def test_a_cancel_that_reaches_nobody_is_no_204(serve: Serve, redis: Redis
     assert id in one.engine.cancelled
 
 
-async def test_a_full_replica_lets_others_go_first(serve: Serve, redis: RedisServer) -> None:
-    """Where a dead replica's stream would have to wait it is left, for one more lease, to who can run it at once."""
+async def test_a_full_replica_leaves_an_adoption_to_others(serve: Serve, redis: RedisServer) -> None:
+    """If a dead replica's stream would have to wait, it is left for one more lease to replicas that can run it now."""
     one, full = await pair(serve, redis, n_seq=1)
     id, _ = await begun(one, "a"), await begun(full, "b")
     await until(lambda: is_durable(one, id))
     await kill(one)
-    await suspend(full)  # its turns come from here
+    await suspend(full)  # the test takes its turns
     await replication(full).leases._inherit(id, 1, overdue_s=0.0)
     assert len(full.engine.submitted) == 1
     await replication(full).leases._inherit(id, 1, overdue_s=LEASE_S)
     assert full.engine.submitted[1].id == id
 
 
-async def test_a_zombie_is_refused(serve: Serve, redis: RedisServer) -> None:
-    """An owner that was away while another took over writes nothing more, stops its engine, and reads on from there."""
+async def test_a_stale_owner_is_fenced(serve: Serve, redis: RedisServer) -> None:
+    """An owner that was away while another replica adopted its stream writes nothing more, cancels it at its engine,
+    and follows the new owner's log."""
     one, two, id = await pair_and_stream(serve, redis)
     async with one.client.get(f"/v1/streams/{id}") as response:
         await suspend(one)
@@ -206,9 +207,9 @@ async def test_a_zombie_is_refused(serve: Serve, redis: RedisServer) -> None:
     assert await one.metric("llm_streams_fenced_total") == 1
 
 
-async def test_a_paused_owner_shows_nothing_that_is_not_logged(serve: Serve, redis: RedisServer) -> None:
-    """One that stood still for longer than its leases finds words that its own engine made meanwhile: its readers get
-    those of the replica that has their stream by now, and are not even cut."""
+async def test_a_paused_owner_delivers_only_what_is_logged(serve: Serve, redis: RedisServer) -> None:
+    """After a pause longer than its leases it gets text that its own engine generated meanwhile: its readers get the
+    new owner's text instead, and are not even disconnected."""
     one, two, id = await pair_and_stream(serve, redis)
     async with one.client.get(f"/v1/streams/{id}") as response:
         await stand_still(one)
@@ -223,8 +224,8 @@ async def test_a_paused_owner_shows_nothing_that_is_not_logged(serve: Serve, red
     assert one.engine.cancelled == [id]
 
 
-async def test_a_paused_owners_end_is_not_told(serve: Serve, redis: RedisServer) -> None:
-    """Where it finds the end, too, its readers are cut, and find at any replica the one that was logged."""
+async def test_a_paused_owners_end_is_not_delivered(serve: Serve, redis: RedisServer) -> None:
+    """If it gets the end, too, its readers are disconnected, and find the logged end at any replica."""
     one, two, id = await pair_and_stream(serve, redis)
     async with one.client.get(f"/v1/streams/{id}") as response:
         await stand_still(one)
@@ -242,8 +243,8 @@ async def test_a_paused_owners_end_is_not_told(serve: Serve, redis: RedisServer)
         assert text((await read(service, f"/v1/streams/{id}"))[1]) == "aright"
 
 
-async def test_a_paused_owners_answer_in_one_piece(serve: Serve, redis: RedisServer) -> None:
-    """It is all that the other replica said, and nothing of what was said here before."""
+async def test_a_paused_owners_non_streaming_response(serve: Serve, redis: RedisServer) -> None:
+    """It has all of the new owner's text, and nothing that was generated here before."""
     one, two = await pair(serve, redis)
     body = CHAT | {"stream": False}
     asking = asyncio.create_task(one.client.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": "k"}))
@@ -264,7 +265,7 @@ async def test_a_paused_owners_answer_in_one_piece(serve: Serve, redis: RedisSer
 
 
 async def test_an_owner_holds_its_streams_as_long_as_its_lease(serve: Serve, redis: RedisServer) -> None:
-    """From when the store was asked, and not beyond; also where it did not answer: then nobody takes over."""
+    """From the request to the store on, and no longer; also if that is not answered: then no replica adopts."""
     one, *_ = await pair_and_stream(serve, redis)
     leases, writer = replication(one).leases, replication(one).writer
     now = asyncio.get_running_loop().time
@@ -282,8 +283,8 @@ async def test_an_owner_holds_its_streams_as_long_as_its_lease(serve: Serve, red
     assert writer.held_until > leases._failed_at
 
 
-async def test_a_zombie_that_said_something_else(serve: Serve, redis: RedisServer) -> None:
-    """Its readers are cut, and come back to the log that counts: what they have is none of its text."""
+async def test_a_stale_owner_with_another_text(serve: Serve, redis: RedisServer) -> None:
+    """Its readers are disconnected, and reconnect to the valid log, which has none of their text."""
     one, two, id = await pair_and_stream(serve, redis)
     async with one.client.get(f"/v1/streams/{id}") as response:
         await suspend(one)
@@ -306,7 +307,7 @@ async def test_a_zombie_that_said_something_else(serve: Serve, redis: RedisServe
 
 @pytest.mark.parametrize(("words", "ends"), [(("b", "c"), "done"), (("b", "x"), "failure")])
 async def test_beyond_the_log(serve: Serve, redis: RedisServer, words: tuple[str, ...], ends: str) -> None:
-    """A reader has events that died with their replica: if they are generated again it goes on, else it is told."""
+    """A reader has events that died with their replica: if the same are generated again it continues, else it fails."""
     one, two, id = await pair_and_stream(serve, redis)
     await suspend(one)
     one.engine.delta(id, "b", "c")
@@ -318,7 +319,7 @@ async def test_beyond_the_log(serve: Serve, redis: RedisServer, words: tuple[str
 
 @pytest.mark.parametrize("how", ["paused", "killed", "full"])
 async def test_redis_fails(serve: Serve, redis: RedisServer, how: str) -> None:
-    """Live streams go on from memory, are not durable, and catch up with the same ids; nobody takes them over."""
+    """Live streams continue from memory, are not durable, and are logged later with the same ids; none is adopted."""
     one, two, id = await pair_and_stream(serve, redis)
     async with one.client.get(f"/v1/streams/{id}") as response:
         fail: dict[str, Callable[[], object]] = {"paused": redis.pause, "killed": redis.stop}
@@ -343,8 +344,8 @@ async def test_redis_fails(serve: Serve, redis: RedisServer, how: str) -> None:
     assert two.engine.submitted == []
 
 
-async def test_redis_lost_everything(serve: Serve, redis: RedisServer) -> None:
-    """What lives is written again, under the same ids."""
+async def test_redis_loses_all_data(serve: Serve, redis: RedisServer) -> None:
+    """Live streams are written again, under the same ids."""
     one, two = await pair(serve, redis)
     id = await begun(one, "a", "b")
     await until(lambda: is_durable(one, id))
@@ -356,8 +357,8 @@ async def test_redis_lost_everything(serve: Serve, redis: RedisServer) -> None:
     assert await read(two, f"/v1/streams/{id}") == await read(one, f"/v1/streams/{id}")
 
 
-async def test_while_redis_is_away_a_stranger_is_told_to_come_back(serve: Serve, redis: RedisServer) -> None:
-    """Nobody knows whether the stream exists: 503, and for an EventSource an empty 200; never `stream_lost`."""
+async def test_while_redis_is_down_other_replicas_say_retry(serve: Serve, redis: RedisServer) -> None:
+    """It is unknown whether the stream exists: 503, and for an EventSource an empty 200; never `stream_lost`."""
     one, two = await pair(serve, redis)
     id = await begun(one, "a")
     redis.stop()
@@ -368,11 +369,11 @@ async def test_while_redis_is_away_a_stranger_is_told_to_come_back(serve: Serve,
             assert (response.status, await response.read()) == (200, b"retry: 2000\n")
 
 
-async def test_what_redis_has_lost_may_come_again(serve: Serve, redis: RedisServer) -> None:
-    """When Redis comes back without a live stream, a stranger is told to come back, not that it is lost: its owner, who
-    writes it again, may be slower than he. What is still unknown a lease later is lost."""
+async def test_a_stream_that_redis_lost_may_return(serve: Serve, redis: RedisServer) -> None:
+    """When Redis comes back without a live stream, other replicas tell its reader to retry, not that it is lost: its
+    owner, which writes it again, may be slower. A stream that is still unknown a lease later is lost."""
     one, two = await pair(serve, redis)
-    replication(two).leases._lease_s = 3.0  # in which the test is sure to ask
+    replication(two).leases._lease_s = 3.0  # long enough for the test's request
     id = await begun(one, "a")
     await until(lambda: is_durable(one, id))
     last = (await first_events(one, id, 2))[1].id
@@ -391,8 +392,8 @@ async def test_what_redis_has_lost_may_come_again(serve: Serve, redis: RedisServ
     assert event.json()["error"]["code"] == "stream_lost"
 
 
-async def test_another_model_never_goes_on(serve: Serve, redis: RedisServer) -> None:
-    """A replica with another model file reads the stream, does not adopt it, and ends it when nobody else has."""
+async def test_another_model_never_adopts(serve: Serve, redis: RedisServer) -> None:
+    """A replica with another model file reads the stream, does not adopt it, and ends it if no other replica has."""
     one = await serve(redis_url=redis.url, by_hand=True, lease_s=LEASE_S)
     two = await serve(redis_url=redis.url, by_hand=True, lease_s=LEASE_S, digest="another", resume_grace_s=2 * LEASE_S)
     id = await begun(one, "a")
@@ -406,7 +407,7 @@ async def test_another_model_never_goes_on(serve: Serve, redis: RedisServer) -> 
 
 
 async def test_prompts_need_not_be_stored(serve: Serve, redis: RedisServer) -> None:
-    """Switched off, nothing that was asked is in Redis; the stream is read elsewhere, but ends with its replica."""
+    """If disabled, nothing of the request is in Redis; the stream can be read elsewhere, but ends with its replica."""
     one, two = await pair(serve, redis, store_prompts=False, resume_grace_s=LEASE_S)
     secret = "whisper-4821"
     id = await begun(one, "a", body={"prompt": secret, "stop": [secret]})
@@ -421,7 +422,7 @@ async def test_prompts_need_not_be_stored(serve: Serve, redis: RedisServer) -> N
 
 
 async def test_an_entry_of_another_stream(serve: Serve, redis: RedisServer) -> None:
-    """Who reads a log checks whose each entry is: a foreign one is not forwarded."""
+    """Each entry that is read from a log is checked for its stream: a foreign one is not forwarded."""
     one, two = await pair(serve, redis)
     id, other = await begun(one, "a"), await begun(one, "secret")
     await until(lambda: is_durable(one, id) and is_durable(one, other))
@@ -433,7 +434,8 @@ async def test_an_entry_of_another_stream(serve: Serve, redis: RedisServer) -> N
 
 
 async def test_cancel_and_receipt_from_elsewhere(serve: Serve, redis: RedisServer) -> None:
-    """DELETE at any replica ends the stream at its own; the receipt is the same at all, but for its own's knowledge."""
+    """DELETE at any replica ends the stream at its owner; the receipt is the same, but for what only the owner
+    knows."""
     one, two, id = await pair_and_stream(serve, redis)
     assert (await receipt(two, id))["state"] == "answering"
     async with two.client.delete(f"/v1/streams/{id}") as response:
@@ -448,7 +450,8 @@ async def test_cancel_and_receipt_from_elsewhere(serve: Serve, redis: RedisServe
 
 
 async def test_a_key_at_two_replicas(serve: Serve, redis: RedisServer) -> None:
-    """The same request with the same key generates once, wherever it is sent, also at once; another is a 409."""
+    """The same request with the same key generates once, at any replicas, also concurrently; another request gets
+    409."""
     one, two = await serve(redis_url=redis.url), await serve(redis_url=redis.url)
     for path, body in [*ROUTES, ("/v1/chat/completions", CHAT)]:
         n = len(one.engine.submitted) + len(two.engine.submitted)
@@ -462,8 +465,8 @@ async def test_a_key_at_two_replicas(serve: Serve, redis: RedisServer) -> None:
                 assert response.status == 409
 
 
-async def test_an_answer_in_one_piece_is_asked_for_again(serve: Serve, redis: RedisServer) -> None:
-    """Its replica died with the connection: the same request elsewhere waits for the very stream, made anew there."""
+async def test_a_non_streaming_request_is_repeated_elsewhere(serve: Serve, redis: RedisServer) -> None:
+    """Its replica died with the connection: repeated elsewhere, it waits for the same stream, generated again there."""
     one, two = await pair(serve, redis)
     key = {"Idempotency-Key": "k"}
     asking = asyncio.create_task(one.client.post("/v1/chat/completions", json=CHAT, headers=key))
@@ -484,8 +487,8 @@ async def test_an_answer_in_one_piece_is_asked_for_again(serve: Serve, redis: Re
     assert response.headers["X-Stream-Id"] == id
 
 
-async def test_who_reads_elsewhere_keeps_it_alive(serve: Serve, redis: RedisServer) -> None:
-    """A stream without a reader at its own replica is not given up while another has one."""
+async def test_a_reader_at_another_replica_keeps_it_alive(serve: Serve, redis: RedisServer) -> None:
+    """A stream without a reader at its owner is not cancelled while another replica has one."""
     one, two, id = await pair_and_stream(serve, redis, resume_grace_s=2 * LEASE_S)
     async with two.client.get(f"/v1/streams/{id}"):
         before = one.rill.streams.table._deadlines[id]
@@ -494,7 +497,7 @@ async def test_who_reads_elsewhere_keeps_it_alive(serve: Serve, redis: RedisServ
 
 
 async def test_a_refused_prompt_leaves_nothing(serve: Serve, redis: RedisServer) -> None:
-    """Nobody was told of the stream: it and its key are gone."""
+    """No client was told of the stream: it and its key are deleted."""
     one, _ = await pair(serve, redis)
     asking = asyncio.create_task(one.client.post("/stream", json=PROMPT, headers={"Idempotency-Key": "k"}))
     id = (await one.engine.submission()).id
@@ -505,7 +508,7 @@ async def test_a_refused_prompt_leaves_nothing(serve: Serve, redis: RedisServer)
 
 
 async def test_everything_expires(serve: Serve, redis: RedisServer) -> None:
-    """Each key of a stream has a time to live: the given one from its end on, a minute more while it lives."""
+    """Each Redis key of a stream has a time to live: stream_ttl_s from its end on, a minute more while it is live."""
     one, _ = await pair(serve, redis, stream_ttl_s=100)
     id = await begun(one, "a")
     await until(lambda: is_durable(one, id))
@@ -518,7 +521,7 @@ async def test_everything_expires(serve: Serve, redis: RedisServer) -> None:
 
 
 async def test_a_drain_hands_over(serve: Serve, redis: RedisServer) -> None:
-    """At its end what may be resumed goes to another replica at once, without an end; what may not be fails."""
+    """At its end resumable streams go to another replica at once, without an end; the others fail."""
     one, two = await pair(serve, redis, drain_s=0, lease_s=60)
     replication(two).leases._lease_s = LEASE_S
     id = await begun(one, "a")
@@ -531,7 +534,7 @@ async def test_a_drain_hands_over(serve: Serve, redis: RedisServer) -> None:
         raw = b""
         while b'"a"' not in raw:
             raw += await response.content.readany()
-        replication(one).writer._go_ahead()  # Redis was slow a moment ago, which is no reason to give up
+        replication(one).writer._go_ahead()  # Redis was slow a moment ago, which is no reason to fail
         await one.rill.drain(asyncio.Event())
         with pytest.raises(aiohttp.ClientError):
             raw += await response.read()
@@ -545,8 +548,8 @@ async def test_a_drain_hands_over(serve: Serve, redis: RedisServer) -> None:
     assert (status, text(parse(raw) + rest), rest[-1].name) == (200, "ab", "done")
 
 
-async def test_a_record_that_nobody_understands(serve: Serve, redis: RedisServer) -> None:
-    """As a newer version may write it: that stream is not known here, and holds up no other."""
+async def test_an_unreadable_record(serve: Serve, redis: RedisServer) -> None:
+    """As a newer version may write it: the stream is unknown here, and delays no other."""
     one, two = await pair(serve, redis)
     strange, id = await begun(one, "a"), await begun(one, "a")
     await until(lambda: is_durable(one, strange) and is_durable(one, id))
@@ -559,7 +562,7 @@ async def test_a_record_that_nobody_understands(serve: Serve, redis: RedisServer
 
 
 async def test_a_bug_in_the_writer_stops_no_reader(serve: Serve, redis: RedisServer) -> None:
-    """Whatever goes wrong in there, readers get their events."""
+    """Whatever fails in it, readers get their events."""
     one, _, id = await pair_and_stream(serve, redis)
     async with one.client.get(f"/v1/streams/{id}") as response:
         stream_of(one, id).log.weights[-1:] = []  # as a bug of ours would
@@ -569,7 +572,7 @@ async def test_a_bug_in_the_writer_stops_no_reader(serve: Serve, redis: RedisSer
 
 
 async def test_a_lost_lease_is_taken_again(serve: Serve, redis: RedisServer) -> None:
-    """An owner whose lease is not in Redis any more, but whose log is, is the owner still, and can be followed."""
+    """An owner with a log, but no lease left in Redis, is still the owner, and its stream can be adopted later."""
     one, two, id = await pair_and_stream(serve, redis)
     redis.ask("DEL", "rill:live")
     await until(lambda: id.encode() in redis.ask("ZRANGE", "rill:live", "0", "-1"))
@@ -577,7 +580,7 @@ async def test_a_lost_lease_is_taken_again(serve: Serve, redis: RedisServer) -> 
     assert (await two.engine.submission()).id == id
 
 
-async def test_who_loses_a_race_for_a_stream_leaves_it_alone(serve: Serve, redis: RedisServer) -> None:
+async def test_the_loser_of_an_adoption_leaves_the_stream_alone(serve: Serve, redis: RedisServer) -> None:
     """Two replicas claim a dead one's stream: the winner keeps its lease."""
     one, two, id = await pair_and_stream(serve, redis)
     await suspend(one)
@@ -590,7 +593,7 @@ async def test_who_loses_a_race_for_a_stream_leaves_it_alone(serve: Serve, redis
 
 
 async def test_an_expired_stream_is_gone_everywhere(serve: Serve, redis: RedisServer) -> None:
-    """410 also at a replica that never knew it; what never was is 404."""
+    """410 even at a replica that never knew it; an id that never existed is 404."""
     one, two = await pair(serve, redis, stream_ttl_s=1)
     id = await begun(one, "a")
     one.engine.finish(id)
@@ -601,8 +604,8 @@ async def test_an_expired_stream_is_gone_everywhere(serve: Serve, redis: RedisSe
     assert (await two.client.get(f"/v1/streams/{'0' * 32}")).status == 404
 
 
-async def test_a_log_that_is_gone_is_not_begun_in_its_middle(serve: Serve, redis: RedisServer) -> None:
-    """Redis loses all while nobody looks: the next event is not its only one."""
+async def test_a_lost_log_is_written_from_its_start(serve: Serve, redis: RedisServer) -> None:
+    """Redis loses all data unnoticed: the next event is not the only one."""
     one, two, id = await pair_and_stream(serve, redis)
     redis.ask("FLUSHALL")
     one.engine.delta(id, "b")
@@ -612,7 +615,7 @@ async def test_a_log_that_is_gone_is_not_begun_in_its_middle(serve: Serve, redis
 
 
 async def test_a_cancellation_waits_for_the_next_owner(serve: Serve, redis: RedisServer) -> None:
-    """Between the death of one owner and the next one's adoption nobody can end it: then the next one does."""
+    """Between the death of one owner and the next one's adoption no replica can end it: the next owner does."""
     one, two, id = await pair_and_stream(serve, redis)
     await kill(one)
     assert (await two.client.delete(f"/v1/streams/{id}")).status == 204
@@ -621,7 +624,7 @@ async def test_a_cancellation_waits_for_the_next_owner(serve: Serve, redis: Redi
 
 
 async def test_a_key_lives_as_long_as_its_stream(serve: Serve, redis: RedisServer) -> None:
-    """However long that takes; then as long as it can be read."""
+    """However long it runs; then as long as it can be read."""
     one, _ = await pair(serve, redis, stream_ttl_s=100)
     asking = asyncio.create_task(one.client.post("/stream", json={**PROMPT, "key": "k"}))
     id = (await one.engine.submission()).id

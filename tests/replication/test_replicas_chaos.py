@@ -1,4 +1,4 @@
-"""Replicas and Redis fail in any order while streams are read: who comes back until the end gets every event once."""
+"""Replicas and Redis fail in any order: a reader that reconnects until the end gets every event once."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ pytestmark = pytest.mark.e2e
 
 LEASE_S = 0.6
 N_STREAMS = 8
-N_TROUBLES = 16  # more than come to pass on a quiet machine, where the streams take some ten seconds
+N_FAULTS = 16  # more than happen on an idle machine, where the streams take some ten seconds
 PIECES = tuple(f" {n}" for n in range(400))
 
 
 class World:
-    """Three replicas, of which at least one lives, and what happens to them."""
+    """Three replicas, of which at least one is alive, and the faults that are injected."""
 
     def __init__(self, services: list[Service], redis: RedisServer, seed: int) -> None:
         self.alive, self.redis, self.random = services, redis, random.Random(seed)
-        self.told: list[str] = []
+        self.history: list[str] = []
 
     def any(self) -> Service:
         return self.random.choice(self.alive)
 
-    async def cause_trouble(self) -> None:
-        """One thing after another, but not for ever: a busy machine has to come to the streams' ends between them."""
-        for _ in range(N_TROUBLES):
+    async def inject_faults(self) -> None:
+        """One fault after another, but not for ever: a busy machine has to reach the streams' ends between them."""
+        for _ in range(N_FAULTS):
             await asyncio.sleep(self.random.uniform(0.1, 0.8))
-            trouble = self.random.choice([self.lose_a_replica, self.stall_a_replica, self.stall_redis, self.cut_redis])
-            self.told.append(trouble.__name__)
-            await trouble()
+            fault = self.random.choice([self.lose_a_replica, self.stall_a_replica, self.stall_redis, self.cut_redis])
+            self.history.append(fault.__name__)
+            await fault()
 
     async def lose_a_replica(self) -> None:
         if len(self.alive) > 1:
@@ -49,7 +49,7 @@ class World:
             await dead.engine.stop()
             for site in list(dead.runner.sites):
                 await site.stop()
-            await asyncio.sleep(0.1)  # for who was on the way to it
+            await asyncio.sleep(0.1)  # for connections that were on the way to it
             await kill(dead)
 
     async def stall_a_replica(self) -> None:
@@ -72,7 +72,7 @@ class World:
             return id
 
     async def read(self, id: str) -> tuple[str, list[Event]]:
-        """A stream from its start to its end, from whichever replica it may be."""
+        """A stream from its start to its end, from any of the replicas."""
         events: list[Event] = []
         while not events or events[-1].name not in ("done", "failure"):
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": events[-1].id} if events else {})
@@ -85,7 +85,7 @@ class World:
         return id, events
 
     async def _read_some(self, response: aiohttp.ClientResponse) -> bytes:
-        """It may leave in the middle, and what it has by then counts."""
+        """It may leave in the middle; what it has received by then counts."""
         raw, enough = b"", self.random.choice([200, 2000, 1 << 20])
         with suppress(aiohttp.ClientError):
             async for chunk in response.content.iter_any():
@@ -103,13 +103,13 @@ async def test_nothing_is_lost(serve: Serve, redis: RedisServer, seed: int) -> N
     for service in world.alive:
         service.engine.by_hand, service.engine.pause_s, service.engine.pieces = False, 0.01, PIECES
     ids = [await world.start() for _ in range(N_STREAMS)]
-    trouble = asyncio.create_task(world.cause_trouble())
+    fault = asyncio.create_task(world.inject_faults())
     try:
         async with asyncio.timeout(PATIENCE_S):
             read = await asyncio.gather(*(world.read(id) for id in ids))
     finally:
-        trouble.cancel()
+        fault.cancel()
         redis.resume()
     for id, events in read:
-        assert list(range(len(events))) == numbers(events, id), world.told
-        assert ("done", "".join(PIECES)) == (events[-1].name, text(events)), world.told
+        assert list(range(len(events))) == numbers(events, id), world.history
+        assert ("done", "".join(PIECES)) == (events[-1].name, text(events)), world.history

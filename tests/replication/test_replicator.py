@@ -1,4 +1,4 @@
-"""replicator.py by itself: what becomes of our streams when this process is to end."""
+"""replicator.py by itself: what happens to this replica's streams when its process ends."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.memory_store import MemoryStore
 from tests.patience import PATIENCE_S
 
 
-class Told(Observer):
-    """Takes what else replication tells."""
+class RecordingObserver(Observer):
+    """Also accepts replication's notifications."""
 
     def acknowledged(self, lag_s: float, /) -> None: ...
     def fenced(self) -> None: ...
     def adopted(self) -> None: ...
 
 
-class Claimed(MemoryStore):
-    """In which, during the next write, one token more is made, and another replica takes the stream over."""
+class ClaimedStore(MemoryStore):
+    """During its next write one more token is generated, and another replica claims the stream."""
 
     def __init__(self, house: House) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class Claimed(MemoryStore):
         return places
 
 
-async def test_a_hand_over_comes_to_its_end() -> None:
+async def test_a_hand_over_ends() -> None:
     """Also of a stream that another replica claims while its last events are written."""
     house = House()
-    store = Claimed(house)
+    store = ClaimedStore(house)
     replication = Replication(
         store=store,
         streams=house.streams,
-        observer=Told(),
+        observer=RecordingObserver(),
         log_wait_s=1.0,
         store_prompts=True,
         model=lambda: "digest",

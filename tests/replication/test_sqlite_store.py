@@ -1,6 +1,6 @@
-"""A service whose streams are in a file: what its next life goes on with, and what happens when the file fails.
+"""A service with its streams in a file: what its next run continues, and what happens when the file fails.
 
-Two lives are two services in this process, one after the other; tests/starter/test_restart.py has real ones.
+Two runs are two services in this process, one after the other; tests/starter/test_restart.py has real processes.
 """
 
 from __future__ import annotations
@@ -36,47 +36,47 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "streams.db"
 
 
-Live = Callable[..., Awaitable[Service]]
+Restart = Callable[..., Awaitable[Service]]
 
 
 @pytest.fixture
-def live(serve: Serve, path: Path) -> Live:
-    """`await live()`: a life on the file, played by hand; the one before is killed first."""
-    lives: list[Service] = []
+def restart(serve: Serve, path: Path) -> Restart:
+    """`await restart()`: a service on the file with a hand-driven engine; the one before is killed first."""
+    services: list[Service] = []
 
     async def one(**settings: Any) -> Service:
-        if lives:
-            await end(lives[-1])
-        lives.append(await serve(**{"store_path": str(path), "by_hand": True, **settings}))
-        return lives[-1]
+        if services:
+            await end(services[-1])
+        services.append(await serve(**{"store_path": str(path), "by_hand": True, **settings}))
+        return services[-1]
 
     return one
 
 
 async def end(service: Service) -> None:
-    """Kill it; its file goes back to the kernel as it is."""
+    """Kills it, and closes its file as it is."""
     await kill(service)
     await replication(service)._store.close()
 
 
 async def durable(service: Service, *texts: str, **more: Any) -> str:
-    """A stream that has said these words, all of them in the file."""
+    """A stream with these texts, all of them in the file."""
     id = await begun(service, *texts, **more)
     await until(lambda: is_durable(service, id))
     return id
 
 
-# Lives.
+# Restarts.
 
 
 @pytest.mark.parametrize(("route", "body"), ROUTES)
-async def test_a_stream_goes_on_after_a_restart(live: Live, route: str, body: dict[str, Any]) -> None:
-    """Behind the last token in the file, at once, with its seed; a reader that comes back before the engine is ready
+async def test_a_stream_continues_after_a_restart(restart: Restart, route: str, body: dict[str, Any]) -> None:
+    """After the last token in the file, at once, with its seed; a reader that reconnects before the engine is ready
     waits, and loses and repeats nothing."""
-    one = await live()
+    one = await restart()
     id = await durable(one, "a", "b", path=route, body=body)
     whole = await first_events(one, id, len(stream_of(one, id).log))
-    two = await live(starts_ready=False)
+    two = await restart(starts_ready=False)
     async with two.client.get(f"/v1/streams/{id}", headers={"Last-Event-ID": whole[-1].id}) as response:
         two.engine.load()
         adopted = await asyncio.wait_for(two.engine.submission(), PATIENCE_S)
@@ -91,14 +91,16 @@ async def test_a_stream_goes_on_after_a_restart(live: Live, route: str, body: di
 
 
 @pytest.mark.parametrize(("route", "body"), ROUTES)
-async def test_a_finished_stream_is_there_after_a_restart(live: Live, route: str, body: dict[str, Any]) -> None:
-    """To be read from any event on, and by its Idempotency-Key: nothing is generated again."""
+async def test_a_finished_stream_is_readable_after_a_restart(
+    restart: Restart, route: str, body: dict[str, Any]
+) -> None:
+    """After any event, and by its Idempotency-Key: nothing is generated again."""
     key = {"Idempotency-Key": "k"}
-    one = await live(by_hand=False)
+    one = await restart(by_hand=False)
     async with one.client.post(route, json=body, headers=key) as response:
         id, raw = response.headers["X-Stream-Id"], await response.read()
     await until(lambda: not replication(one).writer.copies)
-    two = await live()
+    two = await restart()
     events = parse(raw)
     assert await read(two, f"/v1/streams/{id}", **{"Last-Event-ID": events[0].id}) == (200, events[1:])
     assert await read(two, f"/v1/streams/{id}", **{"Last-Event-ID": events[-1].id}) == (204, [])
@@ -110,9 +112,9 @@ async def test_a_finished_stream_is_there_after_a_restart(live: Live, route: str
     assert two.engine.submitted == []
 
 
-async def test_a_key_names_a_live_stream_after_a_restart(live: Live) -> None:
-    """The same request with the same key is the stream that goes on."""
-    one = await live()
+async def test_a_key_names_a_live_stream_after_a_restart(restart: Restart) -> None:
+    """The same request with the same key gets the stream, which continues."""
+    one = await restart()
     key = {"Idempotency-Key": "k"}
     asking = asyncio.create_task(one.client.post("/stream", json=PROMPT, headers=key))
     id = (await one.engine.submission()).id
@@ -120,7 +122,7 @@ async def test_a_key_names_a_live_stream_after_a_restart(live: Live) -> None:
     (await asking).close()
     one.engine.delta(id, "a")
     await until(lambda: is_durable(one, id))
-    two = await live()
+    two = await restart()
     async with two.client.post("/stream", json=PROMPT, headers=key) as response:
         assert response.headers["X-Stream-Id"] == id
         assert (await two.engine.submission()).delivered == [7]
@@ -130,10 +132,10 @@ async def test_a_key_names_a_live_stream_after_a_restart(live: Live) -> None:
 
 
 @pytest.mark.parametrize("is_behind", [False, True])
-async def test_a_drain_leaves_its_streams_to_the_next_life(live: Live, is_behind: bool) -> None:
-    """What may be resumed does not end, and its readers are cut; what may not says shutting_down; nothing is adopted
-    back by who is leaving. Also when a write takes long just then."""
-    one = await live(drain_s=0)
+async def test_a_drain_leaves_its_streams_to_the_next_run(restart: Restart, is_behind: bool) -> None:
+    """Resumable ones do not end, and their readers are disconnected; the others end with shutting_down; the stopping
+    process adopts none of them. Also if a write takes long just then."""
+    one = await restart(drain_s=0)
     id = await durable(one, "a")
     asking = asyncio.create_task(one.client.post("/stream", json=PROMPT))
     plain = (await one.engine.submission(2)).id
@@ -153,7 +155,7 @@ async def test_a_drain_leaves_its_streams_to_the_next_life(live: Live, is_behind
     await replication(one).leases.turn()
     assert len(one.engine.submitted) == 2
     await one.runner.cleanup()
-    two = await live()
+    two = await restart()
     assert (await two.engine.submission()).delivered == [7]
     two.engine.delta(id, "b")
     two.engine.finish(id)
@@ -162,12 +164,12 @@ async def test_a_drain_leaves_its_streams_to_the_next_life(live: Live, is_behind
     assert (await receipt(two, plain))["error"]["code"] == "shutting_down"
 
 
-async def test_many_lives(live: Live) -> None:
-    """Each goes on where the one before was, in an epoch of its own."""
-    service = await live()
+async def test_many_restarts(restart: Restart) -> None:
+    """Each run continues where the one before stopped, in its own epoch."""
+    service = await restart()
     id = await durable(service, "0")
     for n in range(1, 5):
-        service = await live()
+        service = await restart()
         assert (await service.engine.submission()).delivered == [7] * n
         service.engine.delta(id, str(n))
         await until(lambda now=service: is_durable(now, id))  # type: ignore[misc]
@@ -178,53 +180,53 @@ async def test_many_lives(live: Live) -> None:
 
 
 @pytest.mark.parametrize(("words", "ends"), [(("b", "c"), "done"), (("b", "x"), "failure")])
-async def test_beyond_the_file(live: Live, path: Path, words: tuple[str, ...], ends: str) -> None:
-    """A reader has events that the file never got: if they are generated again it goes on, else it is told."""
-    one = await live()
+async def test_beyond_the_file(restart: Restart, path: Path, words: tuple[str, ...], ends: str) -> None:
+    """A reader has events that never reached the file: if the same are generated again it continues, else it fails."""
+    one = await restart()
     id = await durable(one, "a")
     move_away(path)
     one.engine.delta(id, "b", "c")
     has = await first_events(one, id, len(stream_of(one, id).log))
     await kill(one)
     move_back(path)
-    two = await live()
+    two = await restart()
     assert (await two.engine.submission()).delivered == [7]
     await check_beyond(two, id, has, words, ends)
 
 
 async def failed(service: Service, id: str) -> list[Event]:
-    """What a reader gets of a stream that can't go on."""
+    """What a reader gets of a stream that can't be continued."""
     status, events = await read(service, f"/v1/streams/{id}")
     assert (status, events[-1].name, events[-1].json()["error"]["code"]) == (200, "failure", "engine_crash")
     assert service.engine.submitted == []
     return events
 
 
-async def test_another_model_never_goes_on(live: Live) -> None:
-    """The reader gets what there was, and at once a failure: there is nobody else who could go on."""
-    one = await live()
+async def test_another_model_never_continues(restart: Restart) -> None:
+    """The reader gets the logged events, and at once a failure: there is no other replica to continue the stream."""
+    one = await restart()
     id = await durable(one, "a")
-    two = await live(digest="another")
+    two = await restart(digest="another")
     assert text(await failed(two, id)) == "a"
-    three = await live()
+    three = await restart()
     assert text(await failed(three, id)) == "a"
 
 
-async def test_prompts_need_not_be_stored(live: Live, path: Path) -> None:
-    """Switched off, nothing that was asked is in the file; what was answered is, and the stream ends with its life."""
+async def test_prompts_need_not_be_stored(restart: Restart, path: Path) -> None:
+    """If disabled, nothing of the request is in the file; the answer is, and the stream ends with its run."""
     secret = "whisper-4821"
-    one = await live(store_prompts=False)
+    one = await restart(store_prompts=False)
     id = await durable(one, "aloud", body={"prompt": secret, "stop": [secret]})
     assert b"aloud" in on_disk(path) and secret.encode() not in on_disk(path)
-    two = await live(store_prompts=False)
+    two = await restart(store_prompts=False)
     assert text(await failed(two, id)) == "aloud"
 
 
-async def test_a_cancel_before_the_engine_is_ready(live: Live) -> None:
-    """A stream of an earlier life that is deleted meanwhile ends as soon as it is adopted."""
-    one = await live()
+async def test_a_cancel_before_the_engine_is_ready(restart: Restart) -> None:
+    """A stream of an earlier run that is deleted meanwhile ends as soon as it is adopted."""
+    one = await restart()
     id = await durable(one, "a")
-    two = await live(starts_ready=False)
+    two = await restart(starts_ready=False)
     async with two.client.delete(f"/v1/streams/{id}") as response:
         assert response.status == 204
     two.engine.load()
@@ -232,12 +234,12 @@ async def test_a_cancel_before_the_engine_is_ready(live: Live) -> None:
     assert (await receipt(two, id))["finish_reason"] == "cancelled"
 
 
-async def test_the_clock_was_set_back(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two lives, by a day: the stream goes on, and took no negative time."""
-    one = await live()
+async def test_the_clock_was_set_back(restart: Restart, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a day, between two runs: the stream continues, and has no negative duration."""
+    one = await restart()
     id = await durable(one, "a")
     monkeypatch.setattr("service.replication.replicator.time.time", lambda: 0.0)
-    two = await live()
+    two = await restart()
     await two.engine.submission()
     two.engine.delta(id, "b")
     two.engine.finish(id)
@@ -250,7 +252,7 @@ async def test_the_clock_was_set_back(live: Live, monkeypatch: pytest.MonkeyPatc
 
 
 def move_away(path: Path) -> None:
-    """What is in its place can't be a file."""
+    """A directory takes its place."""
     path.rename(path.with_suffix(".away"))
     path.mkdir()
 
@@ -260,25 +262,25 @@ def move_back(path: Path) -> None:
     path.with_suffix(".away").rename(path)
 
 
-def put_rubbish(path: Path) -> None:
-    rubbish = path.with_suffix(".rubbish")
-    rubbish.write_bytes(b"this is no database" * 1000)
-    rubbish.replace(path)  # at once: a file that is missing for a moment is made anew, and then written over unseen
+def corrupt(path: Path) -> None:
+    garbage = path.with_suffix(".rubbish")
+    garbage.write_bytes(b"this is no database" * 1000)
+    garbage.replace(path)  # atomically: a missing file would be made anew, and then overwritten unnoticed
 
 
 FAILURES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
     "moved away": (move_away, move_back),
     "deleted": (move_away, Path.rmdir),
-    "broken": (put_rubbish, Path.unlink),
+    "broken": (corrupt, Path.unlink),
 }
 
 
 @pytest.mark.parametrize("how", FAILURES)
-async def test_the_file_fails(live: Live, path: Path, how: str) -> None:
-    """Streams go on from memory, are not durable, and are written again with the same ids: to the file when it is back,
-    or to a new one."""
+async def test_the_file_fails(restart: Restart, path: Path, how: str) -> None:
+    """Streams continue from memory, are not durable, and are written again with the same ids: to the file once it is
+    back, or to a new one."""
     fail, mend = FAILURES[how]
-    one = await live()
+    one = await restart()
     id = await durable(one, "a", "b")
     async with one.client.get(f"/v1/streams/{id}") as response:
         fail(path)
@@ -297,24 +299,24 @@ async def test_the_file_fails(live: Live, path: Path, how: str) -> None:
         raw += await response.read()
     assert text(parse(raw)) == "abcdefg"
     await until(lambda: not replication(one).writer.copies)
-    two = await live()
+    two = await restart()
     assert await read(two, f"/v1/streams/{id}") == (200, parse(raw))
 
 
-async def test_a_silent_streams_file_is_deleted(live: Live, path: Path) -> None:
-    """It is found out without a write, and the stream is written to a new file."""
-    one = await live()
+async def test_an_idle_streams_file_is_deleted(restart: Restart, path: Path) -> None:
+    """It is noticed without a write, and the stream is written to a new file."""
+    one = await restart()
     id = await durable(one, "a")
     await asyncio.to_thread(path.unlink)
-    # Its bytes may be there before the transaction is: then nobody has been told that it is durable.
+    # Its bytes may be there before the transaction is: then it is not reported as durable yet.
     await until(lambda: path.exists() and id.encode() in on_disk(path) and is_durable(one, id))
-    two = await live()
+    two = await restart()
     assert (await asyncio.wait_for(two.engine.submission(), PATIENCE_S)).delivered == [7]
 
 
-async def test_while_the_file_is_away_a_stranger_is_told_to_come_back(live: Live, path: Path) -> None:
-    """Nobody knows whether the stream exists: 503, never `stream_lost`."""
-    one = await live()
+async def test_while_the_file_is_missing_clients_are_told_to_retry(restart: Restart, path: Path) -> None:
+    """It is unknown whether the stream exists: 503, never `stream_lost`."""
+    one = await restart()
     move_away(path)
     async with one.client.get(f"/v1/streams/{ID}") as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "2")
@@ -351,8 +353,8 @@ async def purged(store: SqliteStore) -> None:
     await store.expired()
 
 
-async def test_what_an_earlier_life_left(path: Path) -> None:
-    """Live streams, whatever the time: they have no owner any more and nobody else will go on with them."""
+async def test_streams_of_an_earlier_run(path: Path) -> None:
+    """Live ones can be adopted, whatever the time: they have no owner, and no other replica will adopt them."""
     clock = Clock()
     one = opened(path, clock)
     await one.write([write(1, b"x", record=b"r"), write(1, b"x", id="b" * 32, record=b"r", is_last=True)])
@@ -366,7 +368,7 @@ async def test_what_an_earlier_life_left(path: Path) -> None:
 
 
 async def test_everything_expires(path: Path) -> None:
-    """What has ended is gone from the disk after its time to live, its words and its key with it; what lives is not."""
+    """An ended stream is deleted from the disk after its time to live, with its text and its key; a live one is not."""
     clock = Clock()
     store = opened(path, clock)
     await store.reservations.reserve("short", b"v")
@@ -391,7 +393,7 @@ async def test_everything_expires(path: Path) -> None:
 
 
 async def test_a_clock_that_was_set_back_keeps_nothing_for_longer(path: Path) -> None:
-    """A time to live that the clock says is a year off is cut to what it should be."""
+    """An expiry that the clock says is a year off is reduced to the time to live."""
     clock = Clock()
     store = opened(path, clock)
     await store.reservations.reserve("k", b"v")
@@ -406,7 +408,7 @@ async def test_a_clock_that_was_set_back_keeps_nothing_for_longer(path: Path) ->
 
 
 async def test_the_file_does_not_grow_for_ever(path: Path) -> None:
-    """What is deleted is given back."""
+    """The space of what is deleted is given back."""
     clock = Clock()
     store = opened(path, clock)
     await store.write(
@@ -421,7 +423,7 @@ async def test_the_file_does_not_grow_for_ever(path: Path) -> None:
 
 
 async def test_only_its_owner_may_read_it(path: Path) -> None:
-    """Also what a careless hand made."""
+    """Even if it was made with other permissions."""
     os.close(os.open(path, os.O_CREAT, 0o644))
     store = opened(path)
     await store.write([write(1, b"x", record=b"r")])
@@ -430,7 +432,7 @@ async def test_only_its_owner_may_read_it(path: Path) -> None:
 
 
 async def test_one_process_has_the_file(path: Path) -> None:
-    """Another one is told, and the first goes on."""
+    """Another one gets an error, and the first continues."""
     one = opened(path)
     with pytest.raises(StoreDown, match="another process has it open"):
         opened(path)
@@ -471,8 +473,8 @@ UNUSABLE: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("make", "said"), UNUSABLE)
-def test_a_file_that_can_not_be_used(path: Path, make: Callable[[Path], object], said: str) -> None:
-    """It is refused, in a line that names it, and left as it is."""
+def test_an_unusable_file(path: Path, make: Callable[[Path], object], said: str) -> None:
+    """It is refused, in a line that names it, and left unchanged."""
     make(path)
     before = path.read_bytes() if path.is_file() else b""
     with pytest.raises(StoreDown) as error:
@@ -481,14 +483,14 @@ def test_a_file_that_can_not_be_used(path: Path, make: Callable[[Path], object],
     assert before == (path.read_bytes() if path.is_file() else b"")
 
 
-def test_a_directory_that_is_not_there(path: Path) -> None:
-    """It is not made."""
+def test_a_missing_directory(path: Path) -> None:
+    """It is not created."""
     with pytest.raises(StoreDown, match="No such file or directory"):
         opened(path / "streams.db")
 
 
 async def test_a_name_is_a_files_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that SQLite knows for something else; and it stays that file, wherever the process goes."""
+    """Even one with a special meaning for SQLite; and it stays that file when the process changes its directory."""
     monkeypatch.chdir(path.parent)
     store = opened(Path(":memory:"))
     monkeypatch.chdir("/")
@@ -497,7 +499,7 @@ async def test_a_name_is_a_files_name(path: Path, monkeypatch: pytest.MonkeyPatc
     assert b"x" in on_disk(path.with_name(":memory:"))
 
 
-async def test_a_write_is_whole_or_not_at_all(path: Path) -> None:
+async def test_a_write_is_atomic(path: Path) -> None:
     """One that fails in its middle leaves nothing of its beginning."""
     store = opened(path)
     await store.write([write(1, b"x", record=b"r")])
@@ -507,7 +509,7 @@ async def test_a_write_is_whole_or_not_at_all(path: Path) -> None:
     await store.close()
 
 
-# Writes to 16 streams at once, one entry each, and says which were acknowledged; until it is killed.
+# Writes to 16 streams at once, one entry each, and prints which were acknowledged, until it is killed.
 FOR_EVER = """
 import asyncio
 from tests.replication.test_sqlite_store import IDS, opened, write
@@ -528,7 +530,7 @@ IDS = [f"{n:032x}" for n in range(16)]
 
 @pytest.mark.parametrize("n_before", [1, 30, 100, 300])
 async def test_killed_in_a_write(path: Path, n_before: int) -> None:
-    """What was acknowledged is there, whole writes only, and the file is sound."""
+    """Acknowledged entries are there, whole writes only, and the file is intact."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", FOR_EVER, str(path)), stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )

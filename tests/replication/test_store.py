@@ -41,16 +41,16 @@ RECORD = Record(
 )
 
 
-def test_an_event_comes_back() -> None:
-    """Bytes, tokens and phase, as they were; for its own stream only."""
+def test_an_event_is_decoded() -> None:
+    """With the same bytes, tokens and phase; for its own stream only."""
     event = Event("id: a.0.0\ndata: ✨\n\n".encode(), [1, 2], Phase.ANSWERING)
     assert event == decode("a", encode_event("a", event))
     with pytest.raises(ValueError, match="another stream"):
         decode("b", encode_event("a", event))
 
 
-def test_an_end_comes_back() -> None:
-    """Its last events, summary and text."""
+def test_an_end_is_decoded() -> None:
+    """With its last events, summary and text."""
     end = End([b"id: a.1.0\ndata: x\n\n"], "stop", SUMMARY, None, "whole")
     assert end == decode("a", encode_end("a", end))
     with pytest.raises(ValueError, match="another stream"):
@@ -58,8 +58,8 @@ def test_an_end_comes_back() -> None:
 
 
 @pytest.mark.parametrize("error", [EngineCrash("gone", retry_after_s=5.0), QueueTimeout("late", param="p")])
-def test_an_error_comes_back(error: errors.RillError) -> None:
-    """Whoever is told elsewhere is told the same."""
+def test_an_error_is_decoded(error: errors.RillError) -> None:
+    """A client of another replica gets the same error."""
     back = decode("a", encode_end("a", End([], error.outcome, SUMMARY, error)))
     assert isinstance(back, End) and back.error is not None
     assert errors.as_dict(back.error) == errors.as_dict(error)
@@ -70,14 +70,14 @@ def test_an_error_comes_back(error: errors.RillError) -> None:
     "payload",
     [b"", b"{}", b"[]", b"7", b'["a"]', b'["a",1]', b'["a",{}]', b'["a","x",[1]]', b'["a","x",["y"],"answering"]'],
 )
-def test_what_is_no_entry(payload: bytes) -> None:
+def test_invalid_entries(payload: bytes) -> None:
     """ValueError, whatever it is."""
     with pytest.raises(ValueError):  # its text is for the log
         decode("a", payload)
 
 
-def test_a_record_comes_back() -> None:
-    """All that an adopter needs."""
+def test_a_record_is_decoded() -> None:
+    """With all that an adopter needs."""
     assert decode_record(encode_record(RECORD)) == RECORD
     for body in (b"", b"[]", b"{}", b'{"submit":{}}'):
         with pytest.raises(ValueError):
@@ -85,7 +85,7 @@ def test_a_record_comes_back() -> None:
 
 
 def test_versions_read_each_other() -> None:
-    """What is stored has the names and shapes that it always had; what a later version adds is ignored."""
+    """Stored records keep their field names and shapes; fields that a later version adds are ignored."""
     sampling = {"seed": 7, "top_k": 40, "dry_sequence_breakers": ["\n", ":", '"', "*"], "logit_bias": [[5, None]]}
     stored = {
         "submit": {
@@ -120,7 +120,7 @@ def test_versions_read_each_other() -> None:
 
 
 def test_versions_read_each_others_entries() -> None:
-    """So it is with a log: an event, an end, and an error from before there were counts."""
+    """The same for a log: an event, an end, and an error from before there were counts."""
     event = b'["a","data: x\\n\\n",[1,2],"answering"]'
     assert encode_event("a", Event(b"data: x\n\n", [1, 2], Phase.ANSWERING)) == event
     assert decode("a", event) == Event(b"data: x\n\n", [1, 2], Phase.ANSWERING)
@@ -140,7 +140,7 @@ def test_versions_read_each_others_entries() -> None:
 
 
 def test_a_record_without_its_prompt() -> None:
-    """Nothing that a user wrote is left, and it says so."""
+    """Nothing that a user wrote is left, and has_prompt is false."""
     bare = RECORD.without_prompt()
     assert RECORD.has_prompt and not bare.has_prompt
     assert b"hi" not in encode_record(bare)
@@ -156,8 +156,8 @@ ANSWER = Answer("chat", model="m", fingerprint="f")
 
 
 @pytest.mark.parametrize("dialect", [Native(), Chunks(ANSWER, include_usage=True), Whole(ANSWER)])
-def test_a_dialect_comes_back(dialect: Dialect) -> None:
-    """The same events in the same words, ids and dates included."""
+def test_a_dialect_is_decoded(dialect: Dialect) -> None:
+    """It makes the same events with the same text, ids and dates included."""
     back = dialects.make(dialects.describe(dialect))
     assert type(back) is type(dialect)
     assert back.delta("x") == dialect.delta("x")
@@ -167,15 +167,15 @@ def test_a_dialect_comes_back(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize("values", [{}, {"name": "klingon"}, {"name": "chunks"}, {"name": "whole", "answer": {"x": 1}}])
-def test_no_dialect(values: dict[str, object]) -> None:
+def test_invalid_dialects(values: dict[str, object]) -> None:
     """ValueError."""
     with pytest.raises(ValueError):
         dialects.make(values)
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 6)), max_size=20))
-def test_what_counts_of_a_log(ids: list[tuple[int, int]]) -> None:
-    """Numbers without a gap; from a later owner's entry on, nothing of an earlier owner's."""
+def test_the_valid_entries_of_a_log(ids: list[tuple[int, int]]) -> None:
+    """Numbers without a gap; from a later owner's entry on, none of an earlier owner's."""
     entries = [(LogPosition(*id), b"") for id in sorted(set(ids))]
     log = [place for place, _ in settled(entries)]
     assert [place.number for place in log] == list(range(1, len(log) + 1))

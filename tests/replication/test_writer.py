@@ -17,7 +17,7 @@ from tests.memory_store import MemoryStore
 
 
 class Observer:
-    """Notes what it is told."""
+    """Records its notifications."""
 
     def __init__(self) -> None:
         self.n_acknowledged = 0
@@ -31,7 +31,7 @@ class Observer:
 
 
 class World:
-    """A writer with its store; streams come from a registry that knows of neither."""
+    """A writer with its store; the streams come from a registry that knows neither."""
 
     def __init__(self, log_wait_s: float = 60.0) -> None:
         self.store, self.observer, self.house = MemoryStore(), Observer(), House()
@@ -78,8 +78,8 @@ async def test_readers_wait_for_the_store() -> None:
     assert world.observer.n_acknowledged == 1
 
 
-async def test_what_comes_during_a_write_goes_with_the_next() -> None:
-    """One write at a time; all streams' events of meanwhile are one more."""
+async def test_events_during_a_write_are_in_the_next_one() -> None:
+    """There is one write at a time; all streams' events since then are one more."""
     world = World()
     world.store.gate.clear()
     async with background(world.writer.run):
@@ -91,26 +91,26 @@ async def test_what_comes_during_a_write_goes_with_the_next() -> None:
         await turns(lambda: one.log.n_visible == len(one.log) and two.log.n_visible == len(two.log))
     assert [[write.id for write in writes] for writes in world.store.writes] == [[one.id], [one.id, two.id]]
     assert (world.copied(one), world.copied(two)) == (one.log, two.log)
-    assert [write.record for write in world.store.writes[1]] == [None, b"record"], "a record goes once"
+    assert [write.record for write in world.store.writes[1]] == [None, b"record"], "a record is written once"
 
 
-async def test_a_slow_store_does_not_hold_readers_up() -> None:
-    """After log_wait_s they get what there is, not durable; when the store has caught up they wait for it again."""
+async def test_a_slow_store_does_not_delay_readers() -> None:
+    """After log_wait_s they get the events, not durable; when the store has caught up they wait for it again."""
     world = World(log_wait_s=0.0)
     world.store.gate.clear()
     async with background(world.writer.run):
         stream = world.begin("a")
         await turns(lambda: stream.log.n_visible == len(stream.log))
         assert (stream.log.is_durable, world.writer.is_behind, world.writer.n_not_durable) == (False, True, 1)
-        assert not world.begin("b").log.is_durable, "nor does a new one wait"
+        assert not world.begin("b").log.is_durable, "a new one does not wait, either"
         world.store.gate.set()
         await turns(lambda: stream.log.is_durable and not world.writer.is_behind)
     assert world.copied(stream) == stream.log
 
 
-async def test_who_may_have_lost_its_streams_shows_what_is_logged_only() -> None:
-    """From when another replica may have taken them over, as after a pause of this one, what the store says of them
-    comes first, however long it takes: neither patience counts, nor a failure, nor that readers were ahead."""
+async def test_a_writer_without_a_lease_delivers_only_what_is_logged() -> None:
+    """From when another replica may have adopted its streams, as after a pause of this one, the store's answer comes
+    first, however long it takes: no timeout counts, nor a failure, nor that readers were ahead."""
     world = World(log_wait_s=0.0)
     world.store.gate.clear()
     async with background(world.writer.run):
@@ -127,8 +127,8 @@ async def test_who_may_have_lost_its_streams_shows_what_is_logged_only() -> None
         assert (stream.log.is_durable, stream.log.n_visible) == (False, n_shown + 1)
 
 
-async def test_a_store_that_is_down_is_asked_what_it_has() -> None:
-    """What it lost is written again under the same numbers, what it has is not."""
+async def test_a_store_is_asked_what_it_has_after_a_failure() -> None:
+    """Lost entries are written again under the same numbers, the others are not."""
     world = World()
     stream = world.begin("a", "b", "c")
     await world.writer.flush()
@@ -144,7 +144,7 @@ async def test_a_store_that_is_down_is_asked_what_it_has() -> None:
 
 
 async def test_a_store_that_lost_a_whole_stream_gets_it_again() -> None:
-    """Its record too, so that another replica can go on with it."""
+    """With its record, so that another replica can adopt it."""
     world = World()
     stream = world.begin("a")
     await world.writer.flush()
@@ -156,8 +156,8 @@ async def test_a_store_that_lost_a_whole_stream_gets_it_again() -> None:
     assert world.store.records == {stream.id: b"record"}
 
 
-async def test_another_owner_ends_our_writing() -> None:
-    """A log that goes on in a higher epoch is not ours: said once, with where it stands."""
+async def test_another_owner_ends_the_writing() -> None:
+    """A log that continues in a higher epoch has another owner: reported once, with its end."""
     world = World()
     stream = world.begin("a")
     await world.writer.flush()
@@ -169,8 +169,8 @@ async def test_another_owner_ends_our_writing() -> None:
     assert world.copied(stream) == stream.log[:-1]
 
 
-async def test_an_inherited_stream_is_written_from_where_it_stood() -> None:
-    """In our epoch, behind the entries that are there."""
+async def test_an_adopted_stream_is_written_from_its_end_on() -> None:
+    """In the new epoch, after the existing entries."""
     world = World()
     stream = world.house.running()
     n = len(stream.log)
@@ -185,7 +185,7 @@ async def test_an_inherited_stream_is_written_from_where_it_stood() -> None:
 
 
 async def test_the_end_is_one_entry() -> None:
-    """The last events with what it amounted to; then the writer is done with it."""
+    """The last events with the outcome and the summary; then the writer is done with it."""
     world = World()
     stream = world.begin("a")
     stream.finish(finish(stream.id), world.house.clock())
@@ -196,8 +196,8 @@ async def test_the_end_is_one_entry() -> None:
     assert world.store.writes[-1][0].is_last and not world.writer.copies
 
 
-async def test_tokens_go_with_the_event_that_their_text_is_in() -> None:
-    """An adopter that has n events has their tokens, and no others."""
+async def test_tokens_are_logged_with_the_event_of_their_text() -> None:
+    """An adopter with n events has their tokens, and no others."""
     world = World()
     stream = world.begin("a")
     stream.delta([8], "", world.house.clock())
@@ -209,8 +209,8 @@ async def test_tokens_go_with_the_event_that_their_text_is_in() -> None:
     assert isinstance(said[-1], Event) and said[-1].phase is Phase.ANSWERING
 
 
-async def test_a_stream_that_nobody_was_told_of_is_dropped() -> None:
-    """It ended before the engine took its prompt: nothing of it stays."""
+async def test_a_stream_that_was_not_accepted_is_dropped() -> None:
+    """It ended before the engine accepted its prompt: nothing of it stays."""
     world = World()
     stream = world.house.open()
     world.writer.begin(stream, b"record", "t:k")
@@ -220,7 +220,7 @@ async def test_a_stream_that_nobody_was_told_of_is_dropped() -> None:
 
 
 async def test_a_write_is_bounded() -> None:
-    """MAX_ENTRIES at once; the rest goes with the next ones."""
+    """MAX_ENTRIES at once; the rest is in the next ones."""
     world = World()
     stream = world.begin(*["x"] * (MAX_ENTRIES + 10))
     async with background(world.writer.run):
