@@ -22,7 +22,7 @@ F = TypeVar("F")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without what the engine has set in it by now, or the caller for Python."""
+    """This process's environment without what the engine has set in it, or the caller for Python."""
     unwanted = ("GGML_NO_BACKTRACE", "GGML_CPU_TILED_MM", "PYTHONUNBUFFERED")
     return {k: v for k, v in os.environ.items() if k not in unwanted} | more
 
@@ -82,12 +82,12 @@ class Child:
                 return frame
 
     def ready(self) -> Child:
-        """Wait until it takes work."""
+        """Waits until it is ready."""
         self.wait_for(Ready)
         return self
 
     def rest(self) -> list[Frame]:
-        """All frames up to the end of the door, beats left out."""
+        """All frames up to the end of the connection, except beats."""
         rest: list[Frame] = []
         try:
             while True:

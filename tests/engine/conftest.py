@@ -19,7 +19,7 @@ from tests.engine import tiny
 settings.register_profile("engine", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("engine")
 
-# What the templates of prompts/test_template.py write, beside tiny's own.
+# Control tokens in the templates of prompts/test_template.py, in addition to tiny's own.
 FAMILIES = [
     *tiny.CONTROLS,
     "<|begin_of_text|>",

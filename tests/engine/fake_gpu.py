@@ -1,4 +1,4 @@
-"""A GPU that is none: fake_gpu.c built, and Python run in a process of its own that has it registered."""
+"""A fake GPU: fake_gpu.c compiled, and Python run in a process of its own that has it registered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.engine.llama.model import LIBRARY
 from tests.engine.child import ROOT, environment
 from tests.patience import PATIENCE_S
 
-# Registered as ggml registers what it loads at run time; a build whose CPU is linked in doesn't look for more itself.
+# Registered as ggml registers backends at run time; a build with the CPU linked in doesn't look for more itself.
 START = """
 import ctypes, sys
 from service.engine.llama import model as llama
@@ -24,11 +24,11 @@ ENGINE = "from service.engine.cli import run\nsys.exit(run(sys.argv[1:]))"
 
 
 def build(folder: Path) -> Path:
-    """The backend's shared library, from the C compiler that every machine with this engine has."""
+    """The backend's shared library, made with the C compiler that every machine with this engine has."""
     library = folder / "libggml-fake.so"
     headers = Path(sysconfig.get_path("platlib")) / "include"
     source = Path(__file__).with_name("fake_gpu.c")
-    libggml = Path(LIBRARY._name).with_name("libggml.so.0")  # by its name it will be the one that libllama brought
+    libggml = Path(LIBRARY._name).with_name("libggml.so.0")  # by its name it is the one that libllama has loaded
     flags = ["-shared", "-fPIC", "-Wall", "-Werror", "-I", str(headers)]
     subprocess.run(["cc", *flags, "-o", str(library), str(source), str(libggml)], check=True)
     return library

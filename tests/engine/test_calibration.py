@@ -1,4 +1,4 @@
-"""calibration.py: which decodes are timed, and what of them counts."""
+"""calibration.py: which decodes are timed, and which results count."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.engine.kv.memory import Memory
 
 
 class Timed:
-    """A context in whose time a row costs what it is told."""
+    """A context with its own clock, by which each row takes a given time."""
 
     n_batch = n_ctx = n_outputs_max = 64
     n_tile = 64
@@ -31,7 +31,7 @@ class Timed:
 
 
 def test_rows_are_timed() -> None:
-    """The first decode of each number of rows, which makes a graph, does not count."""
+    """The first decode of each number of rows, which builds a graph, does not count."""
     context = Timed(0.001)
     costs = measure_rows(cast(Any, context), lambda: context.now)
     assert {*context.shapes} == {*TIMED_ROWS}
@@ -40,7 +40,7 @@ def test_rows_are_timed() -> None:
 
 @given(st.lists(st.floats(0.0, 1e9), min_size=1), st.sampled_from([1, 32, 64]))
 def test_no_clock_stops_it(ticks: list[float], n_ctx: int) -> None:
-    """One that stands still, leaps or goes backwards: costs are told, a slice and how many cells may be kept."""
+    """One that stands still, jumps or goes backwards still gives costs, and a number of cells that may be kept."""
     context, clock = Timed(0.0), cycle(ticks)
     context.n_ctx = n_ctx
     assert 0 < measure_rows(cast(Any, context), lambda: next(clock)).of(3) < math.inf
@@ -49,7 +49,7 @@ def test_no_clock_stops_it(ticks: list[float], n_ctx: int) -> None:
 
 
 class Keeping:
-    """A context in which kept cells cost what it is told, and some tokens take longer, for a neighbour's sake."""
+    """A context in which kept cells take a given time, and some tokens take longer because of another process."""
 
     n_ctx, can_share, memory = 16384, True, Memory.CUTTABLE
 
@@ -76,20 +76,20 @@ class Keeping:
     ("cell_s", "expected"), [(0.0, 16384), (1e-9, 16384), (0.002 / 8000, 8000), (0.002 / 1000, LEAST_KEPT)]
 )
 def test_kept_cells(cell_s: float, expected: int) -> None:
-    """As many as take a fifth of a token's time, all where they take next to none, and some in any case."""
+    """As many as take a fifth of a token's time, all if they take almost none, and a minimum in any case."""
     context = Keeping(cell_s)
     assert measure_kept(cast(Any, context), lambda: context.now) == pytest.approx(expected, abs=1)
     assert context.n_cells == 0
 
 
-def test_what_seems_dear_is_measured_again() -> None:
-    """Whatever disturbs the first tokens beside kept cells: fewer would be kept as long as the process lives."""
+def test_an_expensive_result_is_measured_again() -> None:
+    """Another process may have delayed the first tokens: fewer cells would be kept as long as this one lives."""
     context = Keeping(0.0, disturbed={4, 5, 6, 7, 8, 9})
     assert measure_kept(cast(Any, context), lambda: context.now) == 16384
 
 
-def test_a_slow_model_is_not_held_up() -> None:
-    """Where a token takes a second only two numbers of rows are timed, once each; without room for rows, fewer."""
+def test_a_slow_model_is_measured_briefly() -> None:
+    """If a token takes a second only two numbers of rows are timed, once each; without room for rows, fewer."""
     context = Timed(1.0)
     measure_rows(cast(Any, context), lambda: context.now)
     assert context.shapes == [1, 4]

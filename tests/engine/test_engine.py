@@ -1,4 +1,4 @@
-"""The loop on the real llama.cpp: whatever runs beside a sequence, its tokens, text and end are those it has alone."""
+"""The loop on the real llama.cpp: whatever else runs, a sequence's tokens, text and end are those that it has alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WARM = Sampling(seed=11, temperature=1.2, top_k=0, top_p=1.0, min_p=0.0)
 
 @dataclass(frozen=True)
 class Request:
-    """One generation to be tried alone and in company."""
+    """One generation, to be run alone and with others."""
 
     id: str
     prompt: str
@@ -61,7 +61,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What the steps told of one generation."""
+    """What the steps reported of one generation."""
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -118,7 +118,7 @@ def run(model: Model, context: Context, *requests: Request, **options: Any) -> d
 
 
 class Fixed(PrefillChunker):
-    """So many tokens of prompts beside running streams, however long that takes; alone as many as fit."""
+    """A fixed number of prompt tokens while streams run, however long that takes; alone as many as fit."""
 
     def __init__(self, n: int, n_batch: int = 10_000) -> None:
         super().__init__(target_s=1.0, n_batch=n_batch)
@@ -141,7 +141,7 @@ def replace_times(finish: Finish | None, other: Finish | None) -> Finish:
 
 
 def essence(answers: dict[str, Answer], ids: Iterable[str]) -> dict[str, tuple[list[int], str, list[int], str]]:
-    """Of each what its reader gets: the tokens, the text, where both are cut into deltas, the end."""
+    """Of each what its reader gets: the tokens, the text, where both are split into deltas, the end."""
     return {id: (a.tokens, a.text, a.cuts, a.reason) for id in ids for a in [answers[id]]}
 
 
@@ -217,11 +217,11 @@ def each_alone(model: Model, context: Context, requests: Sequence[Request]) -> d
     return answers
 
 
-# --- company
+# --- alone and together
 
 
 @pytest.mark.parametrize("kv_type", ["bf16", "q8_0"])
-def test_in_company_as_alone(model: Model, make_context: MakeContext, kv_type: str) -> None:
+def test_together_as_alone(model: Model, make_context: MakeContext, kv_type: str) -> None:
     """16 mixed requests at once give the tokens, texts and ends that each gives alone."""
     context = exact(make_context, model, kv_type=kv_type)
     alone = each_alone(model, context, mixed())
@@ -231,25 +231,25 @@ def test_in_company_as_alone(model: Model, make_context: MakeContext, kv_type: s
     assert len({tuple(a.tokens) for a in alone.values()}) >= 12  # they do differ
 
 
-def test_neighbours_while_at_rest(model: Model, make_context: MakeContext) -> None:
-    """An idle engine goes on looking what neighbours do, so that its first step knows how many threads are worth it."""
+def test_other_load_is_measured_at_rest(model: Model, make_context: MakeContext) -> None:
+    """An idle engine keeps measuring other processes' load, so that its first step has the right number of threads."""
 
     class Watched(Threads):
-        n_looks = 0
+        n_choices = 0
 
         def choose(self) -> int:
-            self.n_looks += 1
+            self.n_choices += 1
             return super().choose()
 
     threads = Watched(1)
     engine = Engine(model, make_context(model), threads=threads)
     engine.rest()
-    assert threads.n_looks == 1 and engine.is_idle
-    Engine(model, make_context(model)).rest()  # a fixed number: there is nothing to look for
+    assert threads.n_choices == 1 and engine.is_idle
+    Engine(model, make_context(model)).rest()  # a fixed number: there is nothing to measure
 
 
 def test_with_more_threads_as_with_one(model: Model, make_context: MakeContext) -> None:
-    """How many threads compute makes no difference either."""
+    """The number of threads makes no difference, either."""
     requests = mixed()[:4]
     one = run(model, exact(make_context, model), *requests)
     two = run(model, exact(make_context, model, n_threads=2), *requests)
@@ -257,7 +257,7 @@ def test_with_more_threads_as_with_one(model: Model, make_context: MakeContext) 
 
 
 def test_preempted_as_alone(model: Model, make_context: MakeContext) -> None:
-    """Sequences that gave their cells back and were computed again go on with the same token."""
+    """Sequences that were preempted and computed again continue with the same token."""
     requests = [replace(r, max_tokens=r.max_tokens + 60, ignore_eos=True) for r in mixed()]
     alone = each_alone(model, exact(make_context, model), requests)
     driver = Driver(model, exact(make_context, model, n_ctx=256), tuning=Tuning(chunker=Fixed(16)))
@@ -268,8 +268,8 @@ def test_preempted_as_alone(model: Model, make_context: MakeContext) -> None:
     assert essence(together, ids) == essence(alone, ids)
 
 
-def test_beside_long_prompts_as_alone(model: Model, make_context: MakeContext) -> None:
-    """Running sequences neither stop nor change while prompts of hundreds of tokens are read in slices."""
+def test_with_long_prompts_as_alone(model: Model, make_context: MakeContext) -> None:
+    """Running sequences neither stop nor change while prompts of hundreds of tokens are prefilled in chunks."""
     short = [replace(r, ignore_eos=True, stop=(), max_tokens=50) for r in mixed()[:5]]
     long = [Request(f"long{i}", "Hello fox " * 100 + str(i), WARM, max_tokens=10) for i in range(2)]
     context = exact(make_context, model)
@@ -291,7 +291,7 @@ def test_beside_long_prompts_as_alone(model: Model, make_context: MakeContext) -
 
 
 def test_arrivals_in_between_change_nothing(model: Model, make_context: MakeContext) -> None:
-    """Requests that come one after the other, while others run, give what they give alone."""
+    """Requests that arrive one after the other, while others run, give what they give alone."""
     context = exact(make_context, model, n_seq=3)
     alone = each_alone(model, context, mixed())
     driver = Driver(model, context, tuning=Tuning(chunker=Fixed(8)))
@@ -305,8 +305,8 @@ def test_arrivals_in_between_change_nothing(model: Model, make_context: MakeCont
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 7, 19])
-def test_gone_on_as_undisturbed(model: Model, make_context: MakeContext, after: int) -> None:
-    """A request that was cut after any delta goes on, in another engine, with the very tokens and text to come."""
+def test_continued_as_uninterrupted(model: Model, make_context: MakeContext, after: int) -> None:
+    """A request that was interrupted after any delta continues, in another engine, with the same tokens and text."""
     requests = mixed()
     whole = run(model, exact(make_context, model), *requests)
     driver = Driver(model, exact(make_context, model))
@@ -324,15 +324,15 @@ def test_gone_on_as_undisturbed(model: Model, make_context: MakeContext, after: 
     for id, first in cut.items():
         assert first.tokens + rest[id].tokens == whole[id].tokens
         assert first.text + rest[id].text == whole[id].text
-        assert first.cuts + rest[id].cuts == whole[id].cuts, "who has more than was logged finds each event again"
+        assert first.cuts + rest[id].cuts == whole[id].cuts, "a reader ahead of the log finds each event again"
         assert (rest[id].finish, rest[id].reason) == (
             replace_times(rest[id].finish, whole[id].finish),
             whole[id].reason,
         )
 
 
-def test_gone_on_behind_its_end(model: Model, make_context: MakeContext) -> None:
-    """One whose last token was delivered, but not its end, ends at once and computes nothing."""
+def test_continued_after_its_last_token(model: Model, make_context: MakeContext) -> None:
+    """If the last token was delivered, but not the end, it ends at once and computes nothing."""
     request = Request("a", "x", max_tokens=5, ignore_eos=True)
     whole = run(model, exact(make_context, model), request)["a"]
     driver = Driver(model, exact(make_context, model))
@@ -347,8 +347,8 @@ def test_gone_on_behind_its_end(model: Model, make_context: MakeContext) -> None
 # --- what is reported
 
 
-def test_who_is_computed_is_told_before(model: Model, make_context: MakeContext) -> None:
-    """Each is named once, before its first step: should that one kill the process, the front knows whom to suspect."""
+def test_sequences_are_reported_before_they_are_computed(model: Model, make_context: MakeContext) -> None:
+    """Each is named once, before its first step: should that one kill the process, the front knows the suspects."""
     told: list[list[str]] = []
     driver = Driver(model, exact(make_context, model, n_seq=2), started=told.append)
     driver.submit(*(Request(id, "x", max_tokens=3, ignore_eos=True) for id in "abc"))
@@ -359,21 +359,21 @@ def test_who_is_computed_is_told_before(model: Model, make_context: MakeContext)
 
 
 def test_deltas_are_the_generated_tokens(model: Model, make_context: MakeContext) -> None:
-    """The deltas' ids, joined, are the tokens that were made, and their texts the text of these."""
+    """The deltas' ids, joined, are the generated tokens, and their texts the text of these."""
     driver = Driver(model, exact(make_context, model))
     driver.submit(*(replace(r, stop=()) for r in mixed()))
     for id, answer in driver.run().items():
         sequence = driver.sequences[id]
         made = sequence.tokens[sequence.n_prompt :]
         assert answer.tokens == made
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character that is not complete is none
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # an incomplete character is left out
         assert answer.text == decoder.decode(b"".join(model.piece(t) for t in made))
         assert answer.finish is not None
         assert (answer.finish.n_generated, answer.finish.n_prompt) == (len(made), sequence.n_prompt)
 
 
 def test_no_delta_cuts_a_character(bpe: Model, make_context: MakeContext) -> None:
-    """A random model breaks UTF-8 all the time; each delta's text is still whole characters."""
+    """A random model breaks UTF-8 all the time; each delta's text still has whole characters only."""
     driver = Driver(bpe, make_context(bpe))
     driver.submit(Request("a", "x", WARM, max_tokens=200, ignore_eos=True))
     answer = driver.run()["a"]
@@ -383,7 +383,7 @@ def test_no_delta_cuts_a_character(bpe: Model, make_context: MakeContext) -> Non
 
 
 def test_prefill_progress(model: Model, make_context: MakeContext) -> None:
-    """Reading a prompt is reported slice by slice, growing, up to all of it, and before any token."""
+    """A prompt's prefill is reported chunk by chunk, growing, up to all of it, and before any token."""
     driver = Driver(model, exact(make_context, model, n_batch=32))
     driver.submit(Request("a", "the fox " * 50, max_tokens=3, ignore_eos=True))
     driver.run()
@@ -398,7 +398,7 @@ def test_prefill_progress(model: Model, make_context: MakeContext) -> None:
 
 
 def test_queue_positions(model: Model, make_context: MakeContext) -> None:
-    """Who waits is told a place whenever it changes, beginning with 1 for the next, and nothing when it does not."""
+    """A waiting sequence is told its place when it changes, and only then, beginning with 1 for the next."""
     driver = Driver(model, exact(make_context, model, n_seq=1))
     driver.submit(*(Request(id, "x", max_tokens=2, ignore_eos=True) for id in "abcd"))
     driver.run()
@@ -411,7 +411,7 @@ def test_queue_positions(model: Model, make_context: MakeContext) -> None:
 
 
 def test_queue_positions_after_a_cancel(model: Model, make_context: MakeContext) -> None:
-    """Those behind one who left move up."""
+    """Those behind a cancelled one move up."""
     driver = Driver(model, exact(make_context, model, n_seq=1))
     driver.submit(*(Request(id, "x", max_tokens=20, ignore_eos=True) for id in "abcd"))
     assert driver.step().queued == [("b", 1), ("c", 2), ("d", 3)]
@@ -435,7 +435,7 @@ def test_counts_of_a_step(model: Model, make_context: MakeContext) -> None:
 
 
 def test_durations(model: Model, make_context: MakeContext) -> None:
-    """Queue, prefill and decode times are read from the engine's clock."""
+    """Queue, prefill and decode times are measured with the engine's clock."""
     now = iter(float(i) for i in range(1, 1000))
     driver = Driver(
         model,
@@ -449,9 +449,9 @@ def test_durations(model: Model, make_context: MakeContext) -> None:
     a, b = answers["a"].finish, answers["b"].finish
     assert a is not None and b is not None
     # The clock is read three times a step: at its beginning, after the decode, at its end.
-    n_slices = -(-driver.sequences["a"].n_prompt // 32)
-    assert (a.queue_s, a.prefill_s, a.decode_s) == (2.0, 3 * (n_slices - 1) + 1, 9.0)
-    assert (b.queue_s, b.prefill_s, b.decode_s) == (3 * (n_slices + 3) + 2.0, 1.0, 0.0)
+    n_chunks = -(-driver.sequences["a"].n_prompt // 32)
+    assert (a.queue_s, a.prefill_s, a.decode_s) == (2.0, 3 * (n_chunks - 1) + 1, 9.0)
+    assert (b.queue_s, b.prefill_s, b.decode_s) == (3 * (n_chunks + 3) + 2.0, 1.0, 0.0)
     assert [step.step_s for step in driver.steps] == [2.0] * len(driver.steps)
 
 
@@ -485,7 +485,7 @@ def test_cancel_frees_at_once(model: Model, make_context: MakeContext) -> None:
 
 @pytest.mark.parametrize("when", ["waiting", "prefilling", "decoding", "preempted"])
 def test_cancel_leaves_the_others_alone(model: Model, make_context: MakeContext, when: str) -> None:
-    """Whatever a sequence was doing when it was cancelled, the others' answers stay what they are alone."""
+    """Whatever a sequence's state when it was cancelled, the others' answers stay what they are alone."""
     others = [replace(r, ignore_eos=True, stop=(), max_tokens=60) for r in mixed()[:3]]
     alone = each_alone(model, exact(make_context, model), others)
     small = {"n_ctx": 256} if when == "preempted" else {}
@@ -512,7 +512,7 @@ def test_cancel_leaves_the_others_alone(model: Model, make_context: MakeContext,
     assert essence(answers, [r.id for r in others]) == essence(alone, [r.id for r in others])
 
 
-def test_cancel_of_nobody(model: Model, make_context: MakeContext) -> None:
+def test_cancel_of_an_unknown_id(model: Model, make_context: MakeContext) -> None:
     """Unknown, finished and twice cancelled ids are ignored."""
     driver = Driver(model, exact(make_context, model))
     driver.engine.cancel("nobody")
@@ -527,7 +527,7 @@ def test_cancel_of_nobody(model: Model, make_context: MakeContext) -> None:
 
 
 def test_cells_freed_in_between_change_nothing(model: Model, make_context: MakeContext) -> None:
-    """Short answers that come and go beside long ones, whose cells they free over and over, change none of them."""
+    """Short answers that come and go next to long ones, and free cells over and over, change none of them."""
     long = [
         Request(f"long{i}", "the story", structs.replace(WARM, seed=i), max_tokens=300, ignore_eos=True)
         for i in range(4)
@@ -543,7 +543,7 @@ def test_cells_freed_in_between_change_nothing(model: Model, make_context: MakeC
     assert max(s.kv_used for s in driver.steps) < 2048
 
 
-def test_an_id_is_as_new_after_a_cancel(model: Model, make_context: MakeContext) -> None:
+def test_an_id_is_clean_after_a_cancel(model: Model, make_context: MakeContext) -> None:
     """A sequence that takes over the cells of a cancelled one answers as in a fresh context."""
     request = Request("new", "the story", WARM)
     alone = run(model, exact(make_context, model), request)
@@ -560,7 +560,7 @@ def test_an_id_is_as_new_after_a_cancel(model: Model, make_context: MakeContext)
 
 
 def test_max_tokens(model: Model, make_context: MakeContext) -> None:
-    """An answer has exactly max_tokens tokens when nothing else ends it."""
+    """An answer has exactly max_tokens tokens if nothing else ends it."""
     answers = run(
         model,
         exact(make_context, model),
@@ -596,8 +596,8 @@ def test_two_that_fill_the_context(model: Model, make_context: MakeContext) -> N
     assert sum(s.n_preempted for s in driver.steps) >= 1
 
 
-class Noting(Sampler):
-    """A sampler that keeps what it drew, the end token too."""
+class RecordingSampler(Sampler):
+    """A sampler that records what it drew, the end token too."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -609,11 +609,11 @@ class Noting(Sampler):
 
 
 def test_end_tokens(bpe: Model, make_context: MakeContext) -> None:
-    """Each of the model's end tokens ends an answer with stop, and is no part of it."""
+    """Each of the model's end tokens ends an answer with stop, and is not part of it."""
     hot = structs.replace(WARM, temperature=3.0)
     requests = [Request(str(i), "x", structs.replace(hot, seed=i), max_tokens=900) for i in range(8)]
     driver = Driver(bpe, make_context(bpe, n_ctx=8192, n_seq=8))
-    samplers = [Noting(bpe, chain(r.sampling, []), seed=r.sampling.seed) for r in requests]
+    samplers = [RecordingSampler(bpe, chain(r.sampling, []), seed=r.sampling.seed) for r in requests]
     for r, sampler in zip(requests, samplers, strict=True):
         driver.engine.submit(r.sequence(bpe), sampler)
     answers = driver.run()
@@ -624,7 +624,7 @@ def test_end_tokens(bpe: Model, make_context: MakeContext) -> None:
 
 
 def test_ignore_eos(bpe: Model, make_context: MakeContext) -> None:
-    """The same requests with ignore_eos go on to their last token."""
+    """The same requests with ignore_eos continue to their last token."""
     hot = structs.replace(WARM, temperature=3.0)
     requests = [Request(str(i), "x", structs.replace(hot, seed=i), max_tokens=400, ignore_eos=True) for i in range(4)]
     answers = run(bpe, make_context(bpe, n_ctx=2048), *requests)
@@ -633,7 +633,7 @@ def test_ignore_eos(bpe: Model, make_context: MakeContext) -> None:
 
 
 def test_stop_strings(model: Model, make_context: MakeContext) -> None:
-    """A stop string taken from the middle of an answer ends it just before, in the same step as it is complete."""
+    """A stop string from the middle of an answer ends it just before, in the step that completes the string."""
     context = exact(make_context, model)
     request = Request("a", "the fox", WARM, max_tokens=60, ignore_eos=True)
     whole = run(model, context, request)["a"].text
@@ -650,7 +650,7 @@ def test_stop_strings(model: Model, make_context: MakeContext) -> None:
 
 
 def test_seeds(model: Model, make_context: MakeContext) -> None:
-    """A seed repeats an answer, in company of itself too; another seed gives another."""
+    """A seed repeats an answer, also while the first one runs; another seed gives another."""
     context = exact(make_context, model)
     requests = [
         Request(f"{seed}-{i}", "x", structs.replace(WARM, seed=seed), ignore_eos=True) for seed in (1, 2) for i in "ab"
@@ -662,7 +662,7 @@ def test_seeds(model: Model, make_context: MakeContext) -> None:
 
 
 def test_greedy_is_the_argmax(model: Model, make_context: MakeContext) -> None:
-    """Each greedy token is the likeliest one after the prompt and all before it, computed anew."""
+    """Each greedy token is the most likely one after the prompt and all before it, computed again."""
     context = exact(make_context, model)
     request = Request("a", "the fox", GREEDY, max_tokens=12, ignore_eos=False)
     driver = Driver(model, context)
@@ -677,7 +677,7 @@ def test_greedy_is_the_argmax(model: Model, make_context: MakeContext) -> None:
 
 
 def test_penalties_see_prompt_and_answer(model: Model, make_context: MakeContext) -> None:
-    """With a heavy penalty no token of the prompt comes, and none twice."""
+    """With a large penalty no token of the prompt is generated, and none twice."""
     sampling = structs.replace(GREEDY, presence_penalty=1000.0, repeat_last_n=1000)
     driver = Driver(model, exact(make_context, model))
     driver.submit(Request("a", "the fox and the story", sampling, max_tokens=60, ignore_eos=True))
@@ -710,7 +710,7 @@ SAMPLERS = [
 
 
 def test_preempted_with_any_sampler(model: Model, make_context: MakeContext) -> None:
-    """Who has to give way keeps its sampler: mirostat and adaptive-p, too, go on as if alone."""
+    """A preempted sequence keeps its sampler: mirostat and adaptive-p, too, continue as if alone."""
     requests = [Request(str(i), "the fox", s, max_tokens=80, ignore_eos=True) for i, s in enumerate(SAMPLERS)]
     alone = each_alone(model, exact(make_context, model), requests)
     driver = Driver(model, exact(make_context, model, n_ctx=256))
@@ -721,7 +721,7 @@ def test_preempted_with_any_sampler(model: Model, make_context: MakeContext) -> 
 
 
 def test_a_grammar_that_no_token_fits(model: Model, make_context: MakeContext) -> None:
-    """Its sequence is refused in the middle and gives its cells back; the others go on."""
+    """Its sequence is refused in the middle and its cells are freed; the others continue."""
     refused: list[Rejected] = []
     driver = Driver(model, exact(make_context, model), refused=refused.append)
     stuck = structs.replace(WARM, grammar='root ::= "a" [^\\x00-\\UFFFFFFFF]')
@@ -734,11 +734,11 @@ def test_a_grammar_that_no_token_fits(model: Model, make_context: MakeContext) -
     assert essence(answers, "b") == essence(run(model, exact(make_context, model), other), "b")
 
 
-# --- when C says no
+# --- when llama.cpp refuses
 
 
 class Cells:
-    """A stand-in for the context whose cache is smaller than it says, as one with windows may be."""
+    """A fake context with a smaller cache than it reports, as one with windows may have."""
 
     n_seq, n_ids, n_batch, n_outputs_max, n_ctx, n_tile = 4, 6, 64, 4, 1000, None
     in_order, memory, can_share = False, Memory.CUTTABLE, True
@@ -757,7 +757,7 @@ class Cells:
             raise NoRoom("full")
         last, n = [], 0
         for seq_id, position, tokens, _ in rows:
-            assert position == self.cells[seq_id], "no gap, nothing twice, nothing of an earlier owner"
+            assert position == self.cells[seq_id], "no gap, no token twice, none of the id's earlier sequence"
             self.cells[seq_id] += len(tokens)
             n += len(tokens)
             last.append(n - 1)
@@ -773,14 +773,14 @@ class Cells:
         return True
 
     def share(self, source: int, seq_id: int, n: int) -> None:
-        self.cells[seq_id] = n  # as if each had cells of its own: it runs full the sooner
+        self.cells[seq_id] = n  # as if each had cells of its own: it is full sooner
 
     def forget(self, seq_id: int, *, dead: bool) -> None:
         self.cells.pop(seq_id, None)
 
 
 class Vocabulary:
-    """A stand-in for the model beside Cells."""
+    """A fake model for Cells."""
 
     end_tokens = frozenset[int]()
     n_vocab = 256
@@ -793,7 +793,7 @@ class Vocabulary:
 
 
 def test_no_room_in_spite_of_the_count() -> None:
-    """When llama.cpp has fewer cells than were counted, the youngest give way until the batch fits, and all end."""
+    """If llama.cpp has fewer cells than were counted, the youngest are preempted until the batch fits, and all end."""
     cells = Cells(60)
     driver = Driver(Vocabulary(), cells)  # type: ignore[arg-type]
     driver.submit(*(Request(id, id * 25, max_tokens=20) for id in "abcd"))
@@ -805,7 +805,7 @@ def test_no_room_in_spite_of_the_count() -> None:
 
 
 def test_no_room_for_one() -> None:
-    """When even the only sequence does not fit, the engine can't go on and says so."""
+    """If not even a lone sequence fits, the engine can't continue, and the error says so."""
     driver = Driver(Vocabulary(), Cells(10))  # type: ignore[arg-type]
     driver.submit(Request("a", "x" * 25))
     with pytest.raises(LlamaError, match="alone in it"):
@@ -821,17 +821,17 @@ def test_nothing_to_do(model: Model, make_context: MakeContext) -> None:
 
 
 class Slow(Argmax):
-    """Draws when it is told to, as a grammar does that takes long to follow."""
+    """Draws when the test allows it, like a grammar that takes long to follow."""
 
     is_quick, may_take_long = False, True
 
     def __init__(self) -> None:
         super().__init__()
-        self.begins, self.goes_on, self.is_closed = threading.Event(), threading.Event(), False
+        self.begins, self.may_draw, self.is_closed = threading.Event(), threading.Event(), False
 
     def draw(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
         self.begins.set()
-        assert self.goes_on.wait(PATIENCE_S)
+        assert self.may_draw.wait(PATIENCE_S)
         return super().draw(logits, candidates)
 
     def close(self) -> None:
@@ -839,7 +839,7 @@ class Slow(Argmax):
 
 
 def slow_one(driver: Driver, request: Request) -> Slow:
-    """Submitted, and about to draw its first token."""
+    """Submits a request and runs until its first draw has begun."""
     sampler = Slow()
     driver.sequences[request.id] = request.sequence(driver.model)
     driver.engine.submit(driver.sequences[request.id], sampler)
@@ -847,8 +847,8 @@ def slow_one(driver: Driver, request: Request) -> Slow:
     return sampler
 
 
-def test_nobody_waits_for_a_draw_that_takes_long(bpe: Model, make_context: MakeContext) -> None:
-    """Others end meanwhile; then it goes on, and comes to what it comes to alone."""
+def test_no_sequence_waits_for_anothers_long_draw(bpe: Model, make_context: MakeContext) -> None:
+    """Others end meanwhile; then it continues, and gives what it gives alone."""
     request = Request("slow", "the fox", max_tokens=20)
     alone = run(bpe, make_context(bpe), request)["slow"]
     driver = Driver(bpe, make_context(bpe))
@@ -856,47 +856,47 @@ def test_nobody_waits_for_a_draw_that_takes_long(bpe: Model, make_context: MakeC
     driver.submit(Request("other", "hello", max_tokens=30))
     answers = driver.run(until=lambda: driver.answers["other"].finish is not None)
     assert answers["slow"] == Answer()
-    sampler.goes_on.set()
+    sampler.may_draw.set()
     assert (driver.run()["slow"].tokens, driver.answers["slow"].text) == (alone.tokens, alone.text)
     driver.engine.close()
 
 
-def test_other_tenants_do_not_wait_for_a_draw_that_took_long(bpe: Model, make_context: MakeContext) -> None:
-    """A sampler whose last draw was dear draws aside beside another tenant's streams, and comes to the same."""
+def test_other_tenants_do_not_wait_after_a_long_draw(bpe: Model, make_context: MakeContext) -> None:
+    """After an expensive draw a sampler draws in the background of another tenant's streams, with the same result."""
     request = Request("slow", "the fox", max_tokens=8)
     alone = run(bpe, make_context(bpe), request)["slow"]
     driver = Driver(bpe, make_context(bpe))
     sampler = Slow()
     sampler.may_take_long = False
-    sampler.goes_on.set()
+    sampler.may_draw.set()
     slow = driver.sequences["slow"] = replace(request.sequence(bpe), tenant="dear")
     driver.engine.submit(slow, sampler)
     driver.submit(Request("other", "hello", max_tokens=30))
     driver.run(until=lambda: slow.n_generated == 2)
     assert 0 < slow.draw_s < QUICK_S
     slow.draw_s = 2 * QUICK_S
-    sampler.goes_on.clear()
+    sampler.may_draw.clear()
     answers = driver.run(until=lambda: driver.answers["other"].finish is not None)
     assert len(answers["slow"].tokens) == 2
-    sampler.goes_on.set()
+    sampler.may_draw.set()
     assert driver.run()["slow"].tokens == alone.tokens
     driver.engine.close()
 
 
-def test_one_that_is_being_drawn_is_cancelled_at_once(bpe: Model, make_context: MakeContext) -> None:
-    """Its sampler lives until nobody draws with it."""
+def test_a_sequence_in_a_draw_is_cancelled_at_once(bpe: Model, make_context: MakeContext) -> None:
+    """Its sampler lives until the draw has ended."""
     driver = Driver(bpe, make_context(bpe))
     sampler = slow_one(driver, Request("slow", "the fox"))
     driver.engine.cancel("slow")
     assert driver.step().finished[0].reason == "cancelled"
     assert driver.engine.is_idle and not sampler.is_closed
-    sampler.goes_on.set()
+    sampler.may_draw.set()
     driver.engine.close()
     assert sampler.is_closed
 
 
-def test_one_that_is_being_drawn_gives_way(bpe: Model, make_context: MakeContext) -> None:
-    """Its cells go to others, and are computed again behind the token that comes meanwhile."""
+def test_a_sequence_in_a_draw_is_preempted(bpe: Model, make_context: MakeContext) -> None:
+    """Its cells go to others, and are computed again after the token that is drawn meanwhile."""
     request = Request("slow", "the fox", max_tokens=20)
     alone = run(bpe, make_context(bpe), request)["slow"]
     driver = Driver(bpe, make_context(bpe))
@@ -907,6 +907,6 @@ def test_one_that_is_being_drawn_gives_way(bpe: Model, make_context: MakeContext
     for _ in range(5):
         driver.step()
     assert driver.sequences["slow"].seq_id == -1, "there is nothing to compute before it is drawn"
-    sampler.goes_on.set()
+    sampler.may_draw.set()
     assert driver.run()["slow"].tokens == alone.tokens
     driver.engine.close()

@@ -1,4 +1,4 @@
-"""Options to a loaded model: what is checked, chosen and told."""
+"""From options to a loaded model: what is checked, chosen and reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def loaded(path: Path, **options: Any) -> Ready:
 
 
 def test_ready(bpe_path: Path) -> None:
-    """The front learns what was loaded and how, and the figures are llama.cpp's."""
+    """The front gets what was loaded and how, and the figures are llama.cpp's."""
     ready = loaded(bpe_path, n_ctx=2048, n_seq=4, n_batch=128, kv_type="bf16", flash_attention="on")
     assert (ready.model, ready.n_ctx, ready.n_ctx_seq, ready.n_seq, ready.n_batch) == ("tiny", 2048, 1024, 4, 128)
     assert (ready.kv_type, ready.flash_attention, ready.n_threads) == ("bf16", "on", 1)
@@ -50,7 +50,7 @@ def test_ready(bpe_path: Path) -> None:
 
 
 def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
-    """With auto the front is told what llama.cpp chose."""
+    """With auto the front gets llama.cpp's choice."""
     assert loaded(bpe_path).flash_attention in ("on", "off")
     assert loaded(bpe_path, kv_type="q8_0").flash_attention == "on"
     assert loaded(bpe_path, flash_attention="on").flash_attention == "on"
@@ -59,8 +59,7 @@ def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
 
 @pytest.mark.parametrize(("kv_type", "expected"), [("f16", False), ("bf16", True), ("q8_0", True), ("f32", False)])
 def test_where_exactness_is_promised(bpe_path: Path, kv_type: KvType, expected: bool) -> None:
-    """On a CPU, bf16 and q8_0 caches keep their cells in order; the others would gain nothing by it. The front is told
-    which it is."""
+    """On a CPU, bf16 and q8_0 caches keep their cells in order; others would gain nothing by it. The front is told."""
     found = load.load(Options(model=str(bpe_path), n_ctx=256, n_threads=1, kv_type=kv_type), lambda _: None)
     assert found.context.in_order == found.ready.exact == (expected and not found.ready.gpu)
     assert found.ready.kv_type == kv_type
@@ -69,7 +68,7 @@ def test_where_exactness_is_promised(bpe_path: Path, kv_type: KvType, expected: 
 
 
 def test_exact_by_default_where_it_is_free(bpe_path: Path, write: Callable[..., Path]) -> None:
-    """Quantized weights get an exact cache where the processor makes it as fast, and others get f16."""
+    """Quantized weights get an exact cache if the processor makes it as fast, and others get f16."""
     free = loaded(bpe_path, n_gpu_layers=0)
     assert (free.kv_type, free.exact) == (("bf16", True) if FAST in devices.cpu_features() else ("f16", False))
     for inexact in (write("load-floats", weights="f32"), write("load-state", arch="mamba")):
@@ -78,17 +77,17 @@ def test_exact_by_default_where_it_is_free(bpe_path: Path, write: Callable[..., 
 
 
 @pytest.mark.parametrize("but", [{"flash_attention": "off"}, {"n_seq": 256}, {"weights": "f32"}])
-def test_what_exactness_needs_beside_the_type(
+def test_what_exactness_needs_besides_the_type(
     write: Callable[..., Path], but: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Flash attention, an id for the dead cells, and quantized weights; where one is missing the log says it, too."""
+    """Flash attention, an id for the dead cells, and quantized weights; if one is missing the log says so, too."""
     path = write("load-inexact", weights=but.pop("weights", "q8_0"))
     assert not loaded(path, kv_type="bf16", n_ctx=1024, **but).exact
     assert "texts depend on what else is in the batch" in capsys.readouterr().err
 
 
 def test_defaults(bpe_path: Path) -> None:
-    """Without a budget asked for there is room for each stream's whole context, within the default."""
+    """Without a requested budget there is room for each stream's whole context, within the default."""
     assert loaded(bpe_path, n_seq=4).n_ctx == 4096
     assert loaded(bpe_path, n_seq=32).n_ctx == budget.DEFAULT_N_CTX
 
@@ -113,7 +112,7 @@ def test_progress(bpe_path: Path) -> None:
 
 
 def test_too_large_a_budget(bpe_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that does not fit is refused before it is asked for, and the error names the setting."""
+    """A cache that does not fit is refused before it is allocated, and the error names the setting."""
     monkeypatch.setattr(survey, "free_memory", lambda: 1 << 20)
     with pytest.raises(BudgetError, match=r"RILL_N_CTX"):
         loaded(bpe_path, n_ctx=1 << 20)
@@ -121,8 +120,8 @@ def test_too_large_a_budget(bpe_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert loaded(bpe_path).n_ctx == 512
 
 
-def test_errors_carry_llama_cpps_own_words(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Why a file could not be read stands in the error and on stderr."""
+def test_errors_have_llama_cpps_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The reason why a file could not be read is in the error and on stderr."""
     path = tmp_path / "notes.gguf"
     path.write_text("dear diary")
     with pytest.raises(LlamaError, match=r"notes\.gguf could not be loaded: .*magic"):
@@ -130,8 +129,8 @@ def test_errors_carry_llama_cpps_own_words(tmp_path: Path, capfd: pytest.Capture
     assert "magic" in capfd.readouterr().err
 
 
-def test_a_context_that_cannot_be_had(bpe_path: Path) -> None:
-    """llama.cpp's reason for refusing a combination stands in the error, beside the settings: no other try helps."""
+def test_an_unsupported_context(bpe_path: Path) -> None:
+    """llama.cpp's reason for refusing a combination is in the error, with the settings: a retry would not help."""
     with pytest.raises(ConfigurationError, match=r"q8_0 KV cache could not be allocated: .*lash.*RILL_KV_TYPE"):
         loaded(bpe_path, kv_type="q8_0", flash_attention="off")
 
@@ -143,7 +142,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_broken_template(write: Callable[..., Path]) -> None:
-    """The model's own that does not compile leaves what needs none; one that was asked for is an error."""
+    """If the model's own does not compile, requests that need none still run; a configured one is an error."""
     assert not loaded(write("broken-template", chat_template="{% if %}")).has_chat_template
     for asked in ("nonsense", "folder/nowhere.jinja"):
         with pytest.raises(ConfigurationError, match="RILL_CHAT_TEMPLATE"):
@@ -151,14 +150,14 @@ def test_a_broken_template(write: Callable[..., Path]) -> None:
 
 
 def test_no_template(spm_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The front and the operator are told that a model brings no template; one can be given by name."""
+    """The front and the operator are told that a model has no template; one can be given by name."""
     assert not loaded(spm_path).has_chat_template
     assert "engine: The model has no chat template" in capfd.readouterr().err
     assert loaded(spm_path, chat_template="chatml").has_chat_template
 
 
-def test_drafts_where_they_are_wanted_and_can_be_cut(bpe_path: Path, write: Callable[..., Path]) -> None:
-    """Guessing can be switched off, and is off where memory can't be cut."""
+def test_drafts_if_enabled_and_if_memory_can_be_cut(bpe_path: Path, write: Callable[..., Path]) -> None:
+    """Speculation can be switched off, and is off if memory can't be cut."""
     recurrent = write("load-mamba", arch="mamba")
     cases: list[tuple[Path, Speculation, bool]]
     cases = [(bpe_path, "auto", True), (bpe_path, "off", False), (recurrent, "auto", False)]
@@ -171,7 +170,7 @@ def test_drafts_where_they_are_wanted_and_can_be_cut(bpe_path: Path, write: Call
 
 
 def test_journal(capsys: pytest.CaptureFixture[str]) -> None:
-    """From the log the journal keeps offload, cache size and flash attention; warnings go to stderr, the rest not."""
+    """From the log it takes offload, cache size and flash attention; warnings go to stderr, the rest does not."""
     journal = Journal()
     for level, text in [
         (2, "load_tensors: offloaded 3/25 layers to GPU\n"),
@@ -207,8 +206,8 @@ def test_describe(bpe_path: Path) -> None:
     assert exact.endswith("; exact: the same request gives the same text")
 
 
-def test_weights_are_kept_where_they_are_asked_to_be(tmp_path: Path) -> None:
-    """By RILL_BUFFER_TYPES, and the front learns both; nothing else refuses them afterwards."""
+def test_weights_are_in_the_configured_buffers(tmp_path: Path) -> None:
+    """By RILL_BUFFER_TYPES, and the front gets both; a later load is not affected."""
     model = quantized(tmp_path / "q4_0.gguf", 2)
     repacked = loaded(model, n_ctx=256, buffer_types="default")
     plain = loaded(model, n_ctx=256, buffer_types="q4_0=CPU,q6_K=CPU")
@@ -219,7 +218,7 @@ def test_weights_are_kept_where_they_are_asked_to_be(tmp_path: Path) -> None:
 
 
 def test_a_measured_choice_can_be_made_again(tmp_path: Path) -> None:
-    """What one load measured and told is a setting of the next."""
+    """What one load measured and reported is a setting of the next."""
     model = quantized(tmp_path / "q4_0.gguf", 2)
     first = loaded(model, n_ctx=256)
     assert first.buffer_types.startswith("q4_0=")
@@ -227,7 +226,7 @@ def test_a_measured_choice_can_be_made_again(tmp_path: Path) -> None:
     assert (again.buffer_types, again.weights) == (first.buffer_types, first.weights)
 
 
-def test_a_buffer_type_that_is_not_there(bpe_path: Path) -> None:
-    """It is refused before anything is loaded, with those that there are."""
+def test_an_unknown_buffer_type(bpe_path: Path) -> None:
+    """It is refused before anything is loaded, with the available ones."""
     with pytest.raises(ConfigurationError, match=r"RILL_BUFFER_TYPES: q8_0 weights can be kept in .*CPU"):
         loaded(bpe_path, buffer_types="q8_0=DISK")

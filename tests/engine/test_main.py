@@ -1,4 +1,4 @@
-"""The room stands alone: a prompt in, tokens on stdout as they are made, no HTTP."""
+"""The engine on its own: a prompt in, tokens on stdout as they are generated, no HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def endless(write: Callable[..., Path]) -> Path:
 
 
 def test_an_answer(endless: Path) -> None:
-    """The answer alone is on stdout; what was loaded, why it ended and the figures are on stderr."""
+    """The answer alone is on stdout; what was loaded, the finish reason and the figures are on stderr."""
     done = run("Hello world", "--model", str(endless), "--max-tokens", "30", "--temperature", "0", "--n-ctx", "512")
     assert done.returncode == 0, done.stderr.decode()
     model = Model(endless)
@@ -52,7 +52,7 @@ def test_an_answer(endless: Path) -> None:
 
 
 def test_speculation(endless: Path) -> None:
-    """It can be switched off, and where results are exact that changes no answer."""
+    """It can be switched off, and if results are exact that changes no answer."""
     arguments = ("a b c a b c a b", "--model", str(endless), "--max-tokens", "60", "--temperature", "0")
     exact = ("--n-ctx", "512", "--kv-type", "bf16", "--flash-attention", "on", "--raw")
     auto, off = (run(*arguments, *exact, "--speculation", mode) for mode in ("auto", "off"))
@@ -76,7 +76,7 @@ def test_raw_and_system(endless: Path) -> None:
 
 
 def test_it_streams(endless: Path) -> None:
-    """Text arrives while the answer is still being made, however little of it there is."""
+    """Text arrives while the answer is still being generated, however little of it there is."""
     arguments = ["fox", "--model", str(endless), "--max-tokens", "2500", "--temperature", "0", "--n-ctx", "4096"]
     with subprocess.Popen(
         command(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -86,7 +86,7 @@ def test_it_streams(endless: Path) -> None:
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
         first = os.read(process.stdout.fileno(), 1)
         os.set_blocking(process.stderr.fileno(), False)
-        assert b"prompt tokens" not in (process.stderr.read() or b"")  # its last words are still to come
+        assert b"prompt tokens" not in (process.stderr.read() or b"")  # its last line is still to come
         rest = process.stdout.read()
         assert 4096 + 1 < len(first + rest) < 8192
         assert process.wait(PATIENCE_S) == 0
@@ -102,7 +102,7 @@ def test_a_seed_repeats(endless: Path) -> None:
 
 
 def test_a_missing_model(tmp_path: Path) -> None:
-    """A model that is not there is one line on stderr and status 1, no traceback."""
+    """It is one line on stderr and status 1, no traceback."""
     done = run("x", "--model", str(tmp_path / "absent.gguf"))
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode().startswith("engine: there is no model file at ")
@@ -110,7 +110,7 @@ def test_a_missing_model(tmp_path: Path) -> None:
 
 
 def test_too_large_a_budget(endless: Path) -> None:
-    """So is a KV cache that does not fit, with the status of a wrong setting."""
+    """A KV cache that does not fit is one line, too, with the status of an invalid setting."""
     done = run("x", "--model", str(endless), "--n-ctx", str(2**31 - 1))
     assert done.returncode == 2
     assert "RILL_N_CTX" in done.stderr.decode()
@@ -118,7 +118,7 @@ def test_too_large_a_budget(endless: Path) -> None:
 
 
 def test_too_long_a_prompt(endless: Path) -> None:
-    """And a prompt that does not fit, with the counts."""
+    """A prompt that does not fit is an error with the counts."""
     done = run("x" * 1000, "--model", str(endless), "--n-ctx", "256")
     assert done.returncode == 1
     assert "maximum context length is 256 tokens" in done.stderr.decode()
@@ -135,14 +135,14 @@ def test_too_long_a_prompt(endless: Path) -> None:
     ],
 )
 def test_arguments_out_of_range(arguments: list[str]) -> None:
-    """What llama.cpp could not do is refused with the allowed values."""
+    """What llama.cpp does not support is refused with the allowed values."""
     done = run(*arguments)
     assert done.returncode == 2
     assert b"usage:" in done.stderr
 
 
 def test_each_option_is_a_flag() -> None:
-    """With the option's default and type; the model is the starter if none is named."""
+    """With the option's default and type; without a named model it is the starter."""
 
     def options(*arguments: str) -> dict[str, object]:
         args = vars(_parser().parse_args(arguments))
@@ -155,7 +155,7 @@ def test_each_option_is_a_flag() -> None:
 
 
 def watched(script: str) -> subprocess.CompletedProcess[str]:
-    """What `python -m service.engine` makes of a child that runs this."""
+    """What `python -m service.engine` does with a child that runs this."""
     watch = (
         f"import sys; from service.engine.__main__ import _watch; sys.exit(_watch([sys.executable, '-c', {script!r}]))"
     )
@@ -163,22 +163,22 @@ def watched(script: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGILL, signal.SIGKILL, signal.SIGSEGV])
-def test_a_death_by_a_signal_is_told(number: signal.Signals) -> None:
-    """In the front's words, and with a shell's status, whatever the child could say itself."""
+def test_a_death_by_a_signal_is_reported(number: signal.Signals) -> None:
+    """With the front's text and a shell's status, whatever the child itself could report."""
     done = watched(f"import os; os.kill(os.getpid(), {int(number)})")
     told = by_signal(number, features=features())
     assert done.stderr.splitlines()[-1] == f"engine: {told}"
     assert done.returncode == 128 + number
 
 
-def test_another_end_is_the_childs() -> None:
-    """Its status and its words are passed on as they are."""
+def test_another_exit_is_passed_on() -> None:
+    """The child's status and output are unchanged."""
     done = watched("import sys; print('out'); print('err', file=sys.stderr); sys.exit(7)")
     assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
 
 
-def test_who_ends_it_ends_the_work() -> None:
-    """SIGTERM, also before anything is loaded, leaves no child behind."""
+def test_sigterm_ends_the_child() -> None:
+    """Even before anything is loaded it leaves no child behind."""
     with subprocess.Popen(
         command("x", "--max-tokens", "1000000", "--n-ctx", "1024"),
         cwd=ROOT,
@@ -196,7 +196,7 @@ def test_who_ends_it_ends_the_work() -> None:
 
 
 def test_the_starter() -> None:
-    """Without --model the embedded starter answers the question that stands in for none, in words."""
+    """Without --model the embedded starter answers the default prompt, in words."""
     done = run("--temperature", "0", "--n-ctx", "1024", "--max-tokens", "60")
     assert done.returncode == 0, done.stderr.decode()
     assert len(done.stdout.decode().split()) >= 20

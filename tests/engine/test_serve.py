@@ -1,4 +1,4 @@
-"""The engine process behind its door: what it says, what it does when it is spoken to, and when it ends."""
+"""The engine process and its connection: what it sends, how it answers frames, and when it ends."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ FOREVER = 60_000  # tokens: longer than any test waits
 
 @pytest.fixture(scope="module")
 def endless(write: Callable[..., Path]) -> Path:
-    """A model that goes on for 65,536 tokens when it is asked to."""
+    """A model that generates 65,536 tokens if asked to."""
     return write("endless", n_ctx_train=1 << 16, endless=True)
 
 
 @pytest.fixture(scope="module")
 def shared(endless: Path) -> Iterator[Child]:
-    """One engine for the tests that leave it as they found it."""
+    """One engine for the tests that leave it unchanged."""
     with Child(endless, n_ctx=65536, n_seq=4) as child:
         yield child.ready()
 
@@ -64,7 +64,7 @@ def follow(child: Child, *ids: str) -> dict[str, tuple[list[int], str, Finish]]:
 
 
 def test_loading(endless: Path) -> None:
-    """From its start the process beats; it reports loading by the percent, then what it has loaded."""
+    """The process beats from its start; it reports loading by the percent, then what it has loaded."""
     with Child(endless, n_ctx=2048, n_seq=3, kv_type="bf16") as child:
         ready = child.wait_for(Ready)
         assert any(isinstance(f, Beat) for f in child.seen)
@@ -76,8 +76,8 @@ def test_loading(endless: Path) -> None:
         assert ready.n_ctx_seq == 2048
 
 
-def test_it_is_told_what_to_load() -> None:
-    """Options come first: until then it beats, and any other frame is fatal."""
+def test_options_come_first() -> None:
+    """Until then it beats, and any other frame is fatal."""
     with Child() as child:
         for _ in range(2):
             assert isinstance(child.receive(), Beat)
@@ -102,7 +102,7 @@ def test_a_generation(shared: Child, endless: Path) -> None:
 
 
 def test_accepted_comes_before_the_first_step(shared: Child) -> None:
-    """The front never hears of an id in a step before it knows that it was accepted."""
+    """A step never names an id before the front knows that it was accepted."""
     start = len(shared.seen)
     ids = [f"many{i}" for i in range(20)]
     shared.send(*(submit(id, max_tokens=2) for id in ids))
@@ -117,7 +117,7 @@ def test_accepted_comes_before_the_first_step(shared: Child) -> None:
 
 
 def test_refused(shared: Child) -> None:
-    """What can't be run is refused with a code, and the next request runs."""
+    """An invalid request is refused with a code, and the next request runs."""
     shared.send(submit("bad", text=None, tokens=[10**6]), submit("long", text="x" * 70_000))
     assert shared.wait_for(Rejected) == Rejected("bad", "invalid_prompt", "no token 1000000 in a vocabulary of 318")
     long = shared.wait_for(Rejected)
@@ -128,7 +128,7 @@ def test_refused(shared: Child) -> None:
 
 
 def test_a_long_prompt_and_a_grammar(shared: Child, endless: Path) -> None:
-    """What may take long to read is read elsewhere, and comes to the same."""
+    """What may take long to tokenize or parse is prepared in another process, with the same result."""
     text, start = "the fox " * 2000, len(shared.seen)
     shared.send(submit("long", text=text), submit("grammar", sampling=Sampling(seed=0, grammar='root ::= "fox"')))
     ends = follow(shared, "long", "grammar")
@@ -139,8 +139,8 @@ def test_a_long_prompt_and_a_grammar(shared: Child, endless: Path) -> None:
     assert shared.wait_for(Rejected).param == "grammar"
 
 
-def test_one_that_is_being_read_is_cancelled(shared: Child) -> None:
-    """It never runs, and what comes after it does."""
+def test_a_request_is_cancelled_while_it_is_tokenized(shared: Child) -> None:
+    """It never runs, and the one after it does."""
     shared.send(*(submit(f"long {i}", text="the fox " * 7000) for i in range(3)))
     shared.send(*(Cancel(f"long {i}") for i in range(3)), submit("after"))
     ends = follow(shared, "after")
@@ -152,7 +152,7 @@ def test_one_that_is_being_read_is_cancelled(shared: Child) -> None:
 
 
 class Gate:
-    """An inbox that reads when it is told to, and refuses what says so."""
+    """An inbox that tokenizes when the test allows it, and refuses the text `no`."""
 
     def __init__(self) -> None:
         self.opens, self.begun = threading.Event(), []  # type: tuple[threading.Event, list[str]]
@@ -169,10 +169,10 @@ class Gate:
         return Rejected(submit.id, "invalid_prompt", "read")
 
 
-def test_who_asks_and_leaves_at_once_keeps_nobody_waiting() -> None:
-    """What was cancelled before its turn is not read, and of what is left the tenants' are read by turns."""
+def test_cancelled_requests_delay_no_other() -> None:
+    """Requests that were cancelled before their turn are not tokenized, and the others are in turns by tenant."""
     ours, theirs = socket.socketpair()
-    os.dup(ours.fileno())  # never closed: the end of the door would be that of this process
+    os.dup(ours.fileno())  # never closed: the end of the connection would end this process
     gate = Gate()
     hearing = Hearing(FrontConnection(theirs), gate, queue.SimpleQueue(), Preparer([]))  # type: ignore[arg-type]
     for run in (hearing.run, hearing.read):
@@ -188,7 +188,7 @@ def test_who_asks_and_leaves_at_once_keeps_nobody_waiting() -> None:
         while len(told) < n:
             told.extend(frame.id for frame in decoder.feed(ours.recv(1 << 16)) if isinstance(frame, Rejected))
 
-    hear(1)  # all before it were heard
+    hear(1)  # all before it were received
     gate.opens.set()
     hear(5)
     assert told == ["last", *[id for id in gate.begun if not id.startswith("gone")]]
@@ -197,7 +197,7 @@ def test_who_asks_and_leaves_at_once_keeps_nobody_waiting() -> None:
 
 
 def test_cancel(shared: Child) -> None:
-    """A cancelled generation ends with the next step, and its neighbour goes on."""
+    """A cancelled generation ends with the next step, and the other one continues."""
     shared.send(submit("long", max_tokens=FOREVER), submit("other", max_tokens=200))
     shared.wait_for(Step, lambda s: any(id == "long" for id, *_ in s.deltas))
     shared.send(Cancel("long"), Cancel("nobody"))
@@ -208,7 +208,7 @@ def test_cancel(shared: Child) -> None:
 
 
 def test_cancel_before_its_turn(shared: Child) -> None:
-    """One that waits can be cancelled too."""
+    """A waiting request can be cancelled, too."""
     busy = [f"busy{i}" for i in range(4)]
     shared.send(*(submit(id, max_tokens=FOREVER) for id in busy), submit("waits"))
     shared.wait_for(Accepted, lambda accepted: accepted.id == "waits")
@@ -221,8 +221,8 @@ def test_cancel_before_its_turn(shared: Child) -> None:
     assert (shared.seen[-1].n_running, shared.seen[-1].kv_used) == (0, 0)
 
 
-def test_cancel_before_it_is_read(shared: Child) -> None:
-    """One that was submitted just before is nothing to the engine, or ends as cancelled if it had been accepted."""
+def test_cancel_before_it_is_tokenized(shared: Child) -> None:
+    """Cancelled right after its submission, it is unknown to the engine, or ends as cancelled if it was accepted."""
     start = len(shared.seen)
     shared.send(submit("gone", max_tokens=FOREVER), Cancel("gone"), submit("after"))
     follow(shared, "after")
@@ -234,7 +234,7 @@ def test_cancel_before_it_is_read(shared: Child) -> None:
 
 
 def test_beats_while_idle_and_busy(shared: Child) -> None:
-    """The process beats while it has nothing to do, and while it has."""
+    """The process beats while it has work, and while it has none."""
     assert shared.wait_for(Beat).busy_s == 0
     assert shared.wait_for(Beat).busy_s == 0
     shared.send(submit("a", max_tokens=FOREVER))
@@ -245,7 +245,7 @@ def test_beats_while_idle_and_busy(shared: Child) -> None:
 
 
 def test_rest() -> None:
-    """While nothing comes the loop rests, again and again; what comes ends it at once."""
+    """Without work the loop rests, again and again; work ends the rest at once."""
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
     work.put("before")
     assert _next(work, lambda: pytest.fail("there was work")) == "before"
@@ -261,7 +261,7 @@ def test_rest() -> None:
     assert n_rests == 2
 
 
-def test_interrupt_is_the_fronts(shared: Child) -> None:
+def test_sigint_is_for_the_front(shared: Child) -> None:
     """Ctrl-C, which reaches the whole process group, does not end the engine: the front drains first."""
     shared.process.send_signal(signal.SIGINT)
     shared.send(submit("after"))
@@ -271,7 +271,7 @@ def test_interrupt_is_the_fronts(shared: Child) -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_the_front_leaves(endless: Path, busy: bool) -> None:
-    """When the front closes the door, or dies, the engine ends, whatever it was doing."""
+    """When the front closes the connection, or dies, the engine ends, whatever it was doing."""
     with Child(endless, n_ctx=65536) as child:
         child.ready()
         if busy:
@@ -282,14 +282,14 @@ def test_the_front_leaves(endless: Path, busy: bool) -> None:
 
 
 def test_the_front_leaves_while_loading(endless: Path) -> None:
-    """So it does when the front is gone before the model is there."""
+    """It also ends if the front leaves before the model is loaded."""
     with Child(endless) as child:
         child.socket.close()
         assert child.exit_status() == 0
 
 
 def fatal(model: Path, *, is_final: bool = False, **options: Any) -> str:
-    """The message with which an engine that can't go on ends; final where its settings are to blame."""
+    """The engine's last message when it can't continue; final if its settings are to blame."""
     with Child(model, **options) as child:
         (last,) = [f for f in child.rest() if not isinstance(f, Loading | Build)]
         assert isinstance(last, Fatal)
@@ -308,8 +308,8 @@ sys.exit(serve(socket.socket(fileno=int(sys.argv[1])), load))
 """
 
 
-def test_an_error_of_our_own() -> None:
-    """The front is told its type, message and place, and that it was ours."""
+def test_an_internal_error() -> None:
+    """The front gets its type, message and location, and that it was ours."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [sys.executable, "-c", BREAKS, str(theirs.fileno())]
@@ -326,8 +326,8 @@ def test_an_error_of_our_own() -> None:
     )
 
 
-def test_what_it_was_built_for_comes_before_anything_is_computed(endless: Path) -> None:
-    """So that the front can tell it of a process that dies of the first product."""
+def test_the_build_is_reported_before_any_computation(endless: Path) -> None:
+    """So that the front can name it if the process dies of the first matrix product."""
     with Child(endless, n_ctx=256) as child:
         while not isinstance(frame := child.receive(), Build):
             assert isinstance(frame, Beat)
@@ -335,26 +335,26 @@ def test_what_it_was_built_for_comes_before_anything_is_computed(endless: Path) 
 
 
 def test_a_missing_model(tmp_path: Path) -> None:
-    """A model that is not there is fatal, by its path."""
+    """It is fatal, with its path."""
     assert f"there is no model file at {tmp_path}" in fatal(tmp_path / "absent.gguf")
 
 
-def test_a_file_that_is_no_model(tmp_path: Path) -> None:
-    """A file that is no model is fatal, with llama.cpp's reason."""
+def test_a_file_that_is_not_a_model(tmp_path: Path) -> None:
+    """It is fatal, with llama.cpp's reason."""
     path = tmp_path / "notes.gguf"
     path.write_text("dear diary")
     assert "notes.gguf could not be loaded: " in fatal(path)
 
 
 def test_too_large_a_budget(endless: Path) -> None:
-    """A KV cache that does not fit is fatal before the kernel kills anyone; the setting is named."""
+    """A KV cache that does not fit is fatal before the kernel kills a process; the setting is named."""
     message = fatal(endless, n_ctx=2**31 - 1, is_final=True)
     assert "RILL_N_CTX" in message
     assert "MiB are free" in message
 
 
 def test_a_broken_template(bpe_path: Path, tmp_path: Path) -> None:
-    """A chat template of the operator's that is none is fatal at once, not an engine that refuses every chat."""
+    """An operator's invalid chat template is fatal at once, instead of each chat being refused."""
     (file := tmp_path / "broken.jinja").write_text("{% if %}")
     assert "does not compile" in fatal(bpe_path, chat_template=str(file), is_final=True)
 
@@ -368,8 +368,8 @@ def test_a_broken_template(bpe_path: Path, tmp_path: Path) -> None:
         struct.pack(">I", 2) + b"{}",
     ],
 )
-def test_garbage_on_the_door(bpe_path: Path, garbage: bytes) -> None:
-    """What is no frame is fatal: both ends must be of one version."""
+def test_garbage_on_the_connection(bpe_path: Path, garbage: bytes) -> None:
+    """An invalid frame is fatal: both ends must be of one version."""
     with Child(bpe_path, n_ctx=256) as child:
         child.ready()
         child.socket.sendall(garbage)

@@ -1,4 +1,4 @@
-"""Tiny models of each kind of memory: what llama.cpp takes them for, and text that tells one prompt from another."""
+"""Tiny models of each kind of memory: llama.cpp finds that kind, and their text differs between prompts."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_the_kind_of_memory(model: Model) -> None:
 
 
 def test_what_a_sequence_keeps(model: Model, make_context: MakeContext) -> None:
-    """Attention keeps all tokens, a state none but the newest; a window's old cells are taken though others are free.
+    """Attention keeps all tokens, a state none but the newest; a window's old cells are reused though others are free.
 
-    The 60 tokens find 50 free cells, and then come to cells of their own sequence.
+    The 60 tokens get the 50 free cells, and then cells of their own sequence.
     """
     context = make_context(model, n_ctx=256)
     for seq_id, n in [(0, 100), (1, 50), (2, 50)]:
@@ -52,7 +52,7 @@ def test_what_a_sequence_keeps(model: Model, make_context: MakeContext) -> None:
 
 
 def test_text_varies(model: Model, make_context: MakeContext) -> None:
-    """Each prompt has its own answer, however far back they differ; the same each time, and not of one token."""
+    """Each prompt has its own answer, however far back they differ; it is the same each time, and not of one token."""
     context = make_context(model, kv_type="bf16", flash_attention="on")
     answers = [greedy(model, context, prompt) for prompt in PROMPTS]
     assert len({tuple(answer) for answer in answers}) == len(PROMPTS)
@@ -62,7 +62,7 @@ def test_text_varies(model: Model, make_context: MakeContext) -> None:
 
 
 def test_endless_text(model: Model, make_context: MakeContext) -> None:
-    """No control token is ever the likeliest."""
+    """No control token is ever the most likely."""
     context = make_context(model)
     assert not model.control_tokens & {token for prompt in PROMPTS for token in greedy(model, context, prompt)}
 
@@ -77,7 +77,7 @@ def test_the_same_file_each_time(write: Callable[..., Path], arch: str) -> None:
 
 
 def greedy(model: Model, context: Context, prompt: str, n: int = 48) -> list[int]:
-    """The n likeliest tokens after a prompt, alone in the context."""
+    """The n most likely tokens after a prompt, alone in the context."""
     tokens = model.tokenize(prompt, add_special=True, parse_special=False)
     answer: list[int] = []
     while len(answer) < n:

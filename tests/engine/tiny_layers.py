@@ -74,7 +74,7 @@ def add(
 
 
 def _attending(w: gguf.GGUFWriter, weights: Weights, n_layers: int, n_head_kv: int, *, windowed: bool) -> None:
-    """llama, or gemma3, whose even layers have the window."""
+    """llama, or gemma3 with a window in its even layers."""
     w.add_feed_forward_length(N_FF)
     w.add_head_count(N_HEAD)
     w.add_head_count_kv(n_head_kv)

@@ -11,7 +11,7 @@ from service.engine.kv.cells import LEAST_SCATTERED, CellCopy, Cells
 
 
 def test_cells_of_the_last_sequence_are_free_at_once() -> None:
-    """Without a live sequence whose cells could get out of order, no cell is dead."""
+    """Without a live sequence with cells that could get out of order, no cell is dead."""
     cells = Cells(100, in_order=True)
     cells.grow(0, 10)
     assert not cells.drop(0)

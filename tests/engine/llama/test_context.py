@@ -23,7 +23,7 @@ def ids_of(model: Model, text: str) -> list[int]:
 
 
 def test_decode_returns_the_index_of_each_rows_logits(bpe: Model, make_context: MakeContext) -> None:
-    """It returns the batch index of each row's last token, whose logits are that row's own."""
+    """It returns the batch index of each row's last token, with that row's own logits."""
     context = make_context(bpe)
     a, b = ids_of(bpe, "Hello world"), ids_of(bpe, "the fox and the story")
     (alone,) = context.decode([(0, 0, b, True)])

@@ -85,7 +85,7 @@ def test_each_draws_as_alone(bpe: Model, draws: ParallelSampler) -> None:
 
 @pytest.mark.parametrize("sampling", KINDS)
 def test_a_run_of_draft_tokens(bpe: Model, draws: ParallelSampler, sampling: Sampling) -> None:
-    """Draft tokens that equal the drawn ones are accepted up to the first that does not, whose row is the last one
+    """Draft tokens that equal the drawn ones are accepted up to the first that does not, with its row the last one
     drawn from: the sampler then draws what it draws without draft tokens."""
     rows = Rows(bpe.n_vocab, 9)
     alone = by_itself(bpe, sampling, rows, range(9))

@@ -1,4 +1,4 @@
-"""The scheduler alone: a machine of arrivals, cancels and ends checks each batch against what must always hold."""
+"""The scheduler alone: a state machine of arrivals, cancels and ends checks the invariants of every batch."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def scheduler(
 
 
 class Cache:
-    """What llama.cpp would hold for each sequence id, and whether it could do what it is told."""
+    """What llama.cpp would hold for each sequence id; it asserts that each action is possible."""
 
     def __init__(self, memory: Memory, n_cells: int) -> None:
         self.memory, self.n_cells = memory, n_cells
         self.tokens: dict[int, list[int]] = {}
-        self.cells: dict[int, list[int]] = {}  # numbers of the cells: equal ones are shared
-        self.first: dict[int, int] = {}  # the first token whose cells a windowed sequence still has in all layers
+        self.cells: dict[int, list[int]] = {}  # numbers of the cells; equal ones are shared
+        self.first: dict[int, int] = {}  # the first token with cells left in all layers of a windowed sequence
         self._n = 0
 
     def has_window(self, seq_id: int, n: int) -> bool:
@@ -91,23 +91,23 @@ class Cache:
                 held.pop(action.seq_id, None)
             return
         source, n = self.tokens[action.source], action.n
-        assert action.seq_id not in self.tokens, "only an id without cells takes part in another's"
+        assert action.seq_id not in self.tokens, "only an id without cells shares another's"
         assert 0 < n <= len(source)
         if self.memory is Memory.STATE:
-            assert n == len(source), "a state is shared where it stands"
+            assert n == len(source), "a state is shared only at its current position"
         if self.memory is Memory.WINDOWED:
-            assert self.has_window(action.source, n), "a window is shared while it is whole"
+            assert self.has_window(action.source, n), "only a complete window is shared"
         self.tokens[action.seq_id] = source[:n]
         self.cells[action.seq_id] = self.cells[action.source][:n]
         self.first[action.seq_id] = self.first[action.source]
 
     def compute(self, seq_id: int, position: int, tokens: list[int]) -> None:
         held = self.tokens.setdefault(seq_id, [])
-        assert position == len(held), "no gap, nothing twice, nothing of an earlier owner"
+        assert position == len(held), "no gap, no token twice, none of the id's earlier sequence"
         held += tokens
         self.cells.setdefault(seq_id, []).extend(range(self._n, self._n + len(tokens)))
         self._n += len(tokens)
-        # As early as llama.cpp may: what no later token looks back at.
+        # As early as llama.cpp may: no later token attends to them.
         self.first[seq_id] = max(self.first.get(seq_id, 0), len(held) - N_WINDOW)
         assert self.n_used <= self.n_cells
 
@@ -117,7 +117,7 @@ class Cache:
 
 
 def carry_out(scheduler: Scheduler, now: float = 0.0) -> Batch:
-    """One step as the engine does it: decode, a token where one is sampled, the finished ones removed."""
+    """One step as the engine does it: decode, a token for each row that samples, finished sequences removed."""
     batch = scheduler.schedule(now)
     for row in batch.rows:
         s = row.sequence
@@ -175,16 +175,16 @@ class Machine(RuleBasedStateMachine):
             n_chunk=lambda n_decoding, *_: n_chunk if n_decoding else n_batch,
             drafts=None if power is None else self,
         )
-        self.is_shared = power is not None  # a step's time, by tenants
+        self.is_shared = power is not None  # tenants share a step's time
         self.most_rows, self.n_tile, self.random = most_rows, n_tile, random.Random(seed)
         self.live, self.n_made, self.now = [], 0, 1.0
         self.answers: Counter[str] = Counter()
-        self.begun: set[str] = set()  # were let in at least once
+        self.begun: set[str] = set()  # were admitted at least once
         words = random.Random(seed)
         self.stems = [[words.randrange(9) for _ in range(79)] for _ in range(3)]
 
     def draft(self, sequences: list[Sequence], n_most: int) -> list[tuple[int, ...]]:
-        """Right ones, then wrong ones, as many as there may be; none where the memory can't be cut."""
+        """Right tokens, then wrong ones, n_most at most together; none if the memory can't be cut."""
         assert n_most > 0
         if not self.can_cut:
             return [()] * len(sequences)
@@ -208,7 +208,7 @@ class Machine(RuleBasedStateMachine):
         pace=st.sampled_from([None, None, 1.0, 5.0]),
     )
     def arrive(self, stem: int, n_stem: int, n_own: int, max_tokens: int, tenant: str, pace: float | None) -> None:
-        """As the inbox bounds it: prompt and answer together fit the cache. Many begin alike."""
+        """Within the inbox's bounds: prompt and answer together fit the cache. Many prompts share a prefix."""
         tokens = [*self.stems[stem][:n_stem], *(100 + self.n_made for _ in range(n_own))][: self.n_cells - 1]
         most = min(max_tokens, self.n_cells - len(tokens))
         s = sequence(str(self.n_made), 0, most, tokens=tokens, tenant=tenant, pace=pace)
@@ -229,7 +229,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(end=st.integers(0, 7), later_s=st.sampled_from([0.0, 0.1, 2.0]))
     def step(self, end: int, later_s: float) -> None:
-        """One engine step, in which the sequences whose number divides by `end` meet their end token."""
+        """One engine step, in which the sequences with a number divisible by `end` sample their end token."""
         sch = self.scheduler
         self.now += later_s
         waiting_before, resting_before = sch.waiting, sch.resting
@@ -249,7 +249,7 @@ class Machine(RuleBasedStateMachine):
             self.cache.compute(s.seq_id, s.n_past, [*s.tokens[s.n_past : s.n_past + row.n], *row.drafts])
             n_right = row.drafts.count(200 + int(s.id))
             ends = bool(end) and int(s.id) % end == 0
-            if row.samples:  # one that ends may do so within its right drafts
+            if row.samples:  # the end may come within the right drafts
                 s.tokens += [200 + int(s.id)] * (self.random.randint(1, 1 + n_right) if ends else 1 + n_right)
                 s.first_token_at = s.first_token_at or self.now
             for action in sch.advance(row, n_right, at_end=row is batch.rows[-1]):
@@ -260,7 +260,7 @@ class Machine(RuleBasedStateMachine):
         self.check_cache()
 
     def check_admitted(self, batch: Batch, called_back: list[Sequence], waiting: list[Sequence]) -> None:
-        """Whose turn it is, comes in; before it, one whose prompt is shorter than another that is being read."""
+        """The next in the queue is admitted; before it, one with a shorter prompt than another in prefill."""
         n_returned = len(self.begun.intersection(s.id for s in waiting))
         queue = [*reversed(batch.preempted), *waiting[:n_returned], *called_back, *waiting[n_returned:]]
         self.begun.update(s.id for s in batch.admitted)
@@ -276,14 +276,14 @@ class Machine(RuleBasedStateMachine):
         return sum(s.tenant == tenant for s in self.scheduler.running)
 
     def holds_less(self, tenant: str) -> bool:
-        """Than its share of the cells."""
+        """Whether it holds at most its share of the cells."""
         return sum(len(s.tokens) for s in self.scheduler.running if s.tenant == tenant) <= self.n_cells // 2
 
     def check_cache(self) -> None:
         sch = self.scheduler
         held = {s.seq_id: s.tokens[: s.n_past] for s in sch.running if s.n_past}
         held |= {kept.seq_id: kept.tokens for kept in sch.kept}
-        assert self.cache.tokens == held, "the cache holds what is known of it, and nothing else"
+        assert self.cache.tokens == held, "the cache holds the sequences' and kept tokens, and no others"
         assert sch.cells.n_live == self.cache.n_used <= sch.cells.n_cells, "shared cells are counted once"
         ids = [*(s.seq_id for s in sch.running), *(kept.seq_id for kept in sch.kept)]
         assert sorted([*ids, *sch.sharing.free_ids]) == list(range(self.n_ids)), "no id is lost, none is used twice"
@@ -301,7 +301,7 @@ class Machine(RuleBasedStateMachine):
             assert r.samples or not r.drafts
         if any(r.drafts for r in batch.rows):
             is_alone = not any(r.sequence.is_prefilling for r in batch.rows)
-            assert is_alone or is_apart(batch.n_tokens, self.n_tile), "in a prompt's own decode nothing is guessed"
+            assert is_alone or is_apart(batch.n_tokens, self.n_tile), "no draft tokens in a prompt's own decode"
             assert sum(r.n_tokens for r in batch.rows if not r.sequence.is_prefilling) <= self.most_rows
             assert not batch.preempted or sch.cells.n_live + batch.n_tokens <= sch.cells.n_cells
         decoding = [r.sequence for r in batch.rows if not r.sequence.is_prefilling]
@@ -310,16 +310,16 @@ class Machine(RuleBasedStateMachine):
             if not s.is_prefilling and s not in decoding:
                 is_full = len(decoding) == min(sch.limits.n_seq, sch.limits.n_batch)
                 gives_way = self.is_shared and {s.tenant} < {d.tenant for d in decoding}
-                assert s.ahead_s(self.now) >= 0 or is_full or gives_way, "who is due has its turn"
-        read = sum(r.n for r in batch.rows if r.sequence.is_prefilling)
-        assert not decoding or read <= self.n_chunk, "a prompt never holds up running streams"
-        assert bool(batch.rows) == bool(self.live), "while anything lives, every step computes something"
+                assert s.ahead_s(self.now) >= 0 or is_full or gives_way, "a sequence that is due is decoded"
+        n_prefill = sum(r.n for r in batch.rows if r.sequence.is_prefilling)
+        assert not decoding or n_prefill <= self.n_chunk, "a prompt delays running streams by one chunk at most"
+        assert bool(batch.rows) == bool(self.live), "while any sequence is live, every step computes something"
 
     def teardown(self) -> None:
-        """Nobody starves: without new arrivals everything ends, and nothing is kept but what is known."""
+        """No starvation: without new arrivals every sequence ends, and only kept prefixes are left."""
         if not hasattr(self, "scheduler"):
             return
-        # Each step makes a token or reads a slice; a preemption reads again what at most n_cells hold.
+        # Each step samples a token or prefills a chunk; a preemption recomputes n_cells tokens at most.
         for _ in range(20_000):
             if not self.live:
                 break
@@ -334,8 +334,8 @@ TestMachine: Any = Machine.TestCase
 TestMachine.settings = settings(max_examples=370, stateful_step_count=50)  # some 50,000 steps of the scheduler
 
 
-def test_decodes_come_first_and_bound_the_slice() -> None:
-    """While others decode, one step reads n_chunk tokens of a prompt at most."""
+def test_decodes_come_first_and_bound_the_chunk() -> None:
+    """While others decode, one step prefills n_chunk tokens of a prompt at most."""
     sch = scheduler(n_seq=3, n_batch=100, n_cells=1000, n_chunk=8)
     sch.add(sequence("a", 20))
     assert rows(carry_out(sch)) == [("a", 20, True)]  # alone: all at once
@@ -346,8 +346,9 @@ def test_decodes_come_first_and_bound_the_slice() -> None:
     assert rows(carry_out(sch)) == [("a", 1, True), ("b", 1, True)]
 
 
-def test_the_time_of_several_tenants_is_shared_out() -> None:
-    """As many times that of the running streams as tenants read for each that decodes; one tenant's own is its own."""
+def test_time_is_shared_among_tenants() -> None:
+    """A chunk's share is the number of tenants with prompts for each that decodes, as a multiple of the running
+    streams' time; a single tenant's time is its own."""
     shares: list[float | None] = []
 
     def n_chunk(n_decoding: int, n_reading: int, share: float | None) -> int:
@@ -361,8 +362,8 @@ def test_the_time_of_several_tenants_is_shared_out() -> None:
         assert shares[-1] == expected
 
 
-def test_a_tenant_that_holds_all_places_keeps_nobody_else_from_its_share() -> None:
-    """Who has less than its share comes in beside those that run, and each step decodes as many as before, by turns."""
+def test_a_tenant_in_all_slots_leaves_others_their_share() -> None:
+    """A tenant below its share is admitted beyond n_seq, and each step decodes as many as before, in rotation."""
     sch = scheduler(n_seq=4, n_batch=100, n_cells=1000, n_chunk=100, n_ids=8)
     for i in range(6):
         sch.add(sequence(f"a{i}", 2, 100, tenant="a"))
@@ -371,14 +372,14 @@ def test_a_tenant_that_holds_all_places_keeps_nobody_else_from_its_share() -> No
     for i in range(3):
         sch.add(sequence(f"b{i}", 2, 100, tenant="b"))
     carry_out(sch)
-    assert [s.id for s in sch.running[4:]] == ["b0", "b1"], "two of four places are its share"
+    assert [s.id for s in sch.running[4:]] == ["b0", "b1"], "two of four slots are its share"
     decoded = Counter(id for _ in range(60) for id, _, _ in rows(carry_out(sch)))
     assert [s.id for s in sch.running] == ["a0", "a1", "a2", "a3", "b0", "b1"]
     assert decoded == {"a0": 30, "a1": 30, "a2": 30, "a3": 30, "b0": 60, "b1": 60}
 
 
-def test_without_ids_for_more_nobody_comes_in_beside_all_who_run() -> None:
-    """Each needs its own in the cache."""
+def test_without_free_ids_full_slots_admit_no_other() -> None:
+    """Each sequence needs its own id in the cache."""
     sch = scheduler(n_seq=2, n_batch=100, n_cells=1000, n_chunk=100)
     for id in ("a0", "a1", "b0"):
         sch.add(sequence(id, 2, 100, tenant=id[0]))
@@ -386,8 +387,8 @@ def test_without_ids_for_more_nobody_comes_in_beside_all_who_run() -> None:
     assert [s.id for s in sch.running] == ["a0", "a1"]
 
 
-def test_who_holds_the_most_cells_is_preempted() -> None:
-    """Not another tenant's, that came later and holds little; and never the oldest of all."""
+def test_the_tenant_with_the_most_cells_is_preempted() -> None:
+    """Not another tenant's sequence that came later and holds little, and never the oldest of all."""
     sch = scheduler(n_seq=8, n_batch=100, n_cells=100, n_chunk=100)
     for id, n in (("a0", 20), ("a1", 20), ("b0", 2)):
         sch.add(sequence(id, n, 60, tenant=id[0]))
@@ -399,8 +400,8 @@ def test_who_holds_the_most_cells_is_preempted() -> None:
     assert [s.id for s in preempted] == ["b0"]
 
 
-def test_a_tenant_that_holds_all_cells_keeps_nobody_else_from_its_share() -> None:
-    """Its youngest gives its cells back, and waits until there is room again; what has its own share keeps it."""
+def test_a_tenant_with_all_cells_leaves_others_their_share() -> None:
+    """Its youngest sequence is preempted, and waits for room; a tenant within its own share keeps its cells."""
     sch = scheduler(n_seq=8, n_batch=1000, n_cells=1000, n_chunk=1000)
     for i in range(3):
         sch.add(sequence(f"a{i}", 300, 400, tenant="a"))
@@ -417,8 +418,8 @@ def test_a_tenant_that_holds_all_cells_keeps_nobody_else_from_its_share() -> Non
     assert [s.id for s in sch.running] == ["a0", "a1", "a2"]
 
 
-def test_short_ones_that_come_often_do_not_keep_a_long_one_from_its_end() -> None:
-    """It gives its cells to another tenant's once; when it has them again, it makes tokens first."""
+def test_frequent_short_prompts_do_not_starve_a_long_one() -> None:
+    """It is preempted for another tenant's once; when it has its cells again, it first generates tokens."""
     sch = scheduler(n_seq=8, n_batch=100, n_cells=1000, n_chunk=100)
     sch.add(sequence("b", 50, 30, tenant="b"))
     carry_out(sch)
@@ -432,8 +433,8 @@ def test_short_ones_that_come_often_do_not_keep_a_long_one_from_its_end() -> Non
     assert (long.n_generated, n_preempted) == (20, 1)
 
 
-def test_short_ones_pass_a_long_one_for_which_there_is_no_room() -> None:
-    """As many as leave it its room: when the long one before it has ended it is let in at once."""
+def test_short_prompts_overtake_a_long_one_without_room() -> None:
+    """As many as leave it its room: when the running long one has ended it is admitted at once."""
     sch = scheduler(n_seq=8, n_batch=100, n_cells=1000, n_chunk=100)
     sch.add(sequence("running", 700, tenant="a"))
     carry_out(sch)
@@ -445,7 +446,7 @@ def test_short_ones_pass_a_long_one_for_which_there_is_no_room() -> None:
     for _ in range(12):
         carry_out(sch)
     passed = [s for s in short if s.seq_id >= 0]
-    assert len(passed) == 4, "300 cells are left beside the long one, and each keeps some for its answer"
+    assert len(passed) == 4, "the long one leaves 300 cells, and each needs some for its answer"
     assert all(s.passes for s in passed)
     assert [s.id for s in sch.waiting] == ["long", "short4"]
     sch.remove(next(s for s in sch.running if s.id == "running"))
@@ -453,8 +454,8 @@ def test_short_ones_pass_a_long_one_for_which_there_is_no_room() -> None:
     assert [s.id for s in sch.waiting] == ["short4"]
 
 
-def test_what_one_prompt_leaves_of_a_slice_goes_to_the_next() -> None:
-    """In the same step, and by turns to the one with the least left and to the oldest first."""
+def test_the_rest_of_a_chunk_goes_to_the_next_prompt() -> None:
+    """In the same step, and alternately to the one with the least left and to the oldest first."""
     sch = scheduler(n_seq=4, n_batch=100, n_cells=1000, n_chunk=8)
     sch.add(sequence("a", 2))
     carry_out(sch)
@@ -467,8 +468,8 @@ def test_what_one_prompt_leaves_of_a_slice_goes_to_the_next() -> None:
     assert rows(carry_out(sch)) == [("a", 1, True), ("c", 2, True), ("b", 5, True), ("d", 1, False)]
 
 
-def test_a_short_prompt_comes_in_beside_long_ones_that_wait() -> None:
-    """Behind a long prompt that is read and two that wait for it, a short one does not wait for any of them."""
+def test_a_short_prompt_is_admitted_before_waiting_long_ones() -> None:
+    """With a long prompt in prefill and two waiting behind it, a short one does not wait for any of them."""
     sch = scheduler(n_seq=8, n_batch=100, n_cells=5000, n_chunk=8)
     sch.add(sequence("a", 2, 1000))
     carry_out(sch)
@@ -482,7 +483,7 @@ def test_a_short_prompt_comes_in_beside_long_ones_that_wait() -> None:
 
 
 def test_prompts_alone_fill_the_batch() -> None:
-    """With nobody decoding, a step reads n_batch tokens."""
+    """Without decoding sequences, a step prefills n_batch tokens."""
     sch = scheduler(n_seq=4, n_batch=16, n_cells=1000, n_chunk=2)
     for id in "abc":
         sch.add(sequence(id, 10))
@@ -490,7 +491,7 @@ def test_prompts_alone_fill_the_batch() -> None:
 
 
 def test_no_more_than_n_seq_run() -> None:
-    """A sequence waits for a free id, and gets the one that a finished sequence had."""
+    """A sequence waits for a free id, and gets that of a finished sequence."""
     sch = scheduler(n_seq=2, n_batch=100, n_cells=1000, n_chunk=100)
     a, b, c = (sequence(id, 2) for id in "abc")
     for s in (a, b, c):
@@ -503,7 +504,7 @@ def test_no_more_than_n_seq_run() -> None:
 
 
 def test_headroom() -> None:
-    """A newcomer must leave 16 cells for each sequence that runs already; alone it may take all."""
+    """A new sequence must leave 16 cells for each running one; alone it may take all."""
     sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_chunk=1000)
     sch.add(sequence("a", 100, max_tokens=0))
     assert rows(sch.schedule()) == [("a", 100, True)]
@@ -514,12 +515,12 @@ def test_headroom() -> None:
     sch = scheduler(n_seq=3, n_batch=1000, n_cells=100, n_chunk=1000)
     sch.add(sequence("a", 40))
     sch.add(sequence("b", 100 - 40 - HEADROOM + 1))
-    sch.add(sequence("c", 70))  # would leave it no room, and does not pass it
+    sch.add(sequence("c", 70))  # would leave b no room, and does not overtake it
     assert [r[0] for r in rows(sch.schedule())] == ["a"]
 
 
-def test_the_youngest_gives_way() -> None:
-    """When the cells run out the youngest sequence waits, first in line, and its tokens are computed again."""
+def test_the_youngest_is_preempted() -> None:
+    """When the cells run out the youngest sequence waits, first in the queue, and its tokens are computed again."""
     sch = scheduler(n_seq=3, n_batch=100, n_cells=40, n_chunk=100)
     old, young, new = sequence("old", 10, 30), sequence("young", 10, 30), sequence("new", 5, 5)
     sch.add(old)
@@ -533,11 +534,11 @@ def test_the_youngest_gives_way() -> None:
     while young.seq_id < 0:
         carry_out(sch)
     assert old.n_generated == 30  # it had to end first: 10 + 30 fill the cache
-    assert young.n_past == 10 + young.n_generated - 1  # prompt and answer read again, one token more made
+    assert young.n_past == 10 + young.n_generated - 1  # prompt and answer recomputed, one more token sampled
 
 
-def test_one_sequence_may_fill_the_budget() -> None:
-    """A sequence that is alone is never preempted, however full the cache."""
+def test_one_sequence_may_fill_the_cache() -> None:
+    """A sequence that runs alone is never preempted, however full the cache."""
     sch = scheduler(n_seq=2, n_batch=7, n_cells=16, n_chunk=3)
     s = sequence("a", 10, max_tokens=6)
     sch.add(s)
@@ -548,13 +549,13 @@ def test_one_sequence_may_fill_the_budget() -> None:
 
 @pytest.mark.parametrize("n_prompt", [0, 9])
 def test_a_sequence_that_can_never_run(n_prompt: int) -> None:
-    """What could never be computed is an error of the caller's, not a sequence that waits for ever."""
+    """A sequence that could never be computed is an error of the caller's, and does not wait for ever."""
     with pytest.raises(AssertionError):
         scheduler(n_seq=1, n_batch=8, n_cells=8, n_chunk=8).add(sequence("a", n_prompt))
 
 
-def test_nobody_is_let_in_beside_one_who_gave_way() -> None:
-    """Without `admit` the batch is made of those who run."""
+def test_none_is_admitted_after_a_preemption() -> None:
+    """Without `admit` the batch has the running sequences only."""
     sch = scheduler(n_seq=2, n_batch=8, n_cells=80, n_chunk=8)
     sch.add(sequence("a", 2))
     carry_out(sch)
@@ -564,7 +565,7 @@ def test_nobody_is_let_in_beside_one_who_gave_way() -> None:
 
 
 def running(scheduler: Scheduler, *ids: str) -> None:
-    """Let these sequences be read and have a first token."""
+    """Prefills these sequences and samples their first tokens."""
     for id in ids:
         scheduler.add(sequence(id, 1))
         carry_out(scheduler)
@@ -575,7 +576,7 @@ def shapes(batch: Batch, n_tile: int | None) -> list[list[tuple[str, int]]]:
 
 
 def test_few_rows_share_a_call() -> None:
-    """Below n_tile rows, and on a GPU (None) always, decoding sequences and a prompt's slice are one llama_decode."""
+    """Below n_tile rows, and on a GPU (None) always, decoding sequences and a prompt's chunk are one llama_decode."""
     sch = scheduler(n_seq=8, n_batch=64, n_cells=1000, n_chunk=5)
     running(sch, "a", "b")
     sch.add(sequence("c", 20))
@@ -583,9 +584,9 @@ def test_few_rows_share_a_call() -> None:
     assert shapes(batch, 8) == [[("a", 1), ("b", 1), ("c", 5)]] == shapes(batch, None)
 
 
-def test_many_rows_are_computed_apart() -> None:
-    """From n_tile rows on, decoding sequences go first, fewer than n_tile at a time, sixteens where it may be, and then
-    prompts."""
+def test_many_rows_are_separate_calls() -> None:
+    """From n_tile rows on, decoding sequences come first, fewer than n_tile at a time, multiples of sixteen if
+    possible, and then prompts."""
     sch = scheduler(n_seq=8, n_batch=64, n_cells=1000, n_chunk=5)
     running(sch, "a", "b", "c")
     sch.add(sequence("d", 20))
@@ -603,7 +604,7 @@ def test_many_rows_are_computed_apart() -> None:
 
 @dataclass
 class Drafts:
-    """It is asked for drafts, and has none."""
+    """A draft source that counts requests, and has no draft tokens."""
 
     asked: list[int]
 
@@ -616,22 +617,22 @@ class Drafts:
 
 
 def drafting(n_cells: int = 1000, *, in_order: bool = False, n_tile: int | None = None) -> tuple[Scheduler, list[int]]:
-    """A scheduler that asks for drafts and is told none, and how many it asked for."""
+    """A scheduler with a draft source that has none, and how many draft tokens it asked for."""
     drafts, limits = Drafts([]), Limits(n_seq=4, n_batch=20, most_rows=12, n_tile=n_tile)
     sharing = Sharing(Cells(n_cells, in_order=in_order), None, 4)
     return Scheduler(limits, sharing, n_chunk=lambda *_: 128, drafts=drafts), drafts.asked
 
 
-def two_that_tidy(tidies: bool) -> Scheduler:
-    """Whether it may compact for speed alone."""
+def tidying(tidies: bool) -> Scheduler:
+    """A scheduler for two sequences; tidies: whether it may compact for speed alone."""
     sharing = Sharing(Cells(2000), None, 2)
     return Scheduler(Limits(n_seq=2, n_batch=256), sharing, n_chunk=lambda *_: 255, tidies=tidies)
 
 
-def test_cells_are_copied_together_before_a_long_prompt() -> None:
-    """Where it may be, and there are holes: once, with the prompt's first slice."""
+def test_cells_are_compacted_before_a_long_prompt() -> None:
+    """If allowed, and if there are holes: once, with the prompt's first chunk."""
     for tidies, expected in ((True, [True, False, False]), (False, [False] * 3)):
-        sch = two_that_tidy(tidies)
+        sch = tidying(tidies)
         sch.add(sequence("a", 1, 100))
         sch.add(sequence("b", 200))
         carry_out(sch)
@@ -640,9 +641,9 @@ def test_cells_are_copied_together_before_a_long_prompt() -> None:
         assert [carry_out(sch).copies is not None for _ in range(3)] == expected
 
 
-def test_cells_are_not_copied_together_all_the_time() -> None:
+def test_cells_are_not_compacted_all_the_time() -> None:
     """For speed alone a twentieth of the time at most: prompts that come and go leave holes again and again."""
-    sch = two_that_tidy(True)
+    sch = tidying(True)
     sch.add(sequence("a", 1, 100))
     carry_out(sch)
 
@@ -679,7 +680,7 @@ def test_a_compaction_soon_after_another_evicts_first() -> None:
 
 
 def test_room_for_drafts() -> None:
-    """What is left of the rows, and of the cells that no one needs or will need."""
+    """The rest of the rows, and of the cells that no sequence needs or will need."""
     sch, asked = drafting()
     running(sch, "a", "b")
     carry_out(sch)
@@ -696,8 +697,8 @@ def test_room_for_drafts() -> None:
     assert asked == [6]
 
 
-def test_drafts_beside_a_prompt() -> None:
-    """Where a prompt is decoded apart there are drafts, as many as the batch has room for; in one with it none."""
+def test_drafts_with_a_prompt() -> None:
+    """If a prompt is decoded in its own call there are drafts, as many as the batch has room for; else none."""
     for n_tile, n_prompt, expected in ((18, 17, [1]), (18, 8, []), (None, 17, [])):
         sch, asked = drafting(n_tile=n_tile)
         running(sch, "a", "b")
@@ -707,7 +708,7 @@ def test_drafts_beside_a_prompt() -> None:
         assert asked == expected
 
 
-def test_who_is_far_ahead_of_its_reader_needs_no_drafts() -> None:
+def test_a_sequence_far_ahead_of_its_reader_gets_no_drafts() -> None:
     """Alone it runs on, one token at a time."""
     sch, asked = drafting()
     sch.add(sequence("p", 5, 30, pace=1.0))
@@ -716,8 +717,8 @@ def test_who_is_far_ahead_of_its_reader_needs_no_drafts() -> None:
     assert len(asked) == AHEAD_TOKENS + round(AHEAD_S) - 1
 
 
-def test_a_draft_that_came_is_charged() -> None:
-    """A tenant pays for the tokens that it got, not for the rows that these took."""
+def test_accepted_drafts_are_charged() -> None:
+    """A tenant is charged for the tokens that it got, not for the rows that these took."""
     sch, _ = drafting()
     sch.add(s := sequence("a", 5, tenant="a"))
     carry_out(sch)
@@ -736,7 +737,7 @@ def test_nothing_to_do() -> None:
 
 
 def test_preempting_the_only_one() -> None:
-    """There is nobody to give way when one runs or none."""
+    """There is no sequence to preempt when one runs or none."""
     sch = scheduler(n_seq=2, n_batch=8, n_cells=8, n_chunk=8)
     assert sch.give_way() == ([], None)
     sch.add(sequence("a", 2))
@@ -745,7 +746,7 @@ def test_preempting_the_only_one() -> None:
 
 
 def test_repr() -> None:
-    """The window shows running, waiting and cells."""
+    """It shows running, waiting and cells."""
     sch = scheduler(n_seq=2, n_batch=8, n_cells=64, n_chunk=8)
     for id in "abc":
         sch.add(sequence(id, 3))
@@ -760,7 +761,7 @@ STEM = list(range(100, 200))
 
 
 def like(id: str, n_own: int, max_tokens: int = 10, *, n_stem: int = 100, tenant: str = "") -> Sequence:
-    """A prompt that begins with the stem and goes on in its own way."""
+    """A prompt that begins with the stem and continues with tokens of its own."""
     return sequence(id, 0, max_tokens, tokens=STEM[:n_stem] + [1000 + ord(id[0])] * n_own, tenant=tenant)
 
 
@@ -770,7 +771,7 @@ def sharer(memory: Memory = Memory.CUTTABLE, **options: Any) -> Scheduler:
 
 
 def test_a_follower_waits_and_computes_its_own_tail() -> None:
-    """While what they have in common is being read, nobody else reads it; then each goes on by itself."""
+    """While the shared prefix is being prefilled, the others wait for it; then each prefills its own rest."""
     sch = sharer()
     a, b, c = like("a", 1), like("b", 2), like("c", 3)
     for s in (a, b, c):
@@ -785,8 +786,8 @@ def test_a_follower_waits_and_computes_its_own_tail() -> None:
     assert sch.cells.n_live == 102 + 2 + 3
 
 
-def test_a_follower_of_one_that_is_cancelled_goes_on_where_it_was() -> None:
-    """What the prefix source had read is kept, and the follower reads the rest."""
+def test_a_follower_of_a_cancelled_source_continues_from_there() -> None:
+    """What the prefix source had prefilled is kept, and the follower prefills the rest."""
     sch = sharer()
     a, b = like("a", 40), like("b", 2)
     sch.add(a)
@@ -803,8 +804,8 @@ def test_a_follower_of_one_that_is_cancelled_goes_on_where_it_was() -> None:
     assert b.n_cached == 20
 
 
-def test_a_follower_of_one_that_has_ended_shares_what_it_left() -> None:
-    """A prefix source whose first token is its last one is as good as any."""
+def test_a_follower_shares_with_an_ended_source() -> None:
+    """A prefix source that ends with its first token is as good as any."""
     sch = sharer(n_batch=200)
     sch.add(like("a", 1, max_tokens=1))
     sch.add(like("b", 2))
@@ -813,8 +814,8 @@ def test_a_follower_of_one_that_has_ended_shares_what_it_left() -> None:
     assert (batch.actions, rows(batch)) == ([Share(0, 1, 100)], [("b", 2, True)])
 
 
-def test_a_follower_and_its_leader_give_way_together() -> None:
-    """The follower, being the younger, is put back first; later it follows the same one again."""
+def test_a_follower_and_its_source_are_preempted_together() -> None:
+    """The follower, being the younger, is preempted first; later it follows the same source again."""
     sch = sharer()
     running(sch, "o")
     a, b = like("a", 1), like("b", 2)
@@ -831,8 +832,8 @@ def test_a_follower_and_its_leader_give_way_together() -> None:
     assert rows(carry_out(sch)) == [("o", 1, True), ("a", 1, True), ("b", 2, True)]
 
 
-def test_what_was_shared_before_it_gave_way_does_not_count() -> None:
-    """A prompt that has to be read after all, since what it shared is gone, was not cached."""
+def test_a_prefix_lost_by_preemption_is_not_cached() -> None:
+    """A prompt that has to be prefilled after all, since its shared prefix was evicted, does not count it as cached."""
     sch = sharer(n_batch=200, n_chunk=10)
     sch.add(like("k", 1, max_tokens=1))
     carry_out(sch)
@@ -840,14 +841,14 @@ def test_what_was_shared_before_it_gave_way_does_not_count() -> None:
     sch.add(b := like("b", 20))
     carry_out(sch)
     assert (b.n_cached, b.n_past) == (100, 110)
-    assert sch.give_way()[1] is None and sch.give_way()[1] is b  # kept ones first
+    assert sch.give_way()[1] is None and sch.give_way()[1] is b  # kept prefixes first
     carry_out(sch)
     assert (b.n_cached, b.n_past) == (0, 10)
 
 
 def test_a_shared_prompt_needs_few_cells() -> None:
-    """What is shared, or will be, is not counted again: five prompts of 102 tokens fit 200 cells, for as long as each
-    new one leaves its headroom."""
+    """Cells that are shared, or will be, are not counted again: five prompts of 102 tokens fit 200 cells, as long as
+    each new one leaves its headroom."""
     sch = sharer(n_cells=200, n_batch=200)
     for id in "abcdefgh":
         sch.add(like(id, 2))
@@ -856,8 +857,8 @@ def test_a_shared_prompt_needs_few_cells() -> None:
     assert sch._capacity.n_promised() == 102 + 5 * 2 + 1
 
 
-def test_what_is_kept_goes_before_anybody_gives_way() -> None:
-    """Running sequences take the cells of kept ones, and only then each other's."""
+def test_kept_prefixes_are_evicted_before_a_preemption() -> None:
+    """Running sequences take the cells of kept prefixes, and only then each other's."""
     sch = sharer(n_cells=60)
     sch.add(like("k", 0, max_tokens=1, n_stem=20))
     carry_out(sch)
@@ -873,8 +874,8 @@ def test_what_is_kept_goes_before_anybody_gives_way() -> None:
     assert sch.cells.n_live > 60 // 2
 
 
-def test_what_is_kept_makes_room_for_who_waits() -> None:
-    """For cells and for an id: the least recently used goes, and no more than is needed."""
+def test_kept_prefixes_are_evicted_for_a_waiting_sequence() -> None:
+    """For cells and for an id: the least recently used one, and no more than needed."""
     sch = sharer(n_cells=100, n_ids=3, n_seq=3)
     for id in "kl":
         sch.add(sequence(id, 0, 1, tokens=[ord(id)] * 30))
@@ -891,8 +892,8 @@ def test_what_is_kept_makes_room_for_who_waits() -> None:
     assert sch.schedule().actions == [Forget(0, dead=False)]
 
 
-def test_nothing_is_given_up_in_vain() -> None:
-    """Who could not come in even if nothing were kept costs nobody a kept prefix."""
+def test_nothing_is_evicted_in_vain() -> None:
+    """A sequence that could not be admitted even without kept prefixes evicts none."""
     sch = sharer(n_cells=100)
     sch.add(like("k", 0, max_tokens=1, n_stem=20))
     carry_out(sch)
@@ -905,9 +906,9 @@ def test_nothing_is_given_up_in_vain() -> None:
 
 @pytest.mark.parametrize("memory", [Memory.WINDOWED, Memory.STATE])
 @pytest.mark.parametrize("together", [True, False])
-def test_a_leader_stops_at_the_boundary(memory: Memory, together: bool) -> None:
-    """Where it can't be cut later it is read up to there only, and leaves a copy for those that follow, now or when
-    both have ended."""
+def test_a_source_stops_at_the_boundary(memory: Memory, together: bool) -> None:
+    """If it can't be cut later it is prefilled only up to there, and leaves a copy for followers, now or when both have
+    ended."""
     sch = sharer(memory, n_batch=200 if together else 60)
     sch.add(like("a", 30, 2))
     if not together:
@@ -927,8 +928,8 @@ def test_a_leader_stops_at_the_boundary(memory: Memory, together: bool) -> None:
 
 
 @pytest.mark.parametrize("memory", [Memory.WINDOWED, Memory.STATE])
-def test_without_an_id_for_a_copy_followers_share_with_the_leader(memory: Memory) -> None:
-    """It stands at the boundary for one step, which is enough."""
+def test_without_an_id_for_a_copy_followers_share_with_the_source(memory: Memory) -> None:
+    """It is at the boundary for one step, which is enough."""
     sch = sharer(memory, n_ids=2, n_seq=2)
     a, b = like("a", 30), like("b", 5)
     sch.add(a)
@@ -942,8 +943,9 @@ def test_without_an_id_for_a_copy_followers_share_with_the_leader(memory: Memory
 
 
 @pytest.mark.parametrize("memory", [Memory.WINDOWED, Memory.STATE])
-def test_from_the_second_time_on_a_prefix_is_kept_at_its_end(memory: Memory) -> None:
-    """The first prompt did not know where the next would differ, the second one does, and the third is spared it."""
+def test_from_the_second_prompt_on_a_prefix_is_kept_at_its_end(memory: Memory) -> None:
+    """The first prompt does not show where the next will differ, the second does, and the third is spared the
+    prefix."""
     sch = sharer(memory, n_batch=200)
     n_read = []
     for id in "abc":
@@ -954,8 +956,8 @@ def test_from_the_second_time_on_a_prefix_is_kept_at_its_end(memory: Memory) -> 
     assert n_read == [105, 105, 5]
 
 
-def test_nobody_shares_with_another_tenant() -> None:
-    """Each tenant reads for itself what another has read, or reads just now."""
+def test_tenants_do_not_share() -> None:
+    """Each tenant prefills what another has prefilled, or is prefilling."""
     sch = sharer(n_batch=300)
     for tenant in ("a", "b"):
         sch.add(like(tenant, 5, tenant=tenant))
@@ -966,7 +968,7 @@ def test_nobody_shares_with_another_tenant() -> None:
 
 
 def order(scheduler: Scheduler, now: float = 0.0) -> list[str]:
-    """Who is let in, one after the other, until all have ended."""
+    """The sequences in the order of their admission, until all have ended."""
     admitted = []
     while scheduler.running or scheduler.waiting:
         admitted += [s.id for s in carry_out(scheduler, now).admitted]
@@ -974,8 +976,7 @@ def order(scheduler: Scheduler, now: float = 0.0) -> list[str]:
 
 
 def test_a_tenant_with_one_request_is_next() -> None:
-    """Twenty requests of another tenant that came before it do not keep it waiting, and its own next one waits for
-    one of theirs."""
+    """It does not wait for twenty earlier requests of another tenant, and its own next one waits for one of them."""
     sch = scheduler(n_seq=1, n_batch=100, n_cells=1000)
     for i in range(20):
         sch.add(sequence(f"a{i}", 5, tenant="a"))
@@ -987,8 +988,8 @@ def test_a_tenant_with_one_request_is_next() -> None:
     assert order(sch)[:4] == ["b0", "a1", "b1", "a2"]
 
 
-def test_prompts_of_the_least_served_tenant_are_read_first() -> None:
-    """A short prompt does not wait until another tenant's long one has been read, nor by turns for one's own."""
+def test_prompts_of_the_least_served_tenant_are_prefilled_first() -> None:
+    """A short prompt does not wait until another tenant's long one is prefilled, nor, in alternation, one's own."""
     sch = scheduler(n_seq=4, n_batch=100, n_cells=2000, n_chunk=8)
     sch.add(sequence("a0", 5, 100, tenant="a"))
     carry_out(sch)
@@ -1002,8 +1003,8 @@ def test_prompts_of_the_least_served_tenant_are_read_first() -> None:
     assert rows(carry_out(sch)) == [("a0", 1, True), ("b0", 1, True), ("a2", 5, True), ("a1", 3, False)]
 
 
-def test_a_newcomer_does_not_wait_for_a_long_prompt_that_was_let_in_before() -> None:
-    """Its tenant begins with what the other has had, and not with all that the other will have."""
+def test_a_new_tenant_does_not_wait_for_an_admitted_long_prompt() -> None:
+    """It starts from what the other tenant has been served, and not from all that the other will be."""
     sch = scheduler(n_seq=4, n_batch=100, n_cells=2000, n_chunk=20)
     sch.add(sequence("a0", 1000, tenant="a"))
     carry_out(sch)
@@ -1011,8 +1012,8 @@ def test_a_newcomer_does_not_wait_for_a_long_prompt_that_was_let_in_before() -> 
     assert ("b0", 10, True) in [row for _ in range(2) for row in rows(carry_out(sch))]
 
 
-def test_reading_has_its_share_of_the_time_beside_other_tenants() -> None:
-    """Once the burst is spent: a step that reads takes 0.1 s here, and one that does not 0.01."""
+def test_prefill_has_its_share_of_the_time_with_other_tenants() -> None:
+    """Once the burst is spent: a step with prefill takes 0.1 s here, and one without 0.01."""
     sch = scheduler(n_seq=4, n_batch=100, n_cells=20000, n_chunk=20)
     sch.add(sequence("b0", 5, 2500, tenant="b"))
     carry_out(sch)
@@ -1025,8 +1026,8 @@ def test_reading_has_its_share_of_the_time_beside_other_tenants() -> None:
     assert time_s[1] / sum(time_s) == pytest.approx(1 / 2, abs=0.1)
 
 
-def test_reading_is_not_held_up_where_nobody_else_streams() -> None:
-    """Credit is for what others wait for: of one tenant, or beside prompts alone, each step reads."""
+def test_prefill_is_not_limited_without_other_tenants_streams() -> None:
+    """Credit is for what delays other tenants: with one tenant, or with prompts alone, each step prefills."""
     sch = scheduler(n_seq=4, n_batch=100, n_cells=9000, n_chunk=20)
     for tenant in "ab":
         sch.add(sequence(tenant, 4000, tenant=tenant))
@@ -1036,8 +1037,8 @@ def test_reading_is_not_held_up_where_nobody_else_streams() -> None:
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_being_away_saves_nothing_up(is_there: bool) -> None:
-    """A tenant that asked for nothing while another was served takes turns with it from then on; no more."""
+def test_absence_earns_no_credit(is_there: bool) -> None:
+    """A tenant without requests while another was served alternates with it from then on, and gets no more."""
     sch = scheduler(n_seq=1, n_batch=100, n_cells=1000)
     for i in range(5):
         sch.add(sequence(f"a{i}", 5, tenant="a"))
@@ -1051,8 +1052,8 @@ def test_being_away_saves_nothing_up(is_there: bool) -> None:
     assert "bbb" not in turns and "aaa" not in turns
 
 
-def test_who_gave_way_comes_before_any_tenant() -> None:
-    """Its tenant has been charged for it already, and it has a reader in the middle of its text."""
+def test_a_preempted_sequence_comes_before_any_tenant() -> None:
+    """Its tenant has been charged for it already, and its reader is in the middle of the text."""
     sch = scheduler(n_seq=2, n_batch=100, n_cells=1000)
     for id in ("a0", "a1"):
         sch.add(sequence(id, 5, tenant="a"))
@@ -1069,8 +1070,8 @@ def test_who_gave_way_comes_before_any_tenant() -> None:
 # --- readers that are slower than the engine
 
 
-def test_who_is_far_ahead_of_its_reader_lets_others_in() -> None:
-    """It leaves the step, and its place, to one that waits, and takes part again as soon as its reader wants more."""
+def test_a_sequence_far_ahead_of_its_reader_yields_its_slot() -> None:
+    """It leaves the step, and its slot, to one that waits, and takes part again as soon as its reader needs more."""
     sch = scheduler(n_seq=1, n_batch=100, n_cells=1000, n_ids=2)
     sch.add(paced := sequence("p", 5, 30, pace=1.0))
     sch.add(sequence("w", 5, 30))
@@ -1080,13 +1081,13 @@ def test_who_is_far_ahead_of_its_reader_lets_others_in() -> None:
     assert rows(carry_out(sch, 10.0)) == [("w", 5, True)]
     for _ in range(5):
         assert rows(carry_out(sch, 10.0)) == [("w", 1, True)]
-    assert rows(carry_out(sch, 10.5)) == [("p", 1, True)]  # one place: it has rested longer than the other
+    assert rows(carry_out(sch, 10.5)) == [("p", 1, True)]  # one slot: it has rested longer than the other
     assert rows(carry_out(sch, 10.5)) == [("w", 1, True)]
     assert paced.n_generated == n_first + 1
 
 
-def test_who_is_ahead_alone_runs_on() -> None:
-    """With nobody else to compute for, a pace slows nothing down."""
+def test_a_sequence_that_is_ahead_runs_on_alone() -> None:
+    """Without others to compute, a pace slows nothing down."""
     sch = scheduler(n_seq=2, n_batch=100, n_cells=1000)
     for id in "pq":
         sch.add(sequence(id, 5, 30, pace=1.0))
@@ -1095,8 +1096,8 @@ def test_who_is_ahead_alone_runs_on() -> None:
     assert not sch.running
 
 
-def test_who_rests_for_long_gives_its_cells_to_who_needs_them() -> None:
-    """Also its id. It is read again when it is due, and goes on as if nothing had been."""
+def test_a_long_rest_gives_the_cells_to_a_waiting_sequence() -> None:
+    """And the id. It is computed again when it is due, and continues as if uninterrupted."""
     sch = scheduler(n_seq=1, n_batch=100, n_cells=60)
     sch.add(paced := sequence("p", 30, 30, pace=1.0))
     while paced.ahead_s(10.0) < LEAST_REST_S:
@@ -1109,11 +1110,11 @@ def test_who_rests_for_long_gives_its_cells_to_who_needs_them() -> None:
     assert rows(carry_out(sch, 11.0)) == [("w", 1, True)]
     sch.add(sequence("v", 30, 3))
     assert rows(carry_out(sch, 12.0)) == [("w", 1, True)]
-    assert rows(carry_out(sch, 13.0)) == [("p", 30 + n_made, True)]  # before who came later
+    assert rows(carry_out(sch, 13.0)) == [("p", 30 + n_made, True)]  # before later arrivals
 
 
-def test_who_is_due_soon_keeps_its_cells() -> None:
-    """To read it again would take longer than it rests; who waits goes on waiting, and it goes on."""
+def test_a_sequence_that_is_due_soon_keeps_its_cells() -> None:
+    """To compute it again would take longer than it rests; the waiting one keeps waiting, and it continues."""
     sch = scheduler(n_seq=1, n_batch=100, n_cells=1000)
     sch.add(paced := sequence("p", 5, 300, pace=100.0))
     while paced.ahead_s(10.0) < LEAST_REST_S / 2:
@@ -1123,8 +1124,8 @@ def test_who_is_due_soon_keeps_its_cells() -> None:
     assert not sch.resting
 
 
-def test_who_rests_without_cells_comes_back_where_nobody_else_is() -> None:
-    """With nobody else to compute for a pace slows nothing down."""
+def test_a_sequence_that_rests_without_cells_returns_when_alone() -> None:
+    """Without others to compute, a pace slows nothing down."""
     sch = scheduler(n_seq=1, n_batch=100, n_cells=60)
     sch.add(paced := sequence("p", 30, 30, pace=0.001))
     while paced.ahead_s(10.0) < LEAST_REST_S:
@@ -1135,8 +1136,8 @@ def test_who_rests_without_cells_comes_back_where_nobody_else_is() -> None:
     assert rows(carry_out(sch, 10.0)) == [("p", 30 + n_made, True)]
 
 
-def test_one_that_rests_without_cells_can_be_cancelled() -> None:
-    """And leaves nothing behind."""
+def test_a_sequence_that_rests_without_cells_can_be_cancelled() -> None:
+    """It leaves nothing behind."""
     sch = scheduler(n_seq=1, n_batch=100, n_cells=60)
     sch.add(paced := sequence("p", 30, 30, pace=0.001))
     while paced.ahead_s(10.0) < LEAST_REST_S:

@@ -71,7 +71,7 @@ def test_streams_left_out_longest_come_first() -> None:
 
 
 def test_preemption_victims() -> None:
-    """The youngest of those whose tenant holds more than its share, one by one; never the oldest; all or nothing."""
+    """The youngest sequences of tenants with more than their share, one by one; never the oldest; all or nothing."""
     running = streams(a=2) + streams(b=1, c=3)  # each of a's and c's holds 10 cells, b's 50
 
     def held(sequences: Iterable[Sequence]) -> int:

@@ -1,4 +1,4 @@
-"""What each sequence decodes beside its known token: its own guesses, as many as pay, none beyond its last token."""
+"""What each sequence decodes after its known token: its own drafts, as many as pay off, none beyond its last token."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def drafts(*seconds: float) -> Drafts:
     return Drafts([9], costs_of(*seconds or [0.02] * 32))
 
 
-def test_guesses_of_each_ones_own_text() -> None:
-    """Where rows are free each gets what followed before in its text, and who has no guess gets none."""
+def test_drafts_from_each_sequences_own_text() -> None:
+    """If rows are free each gets what followed earlier in its text; without a match it gets none."""
     a, b, c = sequence("a", [1, 2, 3, 4, 1, 2, 3]), sequence("b", [5, 6, 7, 9, 5, 6, 7]), sequence("c", [1, 2, 3])
     of_a, of_b, of_c = drafts().draft([a, b, c], 60)
     assert of_a[:3] == (4, 1, 2) and of_b == of_c == ()
 
 
 def test_any_token_fills_up_the_last_row() -> None:
-    """Where four rows cost less than two, two streams without guesses decode four, the last one those that fill up."""
+    """If four rows cost less than two, two streams without drafts decode four, the last one the fillers."""
     costs = (0.02, 0.036, 0.048, 0.03, 0.05)
     a, b = sequence("a", [1, 2]), sequence("b", [3, 4])
     assert drafts(*costs).draft([a, b], 60) == [(), (4, 4)]
@@ -41,8 +41,8 @@ def test_any_token_fills_up_the_last_row() -> None:
     assert drafts(*costs).draft([a, sequence("b", [3, 4], max_tokens=2)], 60) == [(), (4,)]
 
 
-def test_none_beyond_the_last_token() -> None:
-    """Who may have n more tokens decodes n - 1 drafts at most: no position lies beyond the context."""
+def test_no_drafts_beyond_the_last_token() -> None:
+    """A sequence that may have n more tokens decodes n - 1 drafts at most: no position is beyond the context."""
     for most, n in ((1, 0), (2, 1), (6, 5), (100, MAX_DRAFTS)):
         s = sequence("a", [1, 2, 3, 4, 1, 2, 3], max_tokens=most)
         assert len(drafts().draft([s], 60)[0]) <= n
@@ -51,7 +51,7 @@ def test_none_beyond_the_last_token() -> None:
 
 
 def test_what_was_learnt_lasts_as_long_as_the_sequence() -> None:
-    """Guesses that failed are not tried again until the sequence is forgotten."""
+    """Drafts that failed are not tried again until the sequence is forgotten."""
     costs = (0.02, 0.026, 0.03, 0.034)
     d, s = drafts(*costs), sequence("a", [1, 2, 3, 4] * 4, max_tokens=1000)
     assert d.draft([s], 60)[0]
@@ -64,7 +64,7 @@ def test_what_was_learnt_lasts_as_long_as_the_sequence() -> None:
     assert d.draft([s], 60)[0]
 
 
-def test_nothing_where_a_decode_is_fast_or_there_is_no_room() -> None:
+def test_no_drafts_for_fast_decodes_or_without_room() -> None:
     """Below two milliseconds, or without rows or sequences, nothing is looked up."""
     s = sequence("a", [1, 2, 3, 4] * 4)
     assert drafts(*[0.001] * 16).draft([s], 60) == [()]
@@ -74,7 +74,7 @@ def test_nothing_where_a_decode_is_fast_or_there_is_no_room() -> None:
 
 
 def test_costs_are_learnt_while_it_runs() -> None:
-    """Rows that turn out dear are decoded no more; a clock that stands still tells nothing."""
+    """Rows that turn out expensive are decoded no more; a clock that stands still changes nothing."""
     s = sequence("a", [1, 2, 3, 4] * 8)
     d = drafts(*[0.02] * 16)
     n = len(d.draft([s], 60)[0])

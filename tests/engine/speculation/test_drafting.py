@@ -1,4 +1,4 @@
-"""Drafts on the real llama.cpp: whatever is guessed, right or wrong, tokens, text and end are those without."""
+"""Draft tokens on the real llama.cpp: whether right or wrong, tokens, text and end are those without drafts."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from tests.engine.test_engine import model
 
 
 class Free(DecodeCost):
-    """As if a decode took as long whatever its rows."""
+    """As if a decode took the same time for any number of rows."""
 
     def of(self, n_rows: int) -> float:
         return 0.02
 
 
-def guesses(model: Model) -> Drafts:
-    """Real ones, planned wherever there is any hope, however fast the model is."""
+def real_drafts(model: Model) -> Drafts:
+    """The product's own draft tokens, planned if there is any chance, however fast the model is."""
     return Drafts(model.end_tokens, Free(), min_seconds=0.0)
 
 
 class Oracle(Drafts):
-    """Knows the answers: so many right drafts and so many wrong ones behind them, at random."""
+    """Knows the answers: a random number of right draft tokens, and after them a random number of wrong ones."""
 
     def __init__(self, answers: dict[str, Answer], right: tuple[int, int] = (0, 5), wrong: tuple[int, int] = (0, 3)):
         super().__init__((), Free())
@@ -69,7 +69,7 @@ class Oracle(Drafts):
 
 
 def counts(driver: Driver) -> tuple[int, int]:
-    """Drafts that came, and that did not."""
+    """Accepted and rejected drafts."""
     n_accepted = sum(step.n_accepted for step in driver.steps)
     return n_accepted, sum(step.n_drafted for step in driver.steps) - n_accepted
 
@@ -82,7 +82,7 @@ def run(model: Model, context: Context, drafts: Drafts, *requests: Request, **tu
 
 
 @pytest.mark.parametrize("kv_type", ["bf16", "q8_0"])
-def test_in_company_as_without(model: Model, make_context: MakeContext, kv_type: str) -> None:
+def test_together_as_without(model: Model, make_context: MakeContext, kv_type: str) -> None:
     """16 mixed requests at once, each with right and wrong drafts in every decode."""
     context = exact(make_context, model, kv_type=kv_type)
     alone = each_alone(model, context, mixed())
@@ -95,7 +95,7 @@ def test_in_company_as_without(model: Model, make_context: MakeContext, kv_type:
 
 
 def test_alone_as_without(model: Model, make_context: MakeContext) -> None:
-    """One stream at a time; what it took for wrong drafts is free at once, where no one else's cells lie behind."""
+    """One stream at a time; the cells of wrong drafts are free at once if no other sequence's cells come after them."""
     context = exact(make_context, model)
     alone = each_alone(model, context, mixed())
     driver = Driver(model, context, Tuning(drafts=Oracle(alone), shares=False))
@@ -110,7 +110,7 @@ def test_alone_as_without(model: Model, make_context: MakeContext) -> None:
 
 
 def repeating() -> list[Request]:
-    """Prompts that say the same again and again, for answers that may do so, too."""
+    """Repetitive prompts, for answers that may repeat, too."""
     prompts = ["the fox and " * 20, "Hello world. Hello world. Hello world. ", "a b c d " * 12]
     cool = structs.replace(WARM, temperature=0.2)
     samplings = [GREEDY, GREEDY, cool]
@@ -120,14 +120,14 @@ def repeating() -> list[Request]:
     ]
 
 
-def test_with_its_own_guesses_as_without(model: Model, make_context: MakeContext) -> None:
-    """The product as it is: guesses from the text so far, for one stream and for three."""
+def test_with_real_drafts_as_without(model: Model, make_context: MakeContext) -> None:
+    """The product as it is: drafts from the text so far, for one stream and for three."""
     context = exact(make_context, model)
     alone = each_alone(model, context, repeating())
     ids = [r.id for r in repeating()]
-    together = run(model, context, guesses(model), *repeating())
+    together = run(model, context, real_drafts(model), *repeating())
     assert essence(together.answers, ids) == essence(alone, ids)
-    single = Driver(model, context, Tuning(drafts=guesses(model)))
+    single = Driver(model, context, Tuning(drafts=real_drafts(model)))
     for r in repeating():
         single.submit(r)
         single.run()
@@ -136,7 +136,7 @@ def test_with_its_own_guesses_as_without(model: Model, make_context: MakeContext
 
 
 def test_preempted_as_without(model: Model, make_context: MakeContext) -> None:
-    """Drafts take no cell that anybody needs, and who gives way and comes back goes on with the same token."""
+    """Drafts take no cell that a sequence needs, and a preempted one continues with the same token."""
     requests = [replace(r, max_tokens=r.max_tokens + 60, ignore_eos=True) for r in mixed()]
     alone = each_alone(model, exact(make_context, model), requests)
     driver = run(model, exact(make_context, model, n_ctx=256), Oracle(alone), *requests, chunker=Fixed(16))
@@ -147,7 +147,7 @@ def test_preempted_as_without(model: Model, make_context: MakeContext) -> None:
 
 
 def test_arrivals_and_cancels_in_between(model: Model, make_context: MakeContext) -> None:
-    """They come and leave while others draft, and share what those have read: the rest is as without."""
+    """Requests come and leave while others draft, and share their prefixes: their texts are as without drafts."""
     context = exact(make_context, model)
     requests = [replace(r, prompt="the fox and the story " * 10 + r.prompt, ignore_eos=True) for r in mixed()]
     alone = each_alone(model, context, requests)
@@ -163,7 +163,7 @@ def test_arrivals_and_cancels_in_between(model: Model, make_context: MakeContext
     ids = [r.id for r in requests if driver.answers[r.id].reason != "cancelled"]
     assert len(ids) >= 12 and essence(driver.answers, ids) == essence(alone, ids)
     assert sum(f.n_cached for a in driver.answers.values() if (f := a.finish)) > 100
-    again = [replace(r, id=r.id + "again") for r in requests]  # what is kept of them holds their own tokens only
+    again = [replace(r, id=r.id + "again") for r in requests]  # their kept prefixes hold their own tokens only
     driver.submit(*again)
     driver.run()
     assert [*essence(driver.answers, [r.id for r in again]).values()] == [
@@ -172,7 +172,7 @@ def test_arrivals_and_cancels_in_between(model: Model, make_context: MakeContext
 
 
 def test_ends_within_accepted_drafts(model: Model, make_context: MakeContext) -> None:
-    """Of many right drafts the answer ends where it would have: at max_tokens, a stop string, an end token."""
+    """Within many right drafts the answer ends where it would have: at max_tokens, a stop string, an end token."""
     context = exact(make_context, model)
     plain = Request("plain", "Hello world", WARM, max_tokens=60, ignore_eos=True)
     text = each_alone(model, context, [plain])["plain"].text
@@ -193,7 +193,7 @@ def test_ends_within_accepted_drafts(model: Model, make_context: MakeContext) ->
 
 
 def test_grammar_as_without(model: Model, make_context: MakeContext) -> None:
-    """A grammar moves on by what was drawn only, however wrong the drafts."""
+    """A grammar advances by the drawn tokens only, however wrong the drafts."""
     context = exact(make_context, model)
     sampling = structs.replace(WARM, grammar='root ::= ("ab" | "cd" | [0-9])+ "."')
     requests = [Request(f"g{i}", "the fox", structs.replace(sampling, seed=i), max_tokens=30) for i in range(4)]
@@ -205,7 +205,7 @@ def test_grammar_as_without(model: Model, make_context: MakeContext) -> None:
 
 
 def test_counts_of_a_step(model: Model, make_context: MakeContext) -> None:
-    """A step tells of all rows, how many were drafts and how many of these came; each token is its own delta."""
+    """A step counts all rows, the drafts and the accepted ones; each token is its own delta."""
     context = exact(make_context, model)
     request = Request("r", "Hello world", GREEDY, max_tokens=30, ignore_eos=True)
     alone = each_alone(model, context, [request])
@@ -219,8 +219,8 @@ def test_counts_of_a_step(model: Model, make_context: MakeContext) -> None:
     assert step.kv_used == driver.sequences["r"].n_past
 
 
-def test_counts_where_a_draw_comes_late(model: Model, make_context: MakeContext) -> None:
-    """What was guessed beside a token that came late is lost: no step has more right drafts than drafts."""
+def test_counts_with_a_late_draw(model: Model, make_context: MakeContext) -> None:
+    """Drafts after a token that came late are lost: no step has more accepted drafts than drafts."""
     context = exact(make_context, model)
     request = Request("r", "Hello world", GREEDY, max_tokens=30, ignore_eos=True)
     alone = each_alone(model, context, [request])
@@ -229,9 +229,9 @@ def test_counts_where_a_draw_comes_late(model: Model, make_context: MakeContext)
     driver.sequences["r"] = request.sequence(model)
     driver.engine.submit(driver.sequences["r"], sampler)
     while not driver.engine.is_idle:
-        sampler.goes_on.clear()
+        sampler.may_draw.clear()
         driver.step()
-        sampler.goes_on.set()
+        sampler.may_draw.set()
         driver.step()
     driver.engine.close()
     assert driver.answers["r"].tokens == alone["r"].tokens
@@ -239,8 +239,8 @@ def test_counts_where_a_draw_comes_late(model: Model, make_context: MakeContext)
     assert [step for step in driver.steps if step.n_accepted > step.n_drafted] == []
 
 
-def test_nothing_is_guessed_beside_a_prompt(model: Model, make_context: MakeContext) -> None:
-    """A step that reads a slice decodes what is known, and nothing more."""
+def test_no_drafts_with_a_prompt(model: Model, make_context: MakeContext) -> None:
+    """A step with a chunk of prefill decodes the known tokens, and nothing more."""
     context = exact(make_context, model)
     requests = [
         Request("short", "x", GREEDY, max_tokens=60, ignore_eos=True),
@@ -253,17 +253,17 @@ def test_nothing_is_guessed_beside_a_prompt(model: Model, make_context: MakeCont
 
 
 @pytest.mark.parametrize("arch", [arch for arch in tiny_layers.ARCHS if arch != "llama"])
-def test_where_memory_cannot_be_cut(write: Callable[..., Path], make_context: MakeContext, arch: str) -> None:
-    """With a window or a state nothing is guessed: what was computed of a wrong draft could not be taken back."""
+def test_no_drafts_where_memory_cannot_be_cut(write: Callable[..., Path], make_context: MakeContext, arch: str) -> None:
+    """With a window or a state there are no drafts: a wrong one could not be undone."""
     model = Model(write(f"drafting-{arch}", arch=arch, endless=True))
-    driver = run(model, make_context(model), guesses(model), *repeating())
+    driver = run(model, make_context(model), real_drafts(model), *repeating())
     assert sum(step.n_drafted for step in driver.steps) == 0
     assert {driver.answers[r.id].reason for r in repeating()} == {"length"}
 
 
 def test_without_order(model: Model, make_context: MakeContext) -> None:
-    """Where cells are taken again at once, f16, every answer still has its length, and drafts come true."""
-    driver = run(model, make_context(model), guesses(model), *repeating())
+    """If cells are reused at once (f16), every answer still has its length, and drafts are accepted."""
+    driver = run(model, make_context(model), real_drafts(model), *repeating())
     assert all(len(driver.answers[r.id].tokens) <= r.max_tokens for r in repeating())
     assert all(driver.sequences[r.id].n_generated == r.max_tokens for r in repeating())
     assert counts(driver)[0] > 20

@@ -1,4 +1,4 @@
-"""Guesses from a text's own past, against a search through all of it."""
+"""Draft tokens from a text's own past, compared with a search through all of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ texts = st.lists(st.integers(0, 3), max_size=60)
 
 
 def searched(tokens: list[int], n: int) -> Guess:
-    """The same by looking at every place."""
+    """The same, by comparing every position."""
     for length in LENGTHS:
         for at in range(len(tokens) - 1, length - 1, -1):
             if tokens[at - length : at] == tokens[-length:]:
@@ -22,35 +22,35 @@ def searched(tokens: list[int], n: int) -> Guess:
 
 @given(texts, st.integers(1, 20))
 def test_as_a_search_finds_it(tokens: list[int], n: int) -> None:
-    """What followed the last place of the longest match, and past the end of the text the repetition goes on."""
+    """What followed the last occurrence of the longest match; after the end of the text the repetition is continued."""
     assert Lookup().guess(tokens, n) == searched(tokens, n)
 
 
 @given(texts, st.lists(st.integers(1, 9), max_size=20))
 def test_a_text_that_grows(tokens: list[int], sizes: list[int]) -> None:
-    """A guess after each few tokens is the one that is made of the text at once."""
+    """A draft after every few tokens is the same as from the whole text at once."""
     lookup, n = Lookup(), 0
     for size in sizes:
         n += size
         assert lookup.guess(tokens[:n], 5) == searched(tokens[:n], 5)
 
 
-def test_the_last_place_counts() -> None:
-    """Of two places that match the later one is believed, and three tokens are believed before two."""
+def test_the_last_match_counts() -> None:
+    """Of two matches the later one is used, and three tokens before two."""
     assert Lookup().guess([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], 2) == Guess([5, 1], 3)
     assert Lookup().guess([1, 2, 3, 4, 9, 2, 3, 5, 1, 2, 3], 2) == Guess([4, 9], 3)
     assert Lookup().guess([2, 3, 5, 1, 2, 3], 2) == Guess([5, 1], 2)
 
 
-def test_an_end_is_never_guessed() -> None:
-    """A guess ends before a token that ends an answer: nothing would follow it."""
+def test_an_end_token_is_never_proposed() -> None:
+    """A draft ends before a token that ends an answer: nothing would follow it."""
     tokens = [1, 2, 3, 4, 7, 5, 1, 2, 3]
     assert Lookup([7]).guess(tokens, 5) == Guess([4], 3)
     assert Lookup([4]).guess(tokens, 5) == Guess([], 3)
 
 
-def test_nothing_to_guess() -> None:
-    """No tokens, too few, none that repeats, or none wanted."""
+def test_no_draft() -> None:
+    """No tokens, too few, no repetition, or none requested."""
     for tokens in ([], [1], [1, 1], [1, 2, 3, 4, 5]):
         assert Lookup().guess(tokens, 4) == Guess([], 0)
     assert Lookup().guess([1, 2, 1, 2, 1, 2], 0) == Guess([], 0)
