@@ -86,7 +86,7 @@ class Resuming:
         return web.Response(body=sse.retry(LATER_MS), headers=HEADERS)
 
     def lost(self, request: web.Request) -> web.StreamResponse:
-        """One failure whose id makes the next attempt end with 204. A 404 would give an EventSource no message."""
+        """One failure, with an id for which the next attempt gets 204. A 404 would give an EventSource no message."""
         self.attached("lost")
         exchange = request[EXCHANGE]
         exchange.attached, exchange.outcome = True, StreamLost.outcome

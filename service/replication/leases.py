@@ -144,7 +144,7 @@ class Leases:
 
     async def _take_over(self, expired: list[tuple[str, int, float]]) -> None:
         """Adopt what we may. Streams that we can't continue are not checked again for a lease: a dead replica leaves
-        hundreds, among which are the few whose readers reconnect."""
+        hundreds, among which are the few that readers reconnect to."""
         now, n_taken = self._clock(), 0
         self._unwanted = {id: until for id, until in self._unwanted.items() if now < until}
         for id, epoch, overdue_s in expired:
@@ -163,7 +163,7 @@ class Leases:
             self._writer.held_until = since + self._lease_s
 
     async def _inherit(self, id: str, epoch: int, overdue_s: float) -> bool:
-        """Adopt a stream whose owner is dead, if we may. Returns whether we tried."""
+        """Adopt a dead owner's stream, if we may. Returns whether we tried."""
         if id in self._writer.copies:
             return False
         body = await self._store.record(id)

@@ -122,7 +122,7 @@ class Reader:
         return b""
 
     def _gap(self) -> tuple[bytes, None] | None:
-        """The failure for a reader whose last event is not in this log; None: it is, or that is not known yet."""
+        """The failure for a reader with a last event that is not in this log; None: it is, or that is not known yet."""
         stream, id = self.stream, self._after
         is_settled = stream.log.n_visible >= self._place or (
             not stream.open and stream.log.n_visible == len(stream.log)

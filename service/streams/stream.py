@@ -63,7 +63,7 @@ class Stream:
         self.closed_at: float | None = None
         self.dialect = dialect
         self._retry, self._gap = retry, gap
-        self._n_held = 0  # tokens whose text has not come yet
+        self._n_held = 0  # tokens without their text so far
         self._last_words: tuple[str, int] | None = None  # text that came with its end, and its tokens
         self.n_lives = 0  # engines it was sent to
         self.exact: bool | None = None  # whether they all promise that the same request gives the same text

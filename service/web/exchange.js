@@ -17,7 +17,7 @@ import * as view from "./view.js";
  *   tokens: number,
  *   firstTokenS: number | null,
  *   end?: End,
- * }} Kept what a reload shows and goes on with; sentAt: by the wall clock, in ms
+ * }} Kept what a reload shows and continues with; sentAt: by the wall clock, in ms
  */
 
 /** How often the live figures change: faster than this nobody can read. */
@@ -63,7 +63,7 @@ export class Exchange {
     return !this.kept.end;
   }
 
-  /** Whether it ended because of its API key, so that another one lets it go on. */
+  /** Whether it ended because of its API key, so that it continues with another one. */
   get wantsKey() {
     return this.kept.end?.failure?.status === 401;
   }
@@ -72,7 +72,7 @@ export class Exchange {
     this.generation.stop();
   }
 
-  /** Goes on after a failure that allows for that. */
+  /** Continues after a failure that allows for that. */
   retry() {
     if (!this.kept.end?.mayGoOn) return;
     this.kept.end = undefined;

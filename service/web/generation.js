@@ -12,12 +12,12 @@ import { cancel, read, start } from "./service.js";
  *   done(detail: {finish_reason?: string, usage?: Record<string, number>, timings?: Record<string, number>}): void,
  *   failure(failure: Failure, mayGoOn: boolean): void,
  *   stopped(): void,
- * }} Reader mayGoOn: `go` would send the same request again, or go on where its answer broke off
- * @typedef {{stream: string, lastId: string, status: [string, object]}} Reached what a reload needs to go on
+ * }} Reader mayGoOn: `go` would send the same request again, or continue where its answer broke off
+ * @typedef {{stream: string, lastId: string, status: [string, object]}} Reached what a reload needs to continue
  */
 
 /** A service that restarts is back by then (36 s was the longest gap when replicas were killed), and by then a stream
- * that nobody reads has been given up (RILL_RESUME_GRACE_S, 30 s): to wait longer is the reader's choice. */
+ * without a reader has been given up (RILL_RESUME_GRACE_S, 30 s): to wait longer is the reader's choice. */
 const AWAY_MS = 45_000;
 
 /** A connection that brings nothing for so long is dead: there is a heartbeat every 15 s (RILL_HEARTBEAT_S). */
@@ -50,7 +50,7 @@ export class Generation {
     this.reached = reached;
   }
 
-  /** Starts the request, or goes on with it where it ended in a failure that allows for that. */
+  /** Starts the request, or continues it where it ended in a failure that allows for that. */
   go() {
     this.#ended = false;
     this.#attempt = 0;
@@ -192,7 +192,7 @@ export class Generation {
     this.#end(() => this.reader.failure(failure, mayGoOn));
   }
 
-  /** The only way out: what is still open is closed, but for a request whose stream has no name to be cancelled by. */
+  /** The only way out: what is still open is closed, except a request without a stream id to cancel. */
   #end(/** @type {() => void} */ tell) {
     if (this.#ended) return;
     this.#ended = true;

@@ -14,7 +14,7 @@ view.composer.addEventListener("submit", (event) => {
   event.preventDefault();
   const prompt = view.prompt.value;
   if (current?.running || !prompt.trim()) return;
-  // With another API key the request that was refused goes on: its answer may have begun.
+  // With another API key the refused request continues: its answer may have begun.
   if (current?.wantsKey && prompt === current.kept.request.prompt) current.retry();
   else current = Exchange.send({ prompt, ...Object.fromEntries(new FormData(view.composer)) });
 });

@@ -45,7 +45,7 @@ export function read(
   return call(`v1/streams/${encodeURIComponent(stream)}?${at(key, pace)}`, { headers, signal });
 }
 
-/** Frees a stream's place. Best effort: a service that cannot be told finds out by itself that nobody reads. */
+/** Frees a stream's place. Best effort: a service that cannot be reached notices by itself that there is no reader. */
 export function cancel(/** @type {string} */ stream, /** @type {Request} */ { key }) {
   const options = { method: "DELETE", keepalive: true };
   call(`v1/streams/${encodeURIComponent(stream)}?${at(key)}`, options).catch(() => {});

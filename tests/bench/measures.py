@@ -67,7 +67,7 @@ def share_of_engine(n_streams: int, engine_s: float, temperature: float = 0.0) -
 
 
 async def shared_prefix(url: str, salt: str) -> Figures:
-    """Sixteen concurrent requests whose prompts share a prefix; short answers, so that prefill dominates."""
+    """Sixteen concurrent requests with a shared prompt prefix; short answers, so that prefill dominates."""
     async with client(url) as session, asyncio.timeout(RUN_S):
         run = checked(await closed_loop(session, Ask(n_words=400, n_tokens=16, n_shared=380), 16, 16, f"{salt} shared"))
     return {

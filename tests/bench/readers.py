@@ -1,4 +1,4 @@
-"""Readers in a process of their own: sockets of many streams, whose bytes are only counted.
+"""Readers in a process of their own: sockets of many streams, with only their bytes counted.
 
 `reading` starts such a process and gives its `Readers`; run as a program it is that process. It answers each line on
 its stdin with its counts, and ends with its stdin.

@@ -22,8 +22,8 @@ STORY = "Tell me a story about a fox"
 STARTER = ROOT / "service" / "starter" / "rill-starter-q8_0.gguf"
 N_TRIES = 20  # a stream takes 0.2 s: under load it may end before the second reader attaches
 
-# Reads a stream, whose id comes on standard input, from inside the replica's own container, past nginx; prints when
-# each event arrived.
+# Reads the stream with the id on standard input, from inside the replica's own container, past nginx; prints when each
+# event arrived.
 READER = """
 import http.client, json, time
 connection = http.client.HTTPConnection("127.0.0.1", 8000)

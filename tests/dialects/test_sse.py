@@ -42,6 +42,6 @@ def test_a_status_leaves_out_unknown_fields() -> None:
 
 
 def test_a_lost_stream_has_the_id_that_stops_a_reader() -> None:
-    """It is one failure whose id is `lost`: reconnecting with that id gets 204."""
+    """It is one failure with the id `lost`: reconnecting with that id gets 204."""
     (event,) = parse(lost(StreamLost("gone")))
     assert (event.id, event.name, orjson.loads(event.data)["error"]["code"]) == ("lost", "failure", "stream_lost")

@@ -1,4 +1,4 @@
-"""Bad requests whose bodies do not matter: addresses, queries, headers, keys, framing, and invalid HTTP."""
+"""Bad requests with bodies that do not matter: addresses, queries, headers, keys, framing, and invalid HTTP."""
 
 from __future__ import annotations
 

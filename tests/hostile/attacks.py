@@ -137,7 +137,7 @@ async def resting_streams(attacker: Attacker) -> None:
 
 
 async def leaving(attacker: Attacker) -> None:
-    """A long prompt whose reader leaves during the prefill, or right after it."""
+    """A long prompt with a reader that leaves during the prefill, or right after it."""
     async with asyncio.timeout(attacker.rng.uniform(0.005, 0.1)):
         await long_prompts(attacker)
 

@@ -32,7 +32,7 @@ def test_a_forgotten_stream_frees_its_key() -> None:
 
 
 def test_a_request_is_the_same_to_another_version() -> None:
-    """Whose key it may be, in a store: its digest is one of its repr, which has every parameter by its name."""
+    """Its key may be in a store with a digest of its repr, which has every parameter by its name."""
     sampling = Sampling(seed=0, logit_bias=((5, None),), grammar="'\n")
     named = ", ".join(f"{name}={value!r}" for name, value in asdict(sampling).items())
     assert repr(GenerationRequest(sampling=sampling)).startswith(f"GenerationRequest(sampling=Sampling({named}), mess")
