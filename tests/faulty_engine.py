@@ -21,6 +21,7 @@ from typing import Any
 
 import llama_cpp as lib
 import numpy as np
+from msgspec import structs
 
 from service.engine import loading as load
 from service.engine import serve as door
@@ -184,7 +185,7 @@ class Watch(Inbox):
 
 
 def load_with_trap(options: Options, on_progress: Callable[[float], None]) -> Loaded:
-    loaded = load.load(replace(options, n_ctx=N_CTX, n_seq=N_SEQ, n_batch=N_BATCH), on_progress)
+    loaded = load.load(structs.replace(options, n_ctx=N_CTX, n_seq=N_SEQ, n_batch=N_BATCH), on_progress)
     trap = Trap(loaded.model, loaded.context)
     return replace(loaded, context=trap, inbox=Watch(loaded.inbox, trap))
 

@@ -47,7 +47,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     if get_origin(hint) is not Annotated:
         return st.from_type(hint)
     kind, bounds = get_args(hint)
-    if kind not in KINDS:  # described, without bounds
+    if bounds.description:  # it has no bounds
         return values(kind)
     least, most = (bounds.gt if bounds.ge is None else bounds.ge), (bounds.lt if bounds.le is None else bounds.le)
     return KINDS[kind](least, most).filter(lambda value: value not in (bounds.gt, bounds.lt))  # type: ignore[no-any-return]
