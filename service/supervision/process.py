@@ -36,7 +36,7 @@ class Process:
     @classmethod
     async def spawn(cls, command: Sequence[str], options: Options, door: EngineConnection) -> Process:
         """Run the command with `--door FD`, its end of a socket pair, where its options lie ready. Raises OSError, and
-        TypeError for options that are not UTF-8."""
+        UnicodeEncodeError for options that are not UTF-8."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
