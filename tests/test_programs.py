@@ -14,7 +14,7 @@ from tests.programs import PACKAGES, missing, not_tested
 ROOT = Path(__file__).parent.parent
 ONE_OF_EACH = [
     "tests/nginx/test_start.py::test_no_replica_at_all",
-    "tests/replication/test_stores.py::test_a_key_is_taken_once",  # in Redis and in a file
+    "tests/replication/test_stores.py::test_a_key_is_reserved_once",  # in Redis and in a file
     "tests/web/test_layout.py::test_no_field_makes_a_phone_zoom",
     "tests/compose/test_stack.py::test_the_page",
     "tests/api/test_server.py::test_hosts_that_vanish",
@@ -45,7 +45,7 @@ def test_missing_programs_are_reported() -> None:
 
 def test_a_run_without_a_skip_has_no_such_line() -> None:
     """If everything was tested there is no such line."""
-    line, count = last_lines("tests/replication/test_stores.py::test_a_key_is_taken_once[sqlite]", PATH="")
+    line, count = last_lines("tests/replication/test_stores.py::test_a_key_is_reserved_once[sqlite]", PATH="")
     assert "not tested" not in line
     assert count.startswith("1 passed")
 
