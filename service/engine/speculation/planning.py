@@ -30,8 +30,8 @@ def plan(
     chances, n_guessed: acceptance rate and number of proposed drafts of each decoding sequence; n_more: rows at most
     for all drafts together. min_seconds: of a decode, below which none is planned.
     The best is the highest product of all streams' speeds: doubling one's pays if it slows no other down to half.
-    Filler tokens only add rows: where three rows cost more than four, the fourth is free. Three seeded streams of a 0.5B
-    model were 1.12 times as fast with them (AVX2; five pairs of runs, 1.01 to 1.16).
+    Filler tokens only add rows: where three rows cost more than four, the fourth is free. Three seeded streams of a
+    0.5B model were 1.12 times as fast with them (AVX2; five pairs of runs, 1.01 to 1.16).
     All rows need logits, like those that the costs were measured with.
     """
     n = len(chances)
