@@ -7,6 +7,8 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 
+import pytest
+
 # The reason to skip a test, and the Debian packages that provide the program.
 PACKAGES = {
     "nginx": "nginx-light",
@@ -27,6 +29,14 @@ def search_path() -> str:
 
 def find(command: str) -> str | None:
     return shutil.which(command, path=search_path())
+
+
+def required(name: str) -> str:
+    """The path of one of PACKAGES whose command has its name; without it the test is skipped."""
+    path = find(name.lower())
+    if path is None:
+        pytest.skip(missing(name))
+    return path
 
 
 def missing(name: str) -> str:

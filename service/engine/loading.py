@@ -65,12 +65,12 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         _say(f"built without {line}")
     chat_template.check(options.chat_template)
     path = Path(options.model)
-    placement, need = _place(path, options, journal)
+    read = weights.read(path)
+    placement, need = _place(read, options, journal)
     if placement.warning:
         _say(f"no GPU is used: {placement.warning}")
     if placement.is_partial and options.flash_attention == "auto":
         options = replace(options, flash_attention="on")
-    read = weights.read(path)
     options = replace(options, buffer_types=_settle_buffer_types(options, read, placement))
     try:
         model = Model(
@@ -143,10 +143,10 @@ def _blamed(error: str, *, on_gpu: bool) -> str:
     return ""
 
 
-def _place(path: Path, options: Options, journal: Journal) -> tuple[Placement, Need]:
+def _place(read: Weights | None, options: Options, journal: Journal) -> tuple[Placement, Need]:
     """Where the layers go. Raises ConfigurationError."""
     return survey.place(
-        path,
+        read,
         asked=options.n_gpu_layers,
         split_mode=options.split_mode,
         main_gpu=options.main_gpu,

@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.e2e.wire import Wire
 from tests.patience import LIMITS, PATIENCE_S
-from tests.programs import find, missing
+from tests.programs import required
 from tests.running import running
 from tests.web.reader import load
 
@@ -34,9 +34,7 @@ async def port() -> AsyncIterator[int]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    path = find("chromium")
-    if path is None:
-        pytest.skip(missing("Chromium"))
+    path = required("Chromium")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

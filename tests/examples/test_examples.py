@@ -22,7 +22,7 @@ from tests.e2e.conftest import FLAGS
 from tests.e2e.wire import Wire
 from tests.events import numbers, parse, text
 from tests.patience import LIMITS, PATIENCE_S
-from tests.programs import find, missing
+from tests.programs import required
 from tests.replicas import until
 from tests.running import ROOT, Service, running
 from tests.web.reader import load
@@ -99,18 +99,13 @@ async def chat(service: Service) -> str:
 # With the module's scope, so that a missing program is reported before the service is started.
 @pytest.fixture(scope="module")
 def curl() -> str:
-    path = find("curl")
-    if path is None:
-        pytest.skip(missing("curl"))
-    return path
+    return required("curl")
 
 
 @pytest.fixture(scope="module")
 def node() -> str:
     """Node, if it finds npm's openai from the example's directory."""
-    path = find("node")
-    if path is None:
-        pytest.skip(missing("Node"))
+    path = required("Node")
     command = [path, "--input-type=module", "--eval", 'import "openai"']
     if subprocess.run(command, cwd=EXAMPLES, capture_output=True).returncode != 0:
         pytest.skip(NO_OPENAI)
@@ -119,10 +114,7 @@ def node() -> str:
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    path = find("chromium")
-    if path is None:
-        pytest.skip(missing("Chromium"))
-    return path
+    return required("Chromium")
 
 
 @pytest.mark.e2e

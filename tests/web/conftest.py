@@ -11,7 +11,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.patience import PATIENCE_S
-from tests.programs import find, missing
+from tests.programs import required
 from tests.web.reader import load
 from tests.web.scripted import Service
 
@@ -38,9 +38,7 @@ expect.set_options(timeout=1000 * PATIENCE_S)
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    path = find("chromium")
-    if path is None:
-        pytest.skip(missing("Chromium"))
+    path = required("Chromium")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

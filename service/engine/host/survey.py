@@ -6,19 +6,19 @@ import ctypes
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from service.engine.host import no_gpu, vram, weights
+from service.engine.host import no_gpu, vram
 from service.engine.host.placement import Placement, place_layers, usable
 from service.engine.host.resources import Pool, free_memory, kv_bytes_per_token
 from service.engine.host.vram import Need
+from service.engine.host.weights import Weights
 from service.engine.llama import devices
 from service.engine.llama.devices import Device
 from service.protocol.frames import GPU
 
 
 def place(
-    model: Path,
+    model: Weights | None,
     *,
     asked: int,
     split_mode: str,
@@ -32,23 +32,24 @@ def place(
 ) -> tuple[Placement, Need]:
     """Where the layers go, and the memory needed in addition to them. Raises ConfigurationError.
 
-    asked: RILL_N_GPU_LAYERS; errors: llama.cpp's error lines since its start, which may say why there is no GPU.
+    model: its file's header, None if that can't be read. asked: RILL_N_GPU_LAYERS.
+    errors: llama.cpp's error lines since its start, which may say why there is no GPU.
     """
     gpus = usable(devices.found(), split_mode, main_gpu) if asked else ()
     total = sum(d.n_bytes_total for d in gpus)
     vram.settled(lambda: sum(d.n_bytes_free for d in again(gpus)), total, time.sleep)
     gpus = again(gpus)
-    size, needed = weights.read(model) if gpus else None, Need(0, 0, 0)
-    if size is not None:
+    needed = Need(0, 0, 0)
+    if gpus and model is not None:
         needed = vram.need(
-            size.meta,
-            kv_bytes_per_token=kv_bytes_per_token(size.meta.get, kv_type),
+            model.meta,
+            kv_bytes_per_token=kv_bytes_per_token(model.meta.get, kv_type),
             n_batch=n_batch,
             n_outputs=n_outputs,
             flash_attention=flash_attention,
         )
     why_none = _why_none(errors) if asked and not gpus else ""
-    return place_layers(gpus, size, needed, asked=asked, n_ctx=n_ctx, why_none=why_none), needed
+    return place_layers(gpus, model, needed, asked=asked, n_ctx=n_ctx, why_none=why_none), needed
 
 
 def pools(kv_bytes: int, placement: Placement, need: Need, *, is_bound: bool) -> list[Pool]:

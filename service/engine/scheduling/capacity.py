@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from service.engine.kv.cells import Cells
 from service.engine.kv.prefixes import Match
 from service.engine.kv.sharing import Sharing
 from service.engine.scheduling.batch import Batch
@@ -25,8 +24,8 @@ LEAST_REST_S = 2.0  # a sequence due sooner keeps its cells: their prefill takes
 class Capacity:
     """The lists of sequences, and the cells that they share. Its actions go to a batch."""
 
-    def __init__(self, cells: Cells, sharing: Sharing, served: FairShareCounter) -> None:
-        self.cells, self.sharing, self.served = cells, sharing, served
+    def __init__(self, sharing: Sharing, served: FairShareCounter) -> None:
+        self.cells, self.sharing, self.served = sharing.cells, sharing, served
         self.running: list[Sequence] = []  # oldest first
         self.waiting: list[Sequence] = []  # by arrival
         self.returned: list[Sequence] = []  # preempted, to be admitted before all others

@@ -60,7 +60,7 @@ class Scheduler:
         """
         self.limits, self.sharing, self.cells = limits, sharing, sharing.cells
         self.served = FairShareCounter()
-        self._capacity = Capacity(self.cells, sharing, self.served)
+        self._capacity = Capacity(sharing, self.served)
         self._turns = Turns(self.served)
         self._admission = Admission(self._capacity, self._turns, limits.n_seq)
         self._credits, self.compaction = Credits(), Compaction(self.cells, for_speed=tidies)
