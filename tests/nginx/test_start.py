@@ -41,7 +41,8 @@ async def test_replicas_come_and_go(watching: Watching, client: aiohttp.ClientSe
             two.ready = True
             await until(lambda: two.address in listed(nginx))
             await until(lambda: old.isdisjoint(nginx.workers))
-            assert await ask(10) == (5, 5)
+            n_one, n_two = await ask(10)  # not by turns: a connection counts until nginx has closed it
+            assert n_one > 0 and n_two > 0
             old = set(nginx.workers)
             one.ready = False
             await until(lambda: one.address not in listed(nginx))
