@@ -113,7 +113,9 @@ class Engine:
         step = Step(finished=self._ended)
         self._ended = []
         if self._threads is not None:
-            self._context.set_threads(self._threads.choose())
+            n_threads = self._threads.choose()
+            self._context.set_threads(n_threads)
+            self._chunker.use(n_threads)
         self._take_drawn(step)
         batch = self.scheduler.schedule(began, admit=self._admit)
         self._admit = True

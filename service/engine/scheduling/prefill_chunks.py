@@ -10,7 +10,9 @@ STEP_S = 0.2  # long enough that a CPU prefills 40 tokens while streams run, sho
 # together are all done 8 % sooner than if it counted as one.
 MOST_TIMES = 3.0
 FIRST_TOKEN = 2.0
-LEAST = 32  # tokens: fewer waste the step, which fetches the weights for 8 rows as for 32
+# Tokens: fewer waste the step, which may fetch the weights for 8 rows as for 32. Where 32 rows take longer than the
+# step may (0.37 s on one slow core, 0.5B model) a step computes instead of waiting for memory, and 8 waste nothing.
+LEAST, FEWEST = 32, 8
 WEIGHT = 0.3  # of the newest step: three slow ones in a row count, one disturbed by another process does not
 # Of a row, whatever a clock says: no GPU prefills ten million tokens a second, and a step may take 120 s for 32.
 LEAST_ROW_S, MOST_ROW_S = 1e-7, 4.0
@@ -28,6 +30,8 @@ class PrefillChunker:
         self.target_s, self.n_batch, self.row_s = target_s, n_batch, row_s
         self.n_tile = n_tile
         self.decode_s = 0.0  # what a step without prefill takes; 0: there was none yet
+        self._n_threads = 0
+        self._speeds: dict[int, tuple[float, float]] = {}  # by threads: the last row_s and decode_s
 
     def __repr__(self) -> str:
         size, ms = self.size(4, 1), self.row_s * 1e3
@@ -49,19 +53,34 @@ class PrefillChunker:
             n = min(n, round(share * self.decode_s / _bounded(self.row_s)))
         if self.n_tile and n >= self.n_tile / MOST_TIMES:
             n = max(1, round(n / self.n_tile)) * self.n_tile
-        n = min(max(n, LEAST), self.n_batch)
+        n = min(max(n, self._least(n_decoding)), self.n_batch)
         beside = 0 if is_apart(n + n_decoding, self.n_tile) else n_decoding
         return max(1, n - (n + beside) % AT_ONCE)
+
+    def use(self, n_threads: int) -> None:
+        """The next steps are computed with so many threads: with one instead of two a chunk takes twice the time."""
+        if n_threads == self._n_threads:
+            return
+        self._speeds[self._n_threads] = self.row_s, self.decode_s
+        times = self._n_threads / n_threads if self._n_threads else 1.0
+        self.row_s, self.decode_s = self._speeds.get(n_threads) or (times * self.row_s, times * self.decode_s)
+        self._n_threads = n_threads
 
     def observe(self, n_decoding: int, n_read: int, step_s: float) -> None:
         """A step took step_s. Steps with little prefill show what a step costs, not what a token does; a clock that
         stands still shows nothing."""
         if n_decoding and not n_read and step_s > 0:
             self.decode_s = _smoothed(self.decode_s, min(step_s, MOST_TIMES * self.target_s))
-        if n_read < LEAST // 2 or not step_s > 0:
+        if n_read < self._least(n_decoding) // 2 or not step_s > 0:
             return
         before = _bounded(self.row_s) if self.row_s else 0.0
         self.row_s = _smoothed(before, _bounded(step_s / (n_decoding + n_read)))
+
+    def _least(self, n_decoding: int) -> int:
+        """Tokens of the smallest chunk."""
+        if not self.row_s:
+            return LEAST
+        return min(max(round(self.target_s / _bounded(self.row_s)) - n_decoding, FEWEST), LEAST)
 
 
 def _smoothed(before: float, newest: float) -> float:

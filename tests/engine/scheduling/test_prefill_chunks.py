@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.scheduling.prefill_chunks import LEAST, PrefillChunker
+from service.engine.scheduling.prefill_chunks import FEWEST, LEAST, PrefillChunker
 
 # Seconds that a step with n rows takes.
 COMPUTE_BOUND = {"a CPU": 0.004, "a slower CPU": 0.012}
@@ -59,13 +59,31 @@ def test_waiting_prompts_lengthen_the_step() -> None:
 
 
 def test_bounds() -> None:
-    """Never fewer than LEAST or than the decoding rows, never more than fit the batch; the first chunk is small."""
-    assert PrefillChunker(target_s=0.2, n_batch=512, row_s=1.0).size(4, 1) == LEAST
+    """Never fewer than LEAST or than the decoding rows, never more than fit the batch; the first chunk is small.
+    Where LEAST would take longer than the target it is as many as the target allows, but never fewer than FEWEST."""
+    assert PrefillChunker(target_s=0.2, n_batch=512, row_s=0.2 / 30).size(4, 1) == 24
+    assert PrefillChunker(target_s=0.2, n_batch=512, row_s=1.0).size(4, 1) == FEWEST
     assert PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004).size(100, 1) == 100
     assert PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004).size(1000, 1) == 512
     assert PrefillChunker(target_s=0.2, n_batch=512, row_s=1e-9).size(4, 1) == 512
     assert PrefillChunker(target_s=0.2, n_batch=8).size(4, 1) == 8
     assert PrefillChunker(target_s=0.2, n_batch=512).size(4, 1) == 2 * LEAST
+
+
+def test_speeds_are_known_by_number_of_threads() -> None:
+    """A number of threads that was used before has the speed that it had, another one is expected to be as much slower
+    as it has fewer threads."""
+    chunker = PrefillChunker(target_s=0.2, n_batch=512, row_s=0.004)
+    chunker.use(2)
+    chunker.observe(4, 0, 0.04)
+    assert (chunker.row_s, chunker.decode_s) == (0.004, 0.04), "measured at load, with as many"
+    chunker.use(1)
+    assert (chunker.row_s, chunker.decode_s) == (0.008, 0.08)
+    after(chunker, lambda n: 0.005 * n, 4, 40)
+    chunker.use(2)
+    assert (chunker.row_s, chunker.decode_s) == (0.004, 0.04)
+    chunker.use(1)
+    assert chunker.row_s == pytest.approx(0.005, rel=0.01)
 
 
 def test_rows_are_a_multiple_of_four() -> None:
@@ -80,7 +98,7 @@ def test_chunks_of_whole_tiles() -> None:
     size."""
     row_s = [0.2 / n for n in (1000, 160, 100, 68, 60, 26, 25, 20)]
     sizes = [PrefillChunker(target_s=0.2, n_batch=512, n_tile=64, row_s=s).size(4, 1) for s in row_s]
-    assert sizes == [512, 128, 128, 64, 64, 64, LEAST, LEAST]
+    assert sizes == [512, 128, 128, 64, 64, 64, 20, 16]
     assert PrefillChunker(target_s=0.2, n_batch=512, row_s=0.2 / 40).size(4, 1) == 36
 
 
