@@ -15,6 +15,7 @@ from aiohttp import web
 from service import __version__
 from service.api.access import Access
 from service.api.body import Bodies
+from service.api.choices import Choices
 from service.api.middleware import exchanges, on_prepare
 from service.api.openai_routes import OpenAIRoutes
 from service.api.ops_routes import OpsRoutes
@@ -120,17 +121,22 @@ class Rill:
         )
         app.on_response_prepare.append(on_prepare)
         app.on_response_prepare.append(access.on_prepare)
+        choices = Choices(self.directory, access)
         resuming = Resuming(
             directory=self.directory,
             access=access,
+            choices=choices,
             attached=lambda outcome: self.metrics.attaches.labels(outcome).inc(),
         )
         bodies = Bodies(settings.max_body_bytes)
-        stream = StreamRoutes(directory=self.directory, access=access, resuming=resuming, bodies=bodies)
+        stream = StreamRoutes(
+            directory=self.directory, access=access, resuming=resuming, choices=choices, bodies=bodies
+        )
         openai = OpenAIRoutes(
             directory=self.directory,
             access=access,
             resuming=resuming,
+            choices=choices,
             loaded=lambda: self.engine.info,
             bodies=bodies,
             version=__version__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -65,6 +66,34 @@ async def test_the_same_seed_gives_the_same_text(service: Service) -> None:
     events = await service.whole(prompt=STORY, max_tokens=40)
     again = await service.whole(prompt=STORY, max_tokens=40, seed=events[-1].json()["seed"])
     assert text(again) == text(events)
+
+
+async def test_several_answers_are_those_of_several_requests(service: Service) -> None:
+    """Four choices have the texts of four requests with their seeds, whole, streamed, and with the engine killed in the
+    middle; each later one finds its prompt in the cache."""
+    body = {"messages": [{"role": "user", "content": STORY}], "max_tokens": 60, "seed": 7}
+    path = "/v1/chat/completions"
+
+    async def whole(**changes: Any) -> dict[str, Any]:
+        async with service.client.post(path, json=body | changes) as response:
+            found: dict[str, Any] = await response.json()
+        return found
+
+    alone = [(await whole(seed=7 + k))["choices"][0]["message"]["content"] for k in range(4)]
+    together = await whole(n=4)
+    assert [choice["message"]["content"] for choice in together["choices"]] == alone
+    for kills in (False, True):
+        found, n_seen = [""] * 4, 0
+        async with service.client.post(path, json=body | {"n": 4, "stream": True}) as response:
+            async for line in response.content:
+                if not line.startswith(b"data: {"):
+                    continue
+                for choice in json.loads(line[6:])["choices"]:
+                    found[choice["index"]] += choice["delta"].get("content", "")
+                n_seen += 1
+                if kills and n_seen == 40:
+                    os.kill(service.engine_pid(), signal.SIGKILL)
+        assert found == alone
 
 
 BAD: list[tuple[str, bytes, int]] = [

@@ -10,18 +10,24 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
+from service.api.fields import Whole
 from service.api.params import MAX_MESSAGES, Message, Params
-from service.errors import ContextLengthExceeded, Invalid
+from service.errors import ContextLengthExceeded, Invalid, Unsupported
 from service.protocol.frames import Ready, too_long
+from service.streams.choices import MAX_CHOICES, MAX_N
 from service.streams.request import GenerationRequest
 
 
+def _prompts(value: object) -> list[str | list[int]]:
+    """A text, token ids, or a list of these."""
+    if not (isinstance(value, list) and value and isinstance(value[0], str | list)):
+        return [_prompt(value)]
+    if len(value) > MAX_CHOICES:
+        raise ValueError(f"more than {MAX_CHOICES} prompts")
+    return [_prompt(one) for one in value]
+
+
 def _prompt(value: object) -> str | list[int]:
-    """A text or token ids; `["text"]` and `[[1, 2]]` hold one prompt, more than one is refused."""
-    if isinstance(value, list) and value and isinstance(value[0], str | list):
-        if len(value) > 1:
-            raise ValueError("only one prompt per request is supported")
-        (value,) = value
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list) and value and set(map(type, value)) == {int}:
@@ -42,10 +48,18 @@ class Completion(Params):
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    n: Whole | None = Field(None, ge=1, le=MAX_N)
+    n_cmpl: Whole | None = Field(None, ge=1, le=MAX_N)  # llama-server's name for it
+    best_of: Whole | None = Field(None, ge=1, le=MAX_N)
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def n_choices(self) -> int:
+        """To each prompt."""
+        return self.n or self.n_cmpl or 1
 
 
 class ChatRequest(Completion):
@@ -53,30 +67,33 @@ class ChatRequest(Completion):
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
 
-    def to_generation(self) -> GenerationRequest:
-        return self.generation(messages=tuple(message.pair() for message in self.messages))
+    def to_generations(self) -> list[GenerationRequest]:
+        """The one prompt's."""
+        return [self.generation(messages=tuple(message.pair() for message in self.messages))]
 
 
 class TextRequest(Completion):
     """POST /v1/completions."""
 
-    prompt: Annotated[str | list[int], PlainValidator(_prompt)]
+    prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
 
-    def to_generation(self) -> GenerationRequest:
-        if isinstance(self.prompt, str):
-            return self.generation(text=self.prompt)
-        return self.generation(tokens=tuple(self.prompt))
+    def to_generations(self) -> list[GenerationRequest]:
+        """Each prompt's."""
+        return [
+            self.generation(text=prompt) if isinstance(prompt, str) else self.generation(tokens=tuple(prompt))
+            for prompt in self.prompt
+        ]
 
 
 def refuse_too_long(body: dict[str, Any], n_ctx: int) -> None:
     """Raises ContextLengthExceeded for a prompt of more token ids than a stream may have, before each is validated: a
     megabyte of them would stall every stream."""
-    prompt = body.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
-        (prompt,) = prompt
-    if isinstance(prompt, list) and len(prompt) >= n_ctx:
-        message, counts = too_long(len(prompt), n_ctx)
-        raise ContextLengthExceeded(message, param="prompt", counts=counts)
+    given = body.get("prompt")
+    several = given[:MAX_CHOICES] if isinstance(given, list) and given and isinstance(given[0], list) else [given]
+    for prompt in several:
+        if isinstance(prompt, list) and len(prompt) >= n_ctx:
+            message, counts = too_long(len(prompt), n_ctx)
+            raise ContextLengthExceeded(message, param="prompt", counts=counts)
 
 
 def model_object(name: str, ready: Ready, created: int) -> dict[str, Any]:
@@ -91,6 +108,16 @@ def model_object(name: str, ready: Ready, created: int) -> dict[str, Any]:
         "has_chat_template": ready.has_chat_template,
     }
     return {"id": name, "object": "model", "created": created, "owned_by": "rill", "meta": meta}
+
+
+def check_choices(completion: Completion, n_prompts: int) -> int:
+    """The number of answers to each prompt. Raises Invalid for too many in all, Unsupported for a choice among more."""
+    n = completion.n_choices
+    if n * n_prompts > MAX_CHOICES:
+        raise Invalid(f"n: {n_prompts} prompts with {n} answers each are more than {MAX_CHOICES}.", param="n")
+    if completion.best_of not in (None, n):
+        raise Unsupported("'best_of' other than 'n' is not supported.", param="best_of")
+    return n
 
 
 def check_include_usage(completion: Completion) -> None:

@@ -10,17 +10,26 @@ from aiohttp import web
 
 from service.api.access import Access
 from service.api.body import Bodies
-from service.api.openai_params import ChatRequest, TextRequest, check_include_usage, model_object, refuse_too_long
+from service.api.choices import Choices
+from service.api.openai_params import (
+    ChatRequest,
+    TextRequest,
+    check_choices,
+    check_include_usage,
+    model_object,
+    refuse_too_long,
+)
 from service.api.params import parse_query, validate
 from service.api.respond import send
 from service.api.resume import Resuming, last_event_id
-from service.api.start import idempotency_key, is_resumable, start
+from service.api.start import idempotency_key, is_resumable, start, start_all
 from service.api.stream_routes import pace_of, query
 from service.api.unsupported import refuse_unsupported
 from service.dialects.events import Dialect
 from service.dialects.openai import Answer, Chunks, Kind, Whole
 from service.errors import ModelNotFound, NotReady
 from service.protocol.frames import Ready
+from service.streams.choices import Combined
 from service.streams.directory import Directory
 from service.streams.stream import Stream
 
@@ -34,6 +43,7 @@ class OpenAIRoutes:
         directory: Directory,
         access: Access,
         resuming: Resuming,
+        choices: Choices,
         loaded: Callable[[], Ready | None],
         bodies: Bodies,
         version: str,
@@ -41,6 +51,7 @@ class OpenAIRoutes:
         self._directory = directory
         self._access = access
         self._resuming = resuming
+        self._choices = choices
         self._loaded = loaded
         self._bodies = bodies
         self._version = version
@@ -81,45 +92,72 @@ class OpenAIRoutes:
     ) -> web.StreamResponse:
         if last := last_event_id(request, {}):
             return await self._resuming.resume(request, last, parse_query(query(request)))
-        stream, pace = await self._start(request, kind, schema)
-        if isinstance(stream.dialect, Whole):
-            return await self._whole(stream)
-        # Ids and comments are for resumable streams only: strict OpenAI clients know `data` alone.
-        return await send(request, self._directory.streams, stream, pace=pace, is_bare=not stream.grace_s)
+        streams, combined, pace = await self._start(request, kind, schema)
+        is_whole = isinstance(streams[0].dialect, Whole)
+        is_bare = not streams[0].grace_s  # ids and comments only if resumable: strict OpenAI clients know `data` alone
+        if combined is None:
+            if is_whole:
+                return await self._whole(streams[0])
+            return await send(request, self._directory.streams, streams[0], pace=pace, is_bare=is_bare)
+        if is_whole:
+            return await self._choices.whole(combined, streams)
+        return await self._choices.send(request, combined, streams, pace=pace, is_bare=is_bare)
 
     async def _start(
         self, request: web.Request, kind: Kind, schema: type[ChatRequest] | type[TextRequest]
-    ) -> tuple[Stream, float | None]:
-        """The stream and its reader's pace; the parsed body is not kept while the stream lasts."""
+    ) -> tuple[list[Stream], Combined | None, float | None]:
+        """The streams, the id that names them all if there are several, and their reader's pace; the parsed body is not
+        kept while they last."""
         tenant = self._access.tenant(request)
         pace = pace_of(request)
         async with self._bodies.parsed(request, tenant) as body:
-            refuse_unsupported(body)
+            refuse_unsupported(body, may_have_several=True)
             if loaded := self._loaded():
                 refuse_too_long(body, loaded.n_ctx_seq)
             asked = validate(schema, body)
         pace = pace or asked.pace
         check_include_usage(asked)
-        generation = asked.to_generation()
-        self._access.check_model(generation.model)
+        generations = asked.to_generations()
+        n = check_choices(asked, len(generations))
+        self._access.check_model(asked.model or None)
         ready = self._ready()
-        answer = Answer(
-            kind, model=generation.model or ready.model, fingerprint=f"rill-{self._version}-{ready.llama_cpp}"
-        )
-        dialect: Dialect = Chunks(answer, include_usage=asked.include_usage) if asked.stream else Whole(answer)
+        fingerprint = f"rill-{self._version}-{ready.llama_cpp}"
+        answer = Answer(kind, model=asked.model or ready.model, fingerprint=fingerprint)
         key = idempotency_key(request)
-        stream = await start(
+        resumable, pace = key is not None or is_resumable(request), pace if asked.stream else None
+
+        def dialect(index: int | None = None) -> Dialect:
+            if asked.stream:
+                return Chunks(answer, include_usage=asked.include_usage, index=index)
+            return Whole(answer, index=index)
+
+        if n * len(generations) == 1:
+            (generation,) = generations
+            stream = await start(
+                request,
+                self._directory,
+                generation,
+                dialect(),
+                tenant=tenant,
+                key=key,
+                asked=(kind, asked.stream, asked.include_usage, generation),
+                resumable=resumable,
+                pace=pace,
+            )
+            return [stream], None, pace
+        wanted = [one for generation in generations for one in generation.times(n)]
+        combined, streams = await start_all(
             request,
             self._directory,
-            generation,
-            dialect,
+            [(one, dialect(index)) for index, one in enumerate(wanted)],
+            n=n,
             tenant=tenant,
             key=key,
-            asked=(kind, asked.stream, asked.include_usage, generation),
-            resumable=key is not None or is_resumable(request),
-            pace=pace if asked.stream else None,
+            asked=(kind, asked.stream, asked.include_usage, n, tuple(generations)),
+            resumable=resumable,
+            pace=pace,
         )
-        return stream, pace
+        return streams, combined, pace
 
     async def _whole(self, stream: Stream) -> web.Response:
         """The whole answer, once it is complete."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from aiohttp import hdrs, web
 
 from service.api.access import Access
+from service.api.choices import Choices, is_read
 from service.api.middleware import EXCHANGE
 from service.api.params import PaceRequest, validate
 from service.api.respond import HEADERS, note, send
@@ -15,6 +16,7 @@ from service.dialects import sse
 from service.dialects.native import lost
 from service.dialects.openai import Whole
 from service.errors import NotReady, StreamLost
+from service.streams.choices import Place
 from service.streams.directory import Directory
 from service.streams.stream import Stream
 
@@ -27,8 +29,9 @@ Fields = dict[str, str | list[str]]
 class Resuming:
     """`attached(outcome)` is called for each request for an existing stream: attached, read or lost."""
 
-    def __init__(self, *, directory: Directory, access: Access, attached: Attached) -> None:
+    def __init__(self, *, directory: Directory, access: Access, choices: Choices, attached: Attached) -> None:
         self._directory = directory
+        self._choices = choices
         self._access = access
         self.attached = attached
 
@@ -38,6 +41,8 @@ class Resuming:
         """Resume after event `last` (of the stream `within`, if given)."""
         if last == sse.LOST_ID:
             return self._read(request)
+        if (position := Place.parse(last)) is not None and within in (None, position.combined.id):
+            return await self.together(request, position, fields)
         match = EVENT_ID.fullmatch(last)
         try:
             stream = await self._directory.locate(match[1]) if match and within in (None, match[1]) else None
@@ -67,12 +72,27 @@ class Resuming:
         """The stream's events from number `place` on; 204 for an answer in one piece, which has none."""
         if isinstance(stream.dialect, Whole):
             return self._read(request)
-        pace = validate(PaceRequest, {"pace": fields.get("pace")}, strict=False).pace
-        if pace is None and request.method == hdrs.METH_POST:  # the same request again: its body, not read now, had it
-            pace = stream.submit.pace
         self.attached("attached")
         note(request, stream, attached=True)
+        pace = _pace(request, fields, stream)
         return await send(request, self._directory.streams, stream, place=place, after=after, pace=pace)
+
+    async def together(self, request: web.Request, place: Place, fields: Fields) -> web.StreamResponse:
+        """All events of several choices' streams after `place`."""
+        try:
+            streams = await self._choices.locate(request, place.combined)
+            if streams is None:
+                return self.lost(request)
+            if isinstance(streams[0].dialect, Whole) or is_read(place, streams):
+                return self._read(request)
+            pace = _pace(request, fields, streams[0])
+            response = await self._choices.send(request, place.combined, streams, place=place, pace=pace)
+        except NotReady:
+            return self.later(request)
+        except StreamLost:
+            return self.lost(request)
+        self.attached("attached")
+        return response
 
     def _read(self, request: web.Request) -> web.StreamResponse:
         """204: there is nothing more to read, which makes an EventSource stop."""
@@ -92,6 +112,13 @@ class Resuming:
         exchange.attached, exchange.outcome = True, StreamLost.outcome
         error = StreamLost("This stream no longer exists; start a new one.")
         return web.Response(body=lost(error), headers=HEADERS)
+
+
+def _pace(request: web.Request, fields: Fields, stream: Stream) -> float | None:
+    pace = validate(PaceRequest, {"pace": fields.get("pace")}, strict=False).pace
+    if pace is None and request.method == hdrs.METH_POST:  # the same request again: its body, not read now, had it
+        pace = stream.submit.pace
+    return pace
 
 
 def last_event_id(request: web.Request, fields: Fields) -> str:

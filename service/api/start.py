@@ -1,6 +1,8 @@
-"""Starts a request's stream, or finds the one that the same request with the same idempotency key started."""
+"""Starts a request's streams, or finds those that the same request with the same idempotency key started."""
 
 from __future__ import annotations
+
+import secrets
 
 from aiohttp import web
 
@@ -8,7 +10,8 @@ from service.api.middleware import EXCHANGE
 from service.api.params import KeyRequest, validate
 from service.api.respond import note
 from service.dialects.events import Dialect
-from service.errors import Refused
+from service.errors import Refused, StreamLost
+from service.streams.choices import Combined
 from service.streams.directory import Directory
 from service.streams.request import GenerationRequest
 from service.streams.stream import Stream
@@ -56,6 +59,57 @@ async def start(
     directory.opened(stream, None if key is None else (tenant, key))
     note(request, stream)
     return stream
+
+
+async def start_all(
+    request: web.Request,
+    directory: Directory,
+    requests: list[tuple[GenerationRequest, Dialect]],
+    *,
+    n: int,
+    tenant: str,
+    key: str | None,
+    asked: object,
+    resumable: bool,
+    pace: float | None = None,
+) -> tuple[Combined, list[Stream]]:
+    """The streams of n answers to each prompt, all or none, and the id of them all. Raises as `start` does, and
+    StreamLost where the key started some that no longer exist."""
+    exchange = request[EXCHANGE]
+    made, first = (None, secrets.token_hex(16)) if key is None else await directory.reserve(tenant, key, asked)
+    combined = Combined(first if made is None else made.id, len(requests) // n, n)
+    if made is not None:
+        note(request, made, attached=True)
+        found = [stream for id in combined.ids if (stream := await directory.locate(id)) is not None]
+        if len(found) < len(requests):
+            raise StreamLost("These streams no longer exist; use another key.")
+        return combined, found
+    try:
+        tickets = directory.streams.admission.admit_all(tenant, len(requests))
+    except Refused:
+        if key is not None:
+            directory.free(tenant, key, first)
+        raise
+    streams = []
+    for (generation, dialect), id, ticket in zip(requests, combined.ids, tickets, strict=True):
+        its_key = key if id == first else None
+        stream = directory.streams.open(
+            generation,
+            dialect,
+            route=exchange.route,
+            arrived_at=exchange.arrived_at,
+            tenant=tenant,
+            key=its_key,
+            asked=asked,
+            resumable=resumable,
+            pace=pace,
+            id=id,
+            ticket=ticket,
+        )
+        directory.opened(stream, None if its_key is None else (tenant, its_key))
+        streams.append(stream)
+    note(request, streams[0])
+    return combined, streams
 
 
 def idempotency_key(request: web.Request) -> str | None:

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from service.api.access import Access
 from service.api.body import Bodies
+from service.api.choices import Choices
 from service.api.middleware import EXCHANGE
 from service.api.params import PaceRequest, StreamRequest, as_json, parse_query, validate
 from service.api.receipt import receipt
@@ -15,6 +16,7 @@ from service.api.start import idempotency_key, is_resumable, start
 from service.api.unsupported import refuse_unsupported
 from service.dialects.native import Native
 from service.errors import NotReady, StreamLost, StreamNotFound
+from service.streams.choices import Combined, Place
 from service.streams.directory import Directory
 from service.streams.stream import Stream
 
@@ -22,8 +24,11 @@ from service.streams.stream import Stream
 class StreamRoutes:
     """Starts streams, and finds them by their ids."""
 
-    def __init__(self, *, directory: Directory, access: Access, resuming: Resuming, bodies: Bodies) -> None:
+    def __init__(
+        self, *, directory: Directory, access: Access, resuming: Resuming, choices: Choices, bodies: Bodies
+    ) -> None:
         self._directory = directory
+        self._choices = choices
         self._access = access
         self._resuming = resuming
         self._bodies = bodies
@@ -75,6 +80,8 @@ class StreamRoutes:
         id = request.match_info["id"]
         if last := last_event_id(request, fields):
             return await self._resuming.resume(request, last, fields, within=id)
+        if combined := Combined.parse(id):
+            return await self._read_all(request, combined, fields)
         accept = request.headers.get("Accept", "")
         try:
             stream = await self._directory.locate(id)
@@ -93,18 +100,32 @@ class StreamRoutes:
             raise StreamLost("This stream has ended, and its events have expired.")
         raise StreamNotFound("There is no such stream.")
 
+    async def _read_all(
+        self, request: web.Request, combined: Combined, fields: dict[str, str | list[str]]
+    ) -> web.StreamResponse:
+        """The same for the streams of several choices."""
+        if "application/json" not in request.headers.get("Accept", ""):
+            return await self._resuming.together(request, Place.start(combined), fields)
+        streams = await self._choices.locate(request, combined)
+        if streams is None:
+            raise StreamNotFound("There is no such stream, or it has expired.")
+        return self._choices.receipt(combined, streams)
+
     def _receipt(self, request: web.Request, stream: Stream) -> web.Response:
         note(request, stream, attached=True)
         return web.json_response(receipt(stream), headers={"Cache-Control": "no-store"})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """End a stream: its readers get `done` with finish_reason cancelled. 204, also when it had ended."""
-        tenant = self._access.tenant(request)
-        stream = await self._directory.locate(request.match_info["id"])
-        if stream is None or stream.tenant != tenant:
+        tenant, id = self._access.tenant(request), request.match_info["id"]
+        combined = Combined.parse(id)
+        found = [await self._directory.locate(one) for one in (combined.ids if combined else [id])]
+        streams = [stream for stream in found if stream is not None and stream.tenant == tenant]
+        if not streams:
             raise StreamNotFound("There is no such stream, or it has expired.")
-        note(request, stream, attached=True)
-        await self._directory.end(stream)
+        note(request, streams[0], attached=True)
+        for stream in streams:
+            await self._directory.end(stream)
         return web.Response(status=204)
 
     async def _body(self, request: web.Request, tenant: str) -> StreamRequest:

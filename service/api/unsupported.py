@@ -32,8 +32,6 @@ SAMPLERS = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p
 # Field -> whether this value asks for the default behaviour only; null always does.
 HARMLESS: dict[str, Callable[[Any], bool]] = {
     # OpenAI's
-    "n": _is(1),
-    "best_of": _is(1),
     "tool_choice": _is("none", "auto"),
     "function_call": _is("none", "auto"),
     "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
@@ -54,7 +52,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "preserved_tokens": _nothing,
     "n_probs": _is(0),
     "post_sampling_probs": _is(False),
-    "n_cmpl": _is(1),
     "n_indent": _is(0),
     "min_keep": _is(0),
     "t_max_predict_ms": _is(0, -1),
@@ -126,6 +123,9 @@ HARMLESS_IN_MESSAGE: dict[str, Callable[[Any], bool]] = {
 }
 
 
+# Several answers to one request: on OpenAI's routes only.
+SEVERAL: dict[str, Callable[[Any], bool]] = {"n": _is(1), "n_cmpl": _is(1), "best_of": _is(1)}
+
 # Field -> the same where that depends on the rest of the body.
 HARMLESS_BESIDE: dict[str, Callable[[dict[str, Any], Any], bool]] = {
     "tools": lambda body, tools: not tools or body.get("tool_choice") == "none",
@@ -134,10 +134,11 @@ HARMLESS_BESIDE: dict[str, Callable[[dict[str, Any], Any], bool]] = {
 }
 
 
-def refuse_unsupported(body: dict[str, Any]) -> None:
-    """Raises Unsupported for the first field with an unsupported value."""
+def refuse_unsupported(body: dict[str, Any], *, may_have_several: bool = False) -> None:
+    """Raises Unsupported for the first field with an unsupported value. may_have_several: choices."""
     beside = {name: partial(is_harmless, body) for name, is_harmless in HARMLESS_BESIDE.items()}
-    if name := _asking(body, HARMLESS) or _asking(body, beside):
+    several = {} if may_have_several else SEVERAL
+    if name := _asking(body, HARMLESS) or _asking(body, several) or _asking(body, beside):
         raise Unsupported(f"'{name}' with this value is not supported.", param=name)
 
 

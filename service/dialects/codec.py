@@ -13,9 +13,10 @@ from service.dialects.openai import Answer, Chunks, Whole
 def describe(dialect: Dialect) -> dict[str, Any]:
     """Values from which `make` builds an equal dialect."""
     if isinstance(dialect, Chunks):
-        return {"name": "chunks", "answer": asdict(dialect.answer), "include_usage": dialect.include_usage}
+        values = {"name": "chunks", "answer": asdict(dialect.answer), "include_usage": dialect.include_usage}
+        return values | _index(dialect.index)
     if isinstance(dialect, Whole):
-        return {"name": "whole", "answer": asdict(dialect.answer)}
+        return {"name": "whole", "answer": asdict(dialect.answer)} | _index(dialect.index)
     return {"name": "native"}
 
 
@@ -26,9 +27,14 @@ def make(values: dict[str, Any]) -> Dialect:
             case "native":
                 return Native()
             case "chunks":
-                return Chunks(Answer(**values["answer"]), include_usage=values["include_usage"])
+                answer, index = Answer(**values["answer"]), values.get("index")
+                return Chunks(answer, include_usage=values["include_usage"], index=index)
             case "whole":
-                return Whole(Answer(**values["answer"]))
+                return Whole(Answer(**values["answer"]), index=values.get("index"))
     except (KeyError, TypeError) as e:
         raise ValueError(f"not a dialect: {e}") from None
     raise ValueError("an unknown dialect")
+
+
+def _index(index: int | None) -> dict[str, int]:
+    return {} if index is None else {"index": index}

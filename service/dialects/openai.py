@@ -43,8 +43,10 @@ class Answer:
 class Chunks:
     """The streaming dialect: `data:` lines only, since a named event would reach the caller as a chunk."""
 
-    def __init__(self, answer: Answer, *, include_usage: bool) -> None:
-        self.answer, self.include_usage = answer, include_usage
+    def __init__(self, answer: Answer, *, include_usage: bool, index: int | None = None) -> None:
+        """index: of one of several choices, whose streams are read as one; the events behind all their ends (`tail`)
+        are not this stream's then. None: it is the only one."""
+        self.answer, self.include_usage, self.index = answer, include_usage, index
         self._chat = answer.kind == "chat"
         object = "chat.completion.chunk" if self._chat else "text_completion"
         self._envelope = answer.envelope(object)
@@ -67,10 +69,14 @@ class Chunks:
 
     def done(self, summary: Summary) -> list[bytes]:
         last = self._chunk(None, finish_reason(summary)) | {"timings": summary.timings(), "seed": summary.seed}
-        bodies = [self._data(last)]
-        if self.include_usage:
-            bodies.append(self._data(self._envelope | {"choices": [], "usage": summary.usage()}))
-        return [*bodies, b"data: [DONE]"]
+        if self.index is not None:
+            return [self._data(last)]
+        return [self._data(last), *self.tail(summary.usage())]
+
+    def tail(self, usage: dict[str, Any]) -> list[bytes]:
+        """What follows the end of all choices."""
+        asked = [self._data(self._envelope | {"choices": [], "usage": usage})] if self.include_usage else []
+        return [*asked, b"data: [DONE]"]
 
     def failure(self, error: RillError) -> bytes:
         return self._data(error.body())
@@ -79,7 +85,7 @@ class Chunks:
         return self._heartbeat
 
     def _chunk(self, text: str | None, finish_reason: str | None = None) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0}
+        choice: dict[str, Any] = {"index": self.index or 0}
         if not self._chat:
             choice["text"] = text or ""
         elif text is None:
@@ -100,8 +106,9 @@ class Chunks:
 class Whole:
     """The dialect of an answer that is sent in one piece: no events, it collects the text."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
+    def __init__(self, answer: Answer, *, index: int | None = None) -> None:
+        """index: see Chunks."""
+        self.answer, self.index = answer, index
         self._parts: list[str] = []
 
     def opening(self, status: Status) -> bytes:
@@ -130,16 +137,42 @@ class Whole:
 
     def body(self, summary: Summary) -> dict[str, Any]:
         """The whole response."""
+        return self.together([self.choice(summary)], summary.usage()) | {
+            "timings": summary.timings(),
+            "seed": summary.seed,
+        }
+
+    def together(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
+        """The response with these choices."""
+        envelope = self.answer.envelope("chat.completion" if self.answer.kind == "chat" else "text_completion")
+        return envelope | {"choices": choices, "usage": usage}
+
+    def choice(self, summary: Summary) -> dict[str, Any]:
+        """This answer as one of the response's choices; with its own seed where there are several."""
         text = self.text
-        choice: dict[str, Any] = {"index": 0}
+        choice: dict[str, Any] = {"index": self.index or 0}
         if self.answer.kind == "chat":
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
             choice["text"] = text
         choice |= {"logprobs": None, "finish_reason": finish_reason(summary)}
-        envelope = self.answer.envelope("chat.completion" if self.answer.kind == "chat" else "text_completion")
-        ours = {"timings": summary.timings(), "seed": summary.seed}
-        return envelope | {"choices": [choice], "usage": summary.usage()} | ours
+        ours = {} if self.index is None else {"timings": summary.timings(), "seed": summary.seed}
+        return choice | ours
+
+
+def usage_of(summaries: list[Summary], n: int) -> dict[str, Any]:
+    """Of n choices for each prompt, which counts once."""
+    asked = [summary.usage() for summary in summaries]
+    prompts = asked[::n]
+    n_prompt = sum(usage["prompt_tokens"] for usage in prompts)
+    n_generated = sum(usage["completion_tokens"] for usage in asked)
+    cached = sum(usage["prompt_tokens_details"]["cached_tokens"] for usage in prompts)
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_generated,
+        "total_tokens": n_prompt + n_generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
 
 
 def finish_reason(summary: Summary) -> str:

@@ -104,6 +104,18 @@ class Admission:
         self._held[tenant] += 1
         return Ticket(self, place, tenant)
 
+    def admit_all(self, tenant: str, n: int) -> list[Ticket]:
+        """n tickets, or none. Raises as `admit` does."""
+        tickets: list[Ticket] = []
+        try:
+            while len(tickets) < n:
+                tickets.append(self.admit(tenant))
+        except Refused:
+            for ticket in tickets:
+                ticket.release(0.0)
+            raise
+        return tickets
+
     def spectator(self) -> Ticket:
         """A ticket that was released already: for a stream that does not run here."""
         ticket = Ticket(self, 0)

@@ -102,6 +102,11 @@ class Reader:
             await wire.send(chunk)
             del chunk  # the next one may be long in coming
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the stream ended with a failure, or could not be continued after the reader's last event."""
+        return self._is_over or self.stream.error is not None
+
     async def next(self) -> bytes:
         """The bytes to write next: events, or a heartbeat; b"" when the stream is closed and read to its end."""
         self._writing_since = None

@@ -19,7 +19,7 @@ from service.dialects.events import Dialect
 from service.errors import RillError
 from service.protocol.sampling import N_SEEDS
 from service.streams import endings, live
-from service.streams.admission import Admission
+from service.streams.admission import Admission, Ticket
 from service.streams.idempotency import Keys
 from service.streams.reader import Reader
 from service.streams.request import GenerationRequest
@@ -89,14 +89,16 @@ class Streams:
         resumable: bool = False,
         pace: float | None = None,
         id: str | None = None,
+        ticket: Ticket | None = None,
     ) -> Stream:
-        """A new stream, submitted to the engine. Raises a Refused when there is no place for it.
+        """A new stream, submitted to the engine. Raises a Refused when there is no place for it, unless it has a
+        ticket.
 
         A resumable one runs on for resume_grace_s whenever it has no reader; another ends with its last reader.
         pace: its reader's, tokens/s: generating tokens beyond that has low priority.
         key: for by_key, with its request in `asked` (the generation, unless there is more to it).
         """
-        ticket = self.admission.admit(tenant)
+        ticket = ticket or self.admission.admit(tenant)
         stream = Stream(
             submit=generation.submit(
                 id or secrets.token_hex(16), secrets.randbelow(N_SEEDS), time.time(), tenant=tenant, pace=pace

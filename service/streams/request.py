@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from service.protocol.frames import Submit
-from service.protocol.sampling import Sampling
+from service.protocol.sampling import N_SEEDS, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,12 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     model: str | None = None
+
+    def times(self, n: int) -> list[GenerationRequest]:
+        """n requests for different answers: with a seed given, the k-th has k more."""
+        return [
+            dataclasses.replace(self, seed=None if self.seed is None else (self.seed + k) % N_SEEDS) for k in range(n)
+        ]
 
     def submit(
         self, id: str, random_seed: int, asked_at: float, *, tenant: str = "", pace: float | None = None

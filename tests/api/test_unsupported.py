@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.api.unsupported import HARMLESS, HARMLESS_BESIDE, HARMLESS_IN_MESSAGE, lost_of, refuse_unsupported
+from service.api.unsupported import HARMLESS, HARMLESS_BESIDE, HARMLESS_IN_MESSAGE, SEVERAL, lost_of, refuse_unsupported
 from service.errors import Unsupported
 
 # Values that would change the answer.
@@ -70,7 +70,7 @@ USUAL: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("name", [*HARMLESS, *HARMLESS_BESIDE])
+@pytest.mark.parametrize("name", [*HARMLESS, *SEVERAL, *HARMLESS_BESIDE])
 def test_each_is_refused_by_its_name(name: str) -> None:
     """With any value that would change the answer; null is accepted."""
     asking = ASKING.get(name, True if name in FLAGS else {"x": 1})
@@ -78,6 +78,11 @@ def test_each_is_refused_by_its_name(name: str) -> None:
         refuse_unsupported({"prompt": "x", name: asking})
     assert refused.value.param == name
     refuse_unsupported({"prompt": "x", name: None})
+
+
+def test_several_answers_are_not_refused_where_they_are_offered() -> None:
+    """By any of their names."""
+    refuse_unsupported({"prompt": "x", **dict.fromkeys(SEVERAL, 2)}, may_have_several=True)
 
 
 @pytest.mark.parametrize("body", USUAL)
