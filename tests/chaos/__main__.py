@@ -8,7 +8,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 
-from tests.chaos import cuts, engine, readers, replicas, storm
+from tests.chaos import answers, cuts, engine, readers, replicas, storm
 from tests.chaos.busy import busy
 
 
@@ -17,6 +17,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=50, help="SIGKILLs of the engine, under 16 streams")
     parser.add_argument("--stops", type=int, default=10, help="SIGSTOPs of the engine")
     parser.add_argument("--busy", type=int, default=2, help="busy loops with which both are run again")
+    parser.add_argument("--answers", type=int, default=100, help="kills under requests of OpenAI's routes")
     parser.add_argument("--cuts", type=int, default=1000, help="cuts of connections, for each client")
     parser.add_argument("--stalled", type=int, default=500, help="readers that stop reading")
     parser.add_argument("--live", type=int, default=50, help="streams that are read meanwhile")
@@ -46,6 +47,10 @@ async def lines(args: argparse.Namespace) -> AsyncIterator[str]:
                     notes += [f"{kv_type}, {number.name}, {note}" for note in tally.notes]
         for note in notes:
             yield f"  {note}"
+    if args.answers:
+        yield ""
+        async for line in answers.trials(args.answers, args.seed):
+            yield line
     if args.cuts:
         yield "\n" + cuts.HEAD
         async for line in cuts.trials(args.cuts, args.seed):
