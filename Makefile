@@ -20,8 +20,8 @@ UNIT := tests/test_imports.py tests/test_docs.py tests/test_errors.py tests/test
 check: lint
 	$(BIN)/python -m pytest -q -n 2 $(UNIT)
 
-# All tests. In several processes, for most tests wait for others most of the time; a test at a time goes to the process that is idle
-# (loadgroup without groups), for some take a millisecond and some minutes.
+# All tests. In several processes, for most tests wait for others most of the time; a test at a time goes to the process that is idle,
+# for some take a millisecond and some minutes (loadgroup); those of the compose stack go to one, which starts it once.
 test: .venv/.dev
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 

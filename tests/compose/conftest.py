@@ -1,4 +1,4 @@
-"""One stack for all tests of a process, removed when they are done."""
+"""One stack for all tests, removed when they are done."""
 
 import asyncio
 import contextlib
@@ -22,6 +22,13 @@ STANDINS = os.environ.get("RILL_STANDINS")  # a script: starts a container engin
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "e2e: needs more than Python (nginx, Redis, Docker, Chromium); CI skips none")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs all tests of the stack: three stacks would take three times the start, on the same two cores."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("stack"))
 
 
 @pytest.fixture(scope="session")
