@@ -11,6 +11,7 @@ from service.app import Rill
 from service.dialects.events import Summary
 from service.protocol.codec import Decoder, encode
 from service.protocol.frames import Accepted, Cancel, Finish, FinishReason, Frame, Ready, Rejected, Step, Submit
+from service.protocol.said import Candidate, Said, TokenLogprob
 from service.replication.reservations import end
 from service.supervision.supervisor import State
 from tests.patience import PATIENCE_S
@@ -75,6 +76,14 @@ def finish(id: str, reason: FinishReason = "stop", *, n_prompt: int = 3, n_gener
         prefill_s=0.5,
         decode_s=1.0,
     )
+
+
+def said(text: str, n_logprobs: int | None, offset: int = 0) -> str | Said:
+    """What a delta of one token says."""
+    if n_logprobs is None:
+        return text
+    top = [Candidate(text, text.encode(), -0.5), Candidate("<|end|>", None, -2.25), Candidate("�", b"\xe2", -3.0)]
+    return Said(text, [TokenLogprob(text, text.encode(), -0.5, offset, top[:n_logprobs])])
 
 
 def over_the_wire(frame: Frame) -> Frame:
@@ -162,7 +171,7 @@ class ScriptedEngine:
         assert frame == submit
         self.submitted.append(submit)
         if not self.by_hand:
-            self._answering[submit.id] = asyncio.create_task(self._answer(submit.id, len(submit.delivered)))
+            self._answering[submit.id] = asyncio.create_task(self._answer(submit))
 
     def cancel(self, id: str) -> None:
         assert over_the_wire(Cancel(id)) == Cancel(id)
@@ -179,7 +188,7 @@ class ScriptedEngine:
     def accept(self, id: str, n_prompt: int = 3) -> None:
         self.say(Accepted(id, n_prompt, 100))
 
-    def delta(self, id: str, *texts: str) -> None:
+    def delta(self, id: str, *texts: str | Said) -> None:
         """One step for each text, of one token."""
         for text in texts:
             self.say(Step(deltas=[(id, [7], text)], n_running=1, n_batch=1))
@@ -193,12 +202,13 @@ class ScriptedEngine:
             await asyncio.sleep(0)
         return self.submitted[n - 1]
 
-    async def _answer(self, id: str, n_delivered: int) -> None:
+    async def _answer(self, submit: Submit) -> None:
+        id, n = submit.id, len(submit.delivered)
         self.accept(id)
         await asyncio.sleep(0)
         self.say(Step(prefill=[(id, 3, 3)], n_running=1, n_batch=3, n_prefill=3, kv_used=3))
-        for piece in self.pieces[n_delivered:]:
+        for at, piece in enumerate(self.pieces[n:], n):
             await asyncio.sleep(self.pause_s)
-            self.delta(id, piece)
+            self.delta(id, said(piece, submit.logprobs, len("".join(self.pieces[:at]))))
         self.finish(id, n_generated=len(self.pieces))
         self._answering.pop(id, None)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from service.api.fields import Whole
+from service.api.logprobs_params import ChatLogprobs, TextLogprobs
 from service.api.params import MAX_MESSAGES, Message, Params
 from service.errors import ContextLengthExceeded, Invalid, Unsupported
 from service.protocol.frames import Ready, too_long
@@ -62,7 +63,7 @@ class Completion(Params):
         return self.n or self.n_cmpl or 1
 
 
-class ChatRequest(Completion):
+class ChatRequest(ChatLogprobs, Completion):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
@@ -72,7 +73,7 @@ class ChatRequest(Completion):
         return [self.generation(messages=tuple(message.pair() for message in self.messages))]
 
 
-class TextRequest(Completion):
+class TextRequest(TextLogprobs, Completion):
     """POST /v1/completions."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]

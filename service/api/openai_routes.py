@@ -26,7 +26,8 @@ from service.api.start import idempotency_key, is_resumable, start, start_all
 from service.api.stream_routes import pace_of, query
 from service.api.unsupported import refuse_unsupported
 from service.dialects.events import Dialect
-from service.dialects.openai import Answer, Chunks, Kind, Whole
+from service.dialects.logprobs import Kind
+from service.dialects.openai import Answer, Chunks, Whole
 from service.errors import ModelNotFound, NotReady
 from service.protocol.frames import Ready
 from service.streams.choices import Combined

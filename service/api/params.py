@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.api.fields import Biases, Breakers, Content, Grammar, Key, Limit, ModelName, Pace, Stops, Text, Whole
+from service.api.logprobs_params import ChatLogprobs
 from service.api.unsupported import lost_of
 from service.errors import Invalid
 from service.protocol.sampling import N_SEEDS, Sampling
@@ -117,8 +118,14 @@ class Params(BaseModel):
             max_tokens=self._max_tokens,
             stop=tuple(self.stop or ()),
             ignore_eos=bool(self.ignore_eos),
+            logprobs=self.n_logprobs,
             model=self.model or None,
         )
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """Of how many of the likeliest tokens log-probabilities are wanted; None: of none, not even the token's."""
+        return None
 
     @property
     def _max_tokens(self) -> int | None:
@@ -143,7 +150,7 @@ class KeyRequest(BaseModel):
     key: Key = Field(alias="Idempotency-Key")
 
 
-class StreamRequest(Params):
+class StreamRequest(ChatLogprobs, Params):
     """GET and POST /stream, POST /v1/streams: a prompt (with a system text, if any) or whole messages."""
 
     prompt: Text | None = None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from service.errors import RillError
+from service.protocol.said import Said
 
 
 class Phase(StrEnum):
@@ -74,9 +75,13 @@ class Summary(Struct, frozen=True, kw_only=True):
 class Dialect(Protocol):
     """How one route encodes events. An empty result means: this dialect has no such event."""
 
+    @property
+    def n_kept(self) -> int:
+        """Bytes of the answer that it keeps itself, since they are in no event."""
+
     def opening(self, status: Status) -> bytes: ...
     def status(self, status: Status) -> bytes: ...
-    def delta(self, text: str) -> bytes: ...
+    def delta(self, said: str | Said) -> bytes: ...
     def done(self, summary: Summary) -> list[bytes]: ...
     def failure(self, error: RillError) -> bytes: ...
     def heartbeat(self) -> bytes: ...  # an empty event, for readers that know no comments

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from service.dialects.events import Status, Summary
+from service.dialects.logprobs import entries
 from service.dialects.sse import (
     HEARTBEAT,
     dumps,
     gap,
 )
 from service.errors import RillError
+from service.protocol.said import Said
 
 
 def lost(error: RillError) -> bytes:
@@ -21,14 +23,18 @@ def lost(error: RillError) -> bytes:
 class Native:
     """The native dialect: status, (default) text, done, failure."""
 
+    n_kept = 0
+
     def opening(self, status: Status) -> bytes:
         return self.status(status)
 
     def status(self, status: Status) -> bytes:
         return _event(b"status", status.as_dict())
 
-    def delta(self, text: str) -> bytes:
-        return b'data: {"text":%b}' % dumps(text)
+    def delta(self, said: str | Said) -> bytes:
+        if isinstance(said, str):
+            return b'data: {"text":%b}' % dumps(said)
+        return b"data: " + dumps({"text": said.text, "logprobs": entries(said.logprobs)})
 
     def done(self, summary: Summary) -> list[bytes]:
         event = {

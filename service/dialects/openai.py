@@ -5,15 +5,15 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from service.dialects import sse
 from service.dialects.events import Status, Summary
+from service.dialects.logprobs import Collected, Kind, of_choice
 from service.errors import RillError
-
-Kind = Literal["chat", "text"]
+from service.protocol.said import Said, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class Answer:
 class Chunks:
     """The streaming dialect: `data:` lines only, since a named event would reach the caller as a chunk."""
 
+    n_kept = 0
+
     def __init__(self, answer: Answer, *, include_usage: bool, index: int | None = None) -> None:
         """index: of one of several choices, whose streams are read as one; the events behind all their ends (`tail`)
         are not this stream's then. None: it is the only one."""
@@ -59,13 +61,15 @@ class Chunks:
 
     def opening(self, status: Status) -> bytes:
         """The first chunk is sent at admission, with the stream's first id."""
-        return self._data(self._chunk(""))
+        return self._data(self._chunk("", opens=True))
 
     def status(self, status: Status) -> bytes:
         return b""
 
-    def delta(self, text: str) -> bytes:
-        return self._head + sse.dumps(text) + self._tail
+    def delta(self, said: str | Said) -> bytes:
+        if isinstance(said, str):
+            return self._head + sse.dumps(said) + self._tail
+        return self._data(self._chunk(said.text, logprobs=of_choice(self.answer.kind, said.logprobs)))
 
     def done(self, summary: Summary) -> list[bytes]:
         last = self._chunk(None, finish_reason(summary)) | {"timings": summary.timings(), "seed": summary.seed}
@@ -84,17 +88,22 @@ class Chunks:
     def heartbeat(self) -> bytes:
         return self._heartbeat
 
-    def _chunk(self, text: str | None, finish_reason: str | None = None) -> dict[str, Any]:
+    def _chunk(
+        self,
+        text: str | None,
+        finish_reason: str | None = None,
+        *,
+        opens: bool = False,
+        logprobs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": self.index or 0}
         if not self._chat:
             choice["text"] = text or ""
         elif text is None:
             choice["delta"] = {}
-        elif text == "":
-            choice["delta"] = {"role": "assistant", "content": ""}
         else:
-            choice["delta"] = {"content": text}
-        choice |= {"logprobs": None, "finish_reason": finish_reason}
+            choice["delta"] = ({"role": "assistant"} if opens else {}) | {"content": text}
+        choice |= {"logprobs": logprobs, "finish_reason": finish_reason}
         usage = {"usage": None} if self.include_usage else {}
         return self._envelope | {"choices": [choice]} | usage
 
@@ -104,12 +113,12 @@ class Chunks:
 
 
 class Whole:
-    """The dialect of an answer that is sent in one piece: no events, it collects the text."""
+    """The dialect of an answer that is sent in one piece: no events, it collects the text, and log-probabilities."""
 
     def __init__(self, answer: Answer, *, index: int | None = None) -> None:
         """index: see Chunks."""
         self.answer, self.index = answer, index
-        self._parts: list[str] = []
+        self.restore("", b"")
 
     def opening(self, status: Status) -> bytes:
         return b""
@@ -117,12 +126,14 @@ class Whole:
     def status(self, status: Status) -> bytes:
         return b""
 
-    def delta(self, text: str) -> bytes:
-        self._parts.append(text)
+    def delta(self, said: str | Said) -> bytes:
+        self._parts.append(text_of(said))
+        if isinstance(said, Said):
+            self._logprobs.add(said.logprobs)
         return b""
 
     def done(self, summary: Summary) -> list[bytes]:
-        self._parts = [self.text]  # a hundred strings of one word take ten times the room
+        self.restore(self.text, self.logprobs)  # a hundred strings of one word take ten times the room
         return []
 
     def failure(self, error: RillError) -> bytes:
@@ -134,6 +145,20 @@ class Whole:
     @property
     def text(self) -> str:
         return "".join(self._parts)
+
+    @property
+    def logprobs(self) -> bytes:
+        """The choice's `logprobs` as JSON; empty if they are not wanted."""
+        return self._logprobs.json
+
+    @property
+    def n_kept(self) -> int:
+        return sum(map(len, self._parts)) + self._logprobs.n_bytes
+
+    def restore(self, text: str, logprobs: bytes) -> None:
+        """Continue after these."""
+        self._parts = [text]
+        self._logprobs = Collected(self.answer.kind, logprobs)
 
     def body(self, summary: Summary) -> dict[str, Any]:
         """The whole response."""
@@ -155,7 +180,8 @@ class Whole:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
             choice["text"] = text
-        choice |= {"logprobs": None, "finish_reason": finish_reason(summary)}
+        logprobs = orjson.Fragment(self.logprobs) if self.logprobs else None
+        choice |= {"logprobs": logprobs, "finish_reason": finish_reason(summary)}
         ours = {} if self.index is None else {"timings": summary.timings(), "seed": summary.seed}
         return choice | ours
 

@@ -22,6 +22,7 @@ from service.engine.llama.model import LlamaError
 from service.engine.loading import load
 from service.protocol.frames import Rejected, Submit
 from service.protocol.options import Options
+from service.protocol.said import text_of
 from service.protocol.sampling import N_SEEDS, Sampling
 
 STARTER = Path(__file__).parent.parent / "starter" / "rill-starter-q8_0.gguf"
@@ -65,8 +66,8 @@ def _print(args: argparse.Namespace, options: Options) -> int:
     engine.submit(*opened[:2])
     while not engine.is_idle:
         step = engine.step()
-        for _, _, text in step.deltas:
-            print(text, end="", flush=True)
+        for _, _, said in step.deltas:
+            print(text_of(said), end="", flush=True)
         for finish in step.finished:
             speed = (finish.n_generated - 1) / finish.decode_s if finish.decode_s else 0.0
             figures = f"{finish.n_prompt} prompt tokens, {finish.n_generated} generated, {speed:.0f} tokens/s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from service.engine.acceptance import accept
 from service.engine.host.threads import Threads
 from service.engine.kv.actions import Action, Cut, Share
 from service.engine.kv.cells import CellCopy, Cells
@@ -172,7 +173,7 @@ class Engine:
         now = self._clock()
         for row, what in zip(rows, drawn, strict=True):
             count(row, began, step)
-            n_right = self._accept(row.sequence, what, now, step) if what else 0
+            n_right = accept(self._model, row.sequence, what, now, step) if what else 0
             step.n_accepted += n_right
             self._carry_out(self.scheduler.advance(row, n_right, at_end=row is rows[-1]))
         # All rows' cells are counted by now, which decides whether those of a sequence that ends become dead cells.
@@ -199,24 +200,8 @@ class Engine:
         for id, drawn in self._sampling.finished().items():
             sequence = self._sequences[id]
             sequence.is_drawing = False
-            self._accept(sequence, drawn, self._clock(), step)
+            accept(self._model, sequence, drawn, self._clock(), step)
             self._end(sequence, drawn, step)
-
-    def _accept(self, sequence: Sequence, drawn: Drawn, now: float, step: Step) -> int:
-        """Accept the sampled tokens, up to an end; returns how many drafts were accepted.
-
-        Each token makes its own delta, however many a step brings: event boundaries then depend on the tokens alone,
-        so that an engine that generates them again makes the same events."""
-        n_right = len(drawn.tokens) - (drawn.error is None)
-        sequence.draw_s = drawn.each_s
-        for token in drawn.tokens:
-            is_end = token in self._model.end_tokens or token in sequence.stop_tokens
-            text = sequence.accept(token, self._model.piece(token), is_end, now)
-            if text or (sequence.finish_reason and sequence.held):
-                step.deltas.append((sequence.id, sequence.take_held(), text))
-            if sequence.finish_reason:
-                break
-        return n_right
 
     def _end(self, sequence: Sequence, drawn: Drawn, step: Step) -> None:
         """Drop the sequence if that was its last token, or none could be sampled."""

@@ -41,7 +41,7 @@ class TokenSampling:
         several = len({row.sequence.tenant for row in rows}) > 1
         for row, index in zip(rows, first, strict=True):
             if row.samples:
-                run = Draw(self._samplers[row.sequence.id], index, row.drafts)
+                run = Draw(self._samplers[row.sequence.id], index, row.drafts, row.sequence.n_logprobs)
                 is_aside = row.sequence.draws_aside or (several and row.sequence.draw_s > QUICK_S)
                 (aside if is_aside else here).append((row, run))
         for row, run in aside:

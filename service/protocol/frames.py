@@ -15,12 +15,16 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from service.protocol.options import Options
+from service.protocol.said import Said
 from service.protocol.sampling import MAX_FLOAT, CFloat, Sampling
 
 # Characters that a template adds to a message: 2,048 of one letter each are tokenized as slowly as a text of 64 KiB.
 WRITTEN_ROUND = 32
 
+MAX_LOGPROBS = 20  # OpenAI's limit
+
 FinishReason = Literal["stop", "length", "cancelled"]
+LogprobCount = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 
 
 class _Frame(Struct, frozen=True, tag=str.lower, forbid_unknown_fields=True):
@@ -49,6 +53,7 @@ class Submit(_Frame, frozen=True, kw_only=True):
     # Tokens a second that its client is sent: far ahead of that it leaves steps to others.
     pace: Annotated[float, Meta(gt=0, le=MAX_FLOAT)] | None = None
     is_owed: bool = False  # another replica had admitted it: it is queued before new requests
+    logprobs: LogprobCount | None = None  # of each token, and of this many of the likeliest ones; None: none wanted
 
     @property
     def n_prompt_characters(self) -> int:
@@ -177,13 +182,13 @@ class Step(Struct, kw_only=True, tag="step", forbid_unknown_fields=True):
 
     queued:   (id, position) of waiting generations with a new position; the next to run has position 1
     prefill:  (id, n_done, n_prompt) of prompts with a chunk in this step; the first one ends the waiting
-    deltas:   (id, token ids, text): the text these tokens made deliverable; a token with incomplete bytes, or with a
-              possible stop string, comes with a later delta
+    deltas:   (id, token ids, said): the text these tokens made deliverable, in a Said with what else there is of them;
+              a token with incomplete bytes, or with a possible stop string, comes with a later delta
     """
 
     queued: list[tuple[str, int]] = field(default_factory=list)
     prefill: list[tuple[str, int, int]] = field(default_factory=list)
-    deltas: list[tuple[str, list[int], str]] = field(default_factory=list)
+    deltas: list[tuple[str, list[int], str | Said]] = field(default_factory=list)
     finished: list[Finish] = field(default_factory=list)
     n_running: int = 0
     n_waiting: int = 0

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from service.dialects.openai import Whole
 from service.dialects.sse import head
 from service.logs import where
 from service.replication.records import Entry, Event, LogPosition, decode
@@ -124,6 +125,8 @@ def feed(stream: Stream, entry: Entry, now: float) -> bool:
         return True
     if len(stream.log) > n + len(events):
         return False
-    stream.copy_end(events[len(known) :], said.outcome, said.summary, said.error, said.text, now)
+    if isinstance(stream.dialect, Whole) and stream.open:
+        stream.dialect.restore(said.text, said.logprobs)
+    stream.copy_end(events[len(known) :], said.outcome, said.summary, said.error, now)
     stream.log.is_durable = True
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.dialects.events import Phase
 from service.dialects.openai import Whole
@@ -76,5 +76,7 @@ def _phase(stream: Stream, n: int) -> Phase:
 
 def _end(stream: Stream) -> End:
     assert stream.summary is not None and stream.n_before_end is not None
-    text = stream.dialect.text if isinstance(stream.dialect, Whole) else ""
-    return End(stream.log[stream.n_before_end :], stream.outcome, stream.summary, stream.error, text)
+    end = End(stream.log[stream.n_before_end :], stream.outcome, stream.summary, stream.error)
+    if isinstance(stream.dialect, Whole):
+        return replace(end, text=stream.dialect.text, logprobs=stream.dialect.logprobs)
+    return end

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict, replace
 
 from service import errors
@@ -38,13 +39,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last events, and the stream's summary. `text`: of an answer in one piece, which has no events."""
+    """The last events, and the stream's summary. `text` and `logprobs` (JSON): of an answer in one piece, which has no
+    events."""
 
     events: list[bytes]
     outcome: str
     summary: Summary
     error: errors.RillError | None = None
     text: str = ""
+    logprobs: bytes = b""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +80,7 @@ class _End(msgspec.Struct, frozen=True):
     summary: Summary
     error: dict[str, Any] | None  # see errors.as_dict
     text: str
+    logprobs: msgspec.Raw | UnsetType = UNSET
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -90,6 +94,7 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True):
 
 # Replicas of two versions read each other's entries and records: no field is renamed or left out. What a later version
 # adds is ignored, but for a Submit's fields: without them another text would come.
+_LATER = {"logprobs": None}  # fields of a Submit that came later: not written where they ask for nothing
 _encode = msgspec.json.Encoder().encode
 _entries, _records = msgspec.json.Decoder(_Entry), msgspec.json.Decoder(Record)
 
@@ -101,7 +106,8 @@ def encode_event(id: str, event: Event) -> bytes:
 
 def encode_end(id: str, end: End) -> bytes:
     error = None if end.error is None else errors.as_dict(end.error)
-    return _encode((id, _End([event.decode() for event in end.events], end.outcome, end.summary, error, end.text)))
+    events, logprobs = [event.decode() for event in end.events], msgspec.Raw(end.logprobs) if end.logprobs else UNSET
+    return _encode((id, _End(events, end.outcome, end.summary, error, end.text, logprobs)))
 
 
 def decode(id: str, payload: bytes) -> Event | End:
@@ -115,14 +121,16 @@ def decode(id: str, payload: bytes) -> Event | End:
             error = None if said.error is None else errors.from_dict(said.error)
         except KeyError as e:
             raise ValueError(f"not an error: {e}") from None
-        return End([event.encode() for event in said.events], said.outcome, said.summary, error, said.text)
+        events, logprobs = [event.encode() for event in said.events], bytes(said.logprobs or b"")
+        return End(events, said.outcome, said.summary, error, said.text, logprobs)
     if entry.phase is None:
         raise ValueError("an event without its phase")
     return Event(said.encode(), entry.tokens, entry.phase)
 
 
 def encode_record(record: Record) -> bytes:
-    return _encode(asdict(record) | {"submit": asdict(record.submit)})  # without the tag that it has as a frame
+    submit = {name: value for name, value in asdict(record.submit).items() if value != _LATER.get(name, UNSET)}
+    return _encode(asdict(record) | {"submit": submit})  # without the tag that it has as a frame
 
 
 def decode_record(body: bytes) -> Record:

@@ -159,10 +159,10 @@ class Live:
                 stream.prefill(n_done, n_prompt, now)
         last = {id: at for at, (id, *_) in enumerate(step.deltas)} if step.finished else {}
         ends = {last[finish.id] for finish in step.finished if finish.id in last}
-        for at, (id, tokens, text) in enumerate(step.deltas):
+        for at, (id, tokens, said) in enumerate(step.deltas):
             if stream := made(id):
                 self._recovery.proves(id)
-                stream.delta(tokens, text, now, is_last=at in ends)
+                stream.delta(tokens, said, now, is_last=at in ends)
         for finish in step.finished:
             if (stream := made(finish.id)) and stream.finish(finish, now):
                 self._ended(stream)

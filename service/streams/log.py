@@ -8,6 +8,7 @@ from typing import Protocol
 
 from service.dialects import sse
 from service.dialects.events import Dialect
+from service.protocol.said import Said, text_of
 
 
 class Listener(Protocol):
@@ -37,7 +38,7 @@ class EventLog(list[bytes]):
         self.readers: list[Listener] = []
         self.n_visible = 0  # events that readers may have
         self.is_durable = False  # these are in the store; else these are all events
-        self.n_bytes = 0  # of the events, or of an answer in one piece
+        self.n_bytes = 0  # of the events
         self.n_sent = 0  # events that some reader was sent
         self._grown: Callable[[], None] | None = None
         self._wire_id = id.encode()
@@ -52,12 +53,10 @@ class EventLog(list[bytes]):
         if body:
             self.add(retry + sse.block(self._wire_id, len(self), self._checksum, body), weight)
 
-    def say_text(self, dialect: Dialect, text: str, weight: int) -> None:
+    def say_text(self, dialect: Dialect, said: str | Said, weight: int) -> None:
         """Log a delta of n = weight tokens."""
-        self._checksum = zlib.crc32(text.encode(), self._checksum)
-        body = dialect.delta(text)
-        self.n_bytes += 0 if body else len(text)  # the dialect keeps it
-        self.say(body, weight)
+        self._checksum = zlib.crc32(text_of(said).encode(), self._checksum)
+        self.say(dialect.delta(said), weight)
 
     def add(self, event: bytes, weight: int) -> None:
         """Log an event as it stands."""

@@ -24,6 +24,7 @@ class GenerationRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None  # of each token, and of this many of the likeliest ones
     model: str | None = None
 
     def times(self, n: int) -> list[GenerationRequest]:
@@ -47,6 +48,7 @@ class GenerationRequest:
             max_tokens=self.max_tokens,
             stop=list(self.stop),
             ignore_eos=self.ignore_eos,
+            logprobs=self.logprobs,
             asked_at=asked_at,
             tenant=tenant,
             pace=pace,

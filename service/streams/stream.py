@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from service.dialects.events import Dialect, Phase, Status, Summary
 from service.errors import RillError
 from service.protocol.frames import Finish, Submit
+from service.protocol.said import Said
 from service.streams.admission import Ticket
 from service.streams.log import EventLog
 from service.streams.phases import INTO, TABLE, Event
@@ -64,7 +65,7 @@ class Stream:
         self.dialect = dialect
         self._retry, self._gap = retry, gap
         self._n_held = 0  # tokens without their text so far
-        self._last_words: tuple[str, int] | None = None  # text that came with its end, and its tokens
+        self._last_words: tuple[str | Said, int] | None = None  # text that came with its end, and its tokens
         self.n_lives = 0  # engines it was sent to
         self.exact: bool | None = None  # whether they all promise that the same request gives the same text
 
@@ -107,7 +108,7 @@ class Stream:
             self.n_prompt = n_prompt
             self.log.say(self.dialect.status(self._thinking(n_done)))
 
-    def delta(self, tokens: list[int], text: str, now: float, *, is_last: bool = False) -> None:
+    def delta(self, tokens: list[int], said: str | Said, now: float, *, is_last: bool = False) -> None:
         """These tokens came, and made this text deliverable (which may be none yet).
 
         is_last: the finish that follows made some of it deliverable, so the text is part of the end: a continuation
@@ -120,14 +121,14 @@ class Stream:
             self.log.say(self.dialect.status(Status(Phase.ANSWERING)))
         self.tokens += tokens
         self._n_held += len(tokens)
-        if text:
+        if said:
             if (gap_s := self.times.delta(now)) > 0:
                 self._gap(gap_s)
             weight, self._n_held = self._n_held, 0
             if is_last:
-                self._last_words = text, weight
+                self._last_words = said, weight
             else:
-                self.log.say_text(self.dialect, text, weight)
+                self.log.say_text(self.dialect, said, weight)
 
     def finish(self, finish: Finish, now: float) -> bool:
         """The engine has finished it."""
@@ -192,13 +193,11 @@ class Stream:
         self.log.show()
 
     def copy_end(
-        self, events: list[bytes], outcome: str, summary: Summary, error: RillError | None, text: str, now: float
+        self, events: list[bytes], outcome: str, summary: Summary, error: RillError | None, now: float
     ) -> None:
         """Another replica logged its end: its last events, and its summary."""
         if self._end(outcome, summary, error, now):
             self.n_prompt = summary.n_prompt
-            if text:
-                self.dialect.delta(text)
             for event in events:
                 self.log.add(event, 0)
             self.accepted = True

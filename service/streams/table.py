@@ -125,4 +125,5 @@ class StreamTable:
 
 def kept_bytes(stream: Stream) -> int:
     """Its approximate memory after its end."""
-    return STREAM_BYTES + stream.log.n_bytes + EVENT_BYTES * len(stream.log) + TOKEN_BYTES * len(stream.tokens)
+    n_bytes = stream.log.n_bytes + stream.dialect.n_kept
+    return STREAM_BYTES + n_bytes + EVENT_BYTES * len(stream.log) + TOKEN_BYTES * len(stream.tokens)

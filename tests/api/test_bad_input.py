@@ -223,10 +223,6 @@ UNSUPPORTED: list[tuple[str, Any]] = [
     ("response_format", {"type": "json_object"}),
     ("response_format", {"type": "json_schema", "json_schema": {}}),
     ("response_format", "text"),
-    ("logprobs", True),
-    ("logprobs", 3),
-    ("logprobs", 0),
-    ("top_logprobs", 2),
     ("echo", True),
     ("suffix", "end"),
     ("modalities", ["audio"]),
@@ -281,7 +277,7 @@ async def test_what_is_not_supported_is_named(serve: Serve) -> None:
         for name, value in UNSUPPORTED:
             answer = await refused(service, "POST", path, json={**(CHAT if "chat" in path else PROMPT), name: value})
             assert answer == (400, "unsupported_parameter", name), (name, value)
-    for query in ("n=2", "guided_regex=x", "suffix=x", "min_tokens=5", "logprobs=true"):
+    for query in ("n=2", "guided_regex=x", "suffix=x", "min_tokens=5"):
         answer = await refused(service, "GET", f"/stream?prompt=a&{query}")
         assert answer == (400, "unsupported_parameter", query.partition("=")[0])
     assert service.engine.submitted == []

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.dialects.events import Phase, Status, Summary
-from service.dialects.openai import Answer, Chunks, Kind, Whole
+from service.dialects.logprobs import Kind
+from service.dialects.openai import Answer, Chunks, Whole
 from service.errors import EngineCrash
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

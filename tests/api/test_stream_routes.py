@@ -10,6 +10,7 @@ import pytest
 
 from service.api.server import SEND_BUFFER_BYTES
 from service.protocol.frames import Rejected, Step
+from service.protocol.said import Said
 from tests.conftest import Serve, Service
 from tests.events import Event, numbers, parse, text
 from tests.fakes import STORY, Clock, turns
@@ -574,7 +575,9 @@ async def test_streams_do_not_mix(serve: Serve) -> None:
     for submit in submits:
         service.engine.accept(submit.id)
     for turn in range(5):
-        deltas = [(s.id, [turn], f"{s.messages[0]['content']}:{turn} ") for s in submits if s.messages]
+        deltas: list[tuple[str, list[int], str | Said]] = [
+            (s.id, [turn], f"{s.messages[0]['content']}:{turn} ") for s in submits if s.messages
+        ]
         service.engine.say(Step(deltas=deltas, n_running=64, n_batch=64))
         await asyncio.sleep(0)
     for submit in submits:

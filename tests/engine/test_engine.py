@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from service.engine.sequences.text import Text
 from service.engine.token_sampling import QUICK_S
 from service.engine.tuning import Tuning
 from service.protocol.frames import Finish, Rejected, Step
+from service.protocol.said import TokenLogprob, text_of
 from service.protocol.sampling import Sampling
 from tests.engine.conftest import MakeContext
 from tests.patience import PATIENCE_S
@@ -49,11 +50,18 @@ class Request:
     max_tokens: int = 40
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    n_logprobs: int | None = None
 
     def sequence(self, model: Model) -> Seq:
         tokens = model.tokenize(self.prompt, add_special=True, parse_special=True)
-        text = Text(self.stop)
-        return Seq(id=self.id, tokens=tokens, n_prompt=len(tokens), max_tokens=self.max_tokens, text=text)
+        return Seq(
+            id=self.id,
+            tokens=tokens,
+            n_prompt=len(tokens),
+            max_tokens=self.max_tokens,
+            text=Text(self.stop),
+            n_logprobs=self.n_logprobs,
+        )
 
     def sampler(self, model: Model) -> Sampler | Argmax:
         return make(model, self.sampling, ignore_eos=self.ignore_eos)
@@ -66,6 +74,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     cuts: list[int] = field(default_factory=list)  # tokens in each delta
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: Finish | None = None
 
     @property
@@ -92,10 +101,11 @@ class Driver:
     def step(self) -> Step:
         step = self.engine.step()
         self.steps.append(step)
-        for id, tokens, text in step.deltas:
+        for id, tokens, said in step.deltas:
             assert self.answers[id].finish is None, "nothing comes after the end"
             self.answers[id].tokens += tokens
-            self.answers[id].text += text
+            self.answers[id].text += text_of(said)
+            self.answers[id].logprobs += [] if isinstance(said, str) else said.logprobs
             self.answers[id].cuts.append(len(tokens))
         for finish in step.finished:
             assert self.answers[finish.id].finish is None, "one end each"
@@ -329,6 +339,47 @@ def test_continued_as_uninterrupted(model: Model, make_context: MakeContext, aft
             replace_times(rest[id].finish, whole[id].finish),
             whole[id].reason,
         )
+
+
+def test_log_probabilities_of_every_token(model: Model, make_context: MakeContext) -> None:
+    """Each generated token has its own, under its text and offset: in any batch, without changing a token."""
+    context = exact(make_context, model)
+    plain = each_alone(model, context, mixed())
+    requests = [replace(r, n_logprobs=i % 4) for i, r in enumerate(mixed())]
+    ends = {model.text_of(token) for token in model.end_tokens}
+    alone = each_alone(model, context, requests)
+    together = run(model, context, *requests)
+    for r in requests:
+        answer = alone[r.id]
+        assert answer.tokens == plain[r.id].tokens
+        assert together[r.id].logprobs == answer.logprobs
+        its_own = [one for one in answer.logprobs if one.piece is not None or one.token not in ends]
+        assert [one.piece or b"" for one in its_own] == [model.piece(t) for t in answer.tokens]
+        assert len(answer.logprobs) - len(its_own) <= (answer.reason == "stop")
+        assert {len(one.top) for one in answer.logprobs} <= {r.n_logprobs}
+        assert [one.offset for one in its_own] == offsets(model, answer.tokens)
+
+
+def offsets(model: Model, tokens: Iterable[int]) -> list[int]:
+    """Whole characters before each token."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    ends = list(accumulate(len(decoder.decode(model.piece(token))) for token in tokens))
+    return [0, *ends][: len(ends)]
+
+
+def test_log_probabilities_continue(model: Model, make_context: MakeContext) -> None:
+    """After an interruption they are those of an uninterrupted run, offsets included."""
+    request = Request("a", "x", WARM, max_tokens=60, ignore_eos=True, n_logprobs=3)
+    whole = run(model, exact(make_context, model), request)["a"]
+    driver = Driver(model, exact(make_context, model))
+    driver.submit(request)
+    driver.run(until=lambda: len(driver.answers["a"].tokens) >= 20)
+    first = driver.answers["a"]
+    sequence = request.sequence(model)
+    sequence.go_on(first.tokens, [model.piece(t) for t in first.tokens])
+    other = Driver(model, exact(make_context, model))
+    other.engine.submit(sequence, request.sampler(model))
+    assert first.logprobs + other.run()["a"].logprobs == whole.logprobs
 
 
 def test_continued_after_its_last_token(model: Model, make_context: MakeContext) -> None:

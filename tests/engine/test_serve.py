@@ -22,6 +22,7 @@ from service.engine.serve import FrontConnection, Hearing, Work, _next
 from service.protocol.codec import MAX_FRAME_BYTES, Decoder, encode
 from service.protocol.frames import Accepted, Beat, Build, Cancel, Fatal, Finish, Loading, Ready, Rejected, Step, Submit
 from service.protocol.options import Options
+from service.protocol.said import text_of
 from service.protocol.sampling import Sampling
 from tests.engine.child import ROOT, Child
 from tests.patience import PATIENCE_S
@@ -55,10 +56,10 @@ def follow(child: Child, *ids: str) -> dict[str, tuple[list[int], str, Finish]]:
     ends: dict[str, Finish] = {}
     while len(ends) < len(ids):
         step = child.wait_for(Step)
-        for id, new, text in step.deltas:
+        for id, new, said in step.deltas:
             if id in texts:
                 tokens[id] += new
-                texts[id] += text
+                texts[id] += text_of(said)
         ends |= {f.id: f for f in step.finished if f.id in ids}
     return {id: (tokens[id], texts[id], ends[id]) for id in ids}
 

@@ -31,6 +31,7 @@ from service.protocol.frames import (
     Submit,
 )
 from service.protocol.options import Options
+from service.protocol.said import Candidate, Said, TokenLogprob
 from service.protocol.sampling import MAX_FLOAT, Sampling
 
 TO_ENGINE: list[type[Any]] = [Options, Submit, Cancel]
@@ -59,7 +60,8 @@ def frames(cls: type[Any]) -> st.SearchStrategy[Any]:
 
 
 st.register_type_strategy(float, st.floats(-MAX_FLOAT, MAX_FLOAT))
-st.register_type_strategy(Sampling, frames(Sampling))
+for inner in (Sampling, Candidate, TokenLogprob, Said):
+    st.register_type_strategy(inner, frames(inner))
 any_frame: st.SearchStrategy[Any] = st.sampled_from(FRAMES).flatmap(frames)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from msgspec.structs import replace
 from service import errors
 from service.dialects import codec as dialects
 from service.dialects.events import Dialect, Phase
+from service.dialects.logprobs import Kind
 from service.dialects.native import Native
 from service.dialects.openai import Answer, Chunks, Whole
 from service.errors import EngineCrash, QueueTimeout
@@ -27,7 +30,7 @@ from service.replication.records import (
     encode_record,
     settled,
 )
-from tests.fakes import SUMMARY
+from tests.fakes import SUMMARY, said
 
 RECORD = Record(
     submit=Submit(id="a", sampling=Sampling(seed=7), messages=[{"role": "user", "content": "hi"}], stop=["x"]),
@@ -55,6 +58,8 @@ def test_an_end_is_decoded() -> None:
     assert end == decode("a", encode_end("a", end))
     with pytest.raises(ValueError, match="another stream"):
         decode("b", encode_end("a", end))
+    more = dataclasses.replace(end, logprobs='{"content":[{"token":"✨"}],"refusal":null}'.encode())
+    assert more == decode("a", encode_end("a", more))
 
 
 @pytest.mark.parametrize("error", [EngineCrash("gone", retry_after_s=5.0), QueueTimeout("late", param="p")])
@@ -112,6 +117,8 @@ def test_versions_read_each_other() -> None:
         "model": "digest",
         "key": "t:k",
     }
+    wanting = replace(RECORD, submit=replace(RECORD.submit, logprobs=0))
+    assert decode_record(encode_record(wanting)) == wanting
     biased = replace(RECORD, submit=replace(RECORD.submit, sampling=Sampling(seed=7, logit_bias=((5, None),))))
     assert decode_record(json.dumps(stored | {"of_later": 1}).encode()) == biased
     written = json.loads(encode_record(biased))
@@ -164,6 +171,19 @@ def test_a_dialect_is_decoded(dialect: Dialect) -> None:
     assert back.done(SUMMARY) == dialect.done(SUMMARY)
     if isinstance(dialect, Whole) and isinstance(back, Whole):
         assert back.body(SUMMARY) == dialect.body(SUMMARY)
+    assert back.delta(said("x", 2)) == dialect.delta(said("x", 2))
+
+
+@pytest.mark.parametrize("kind", ["chat", "text"])
+def test_an_answer_in_one_piece_is_restored(kind: Kind) -> None:
+    """With its text and log-probabilities, from what is stored of it."""
+    answer = Answer(kind, model="m", fingerprint="f")
+    original, restored = Whole(answer), Whole(answer)
+    for text in ("Once", " upon"):
+        original.delta(said(text, 2))
+    restored.restore(original.text, original.logprobs)
+    assert orjson.dumps(restored.body(SUMMARY)) == orjson.dumps(original.body(SUMMARY))
+    assert b'"Once"' in restored.logprobs
 
 
 @pytest.mark.parametrize("values", [{}, {"name": "klingon"}, {"name": "chunks"}, {"name": "whole", "answer": {"x": 1}}])

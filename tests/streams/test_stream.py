@@ -16,7 +16,7 @@ from service.streams.admission import Admission
 from service.streams.phases import TABLE
 from service.streams.stream import Stream
 from tests.events import Event, numbers, parse, text
-from tests.fakes import finish
+from tests.fakes import finish, said
 
 ID = "0123456789abcdef" * 2
 
@@ -195,6 +195,22 @@ def test_events_that_no_reader_had_are_taken_back() -> None:
     assert one.dialect is dialect
     one.delta([4], "c", 104.0)
     assert sse.checksum(one.log[-1]) == zlib.crc32(b"ac")
+
+
+def test_log_probabilities_come_with_their_text() -> None:
+    """In one event, whose id has the checksum of the text alone; those of tokens without text come at the end."""
+    one, plain = stream(), stream()
+    for each in (one, plain):
+        each.accept(3, 0.0)
+    plain.delta([1], "a", 101.0)
+    one.delta([1], said("a", 2), 101.0)
+    assert sse.head(one.log[-1]) == sse.head(plain.log[-1])
+    assert [len(entry["top_logprobs"]) for entry in events(one)[-1].json()["logprobs"]] == [2]
+    one.delta([2], said("", 0), 102.0, is_last=True)
+    one.finish(finish(ID), 102.0)
+    last, done = events(one)[-2:]
+    assert (last.json()["text"], len(last.json()["logprobs"]), done.name) == ("", 1, "done")
+    assert one.log.weights[-2:] == [1, 0]
 
 
 def test_the_end_is_reported_once_and_frees_the_ticket() -> None:

@@ -14,7 +14,7 @@ from service.protocol.sampling import Sampling
 from service.streams.admission import Admission
 from service.streams.stream import Stream
 from service.streams.table import TABLE, Move, Role, StreamTable, kept_bytes
-from tests.fakes import finish
+from tests.fakes import finish, said
 
 
 def ended(id: str, at: float) -> Stream:
@@ -120,10 +120,11 @@ def test_a_live_stream_without_a_reader_is_returned() -> None:
 
 
 @pytest.mark.parametrize("kind", ["native", "chunks", "whole"])
+@pytest.mark.parametrize("n_logprobs", [None, 3])
 @pytest.mark.parametrize("n_tokens", [1, 300])
-def test_all_memory_of_ended_streams_is_counted(kind: str, n_tokens: int) -> None:
-    """Events, tokens and non-streamed answers are counted to within a third of the memory they use. A prompt is not
-    kept."""
+def test_all_memory_of_ended_streams_is_counted(kind: str, n_tokens: int, n_logprobs: int | None) -> None:
+    """Events, tokens and non-streamed answers are counted to within a third of the memory they use, log-probabilities
+    included. A prompt is not kept."""
 
     def dialect() -> Dialect:
         answer = Answer("chat", "a model", "fingerprint")
@@ -138,7 +139,7 @@ def test_all_memory_of_ended_streams_is_counted(kind: str, n_tokens: int) -> Non
         stream = Stream(submit=submit, dialect=dialect(), ticket=ticket, route="/stream", arrived_at=0.0)
         stream.accept(3, 0.0)
         for i in range(n_tokens):
-            stream.delta([1000 + i], f" word {i}", 0.1 * i)
+            stream.delta([1000 + i], said(f" word {i}", n_logprobs), 0.1 * i)
         stream.finish(finish(id), 100.0)
         streams.move(stream, "end")
 

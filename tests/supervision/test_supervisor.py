@@ -13,6 +13,7 @@ import pytest
 from service.protocol.deaths import Kind
 from service.protocol.frames import Accepted, Ready, Rejected, Started, Step, Submit
 from service.protocol.options import Options
+from service.protocol.said import text_of
 from service.protocol.sampling import Sampling
 from service.supervision.supervisor import (
     CRASH_WINDOW_S,
@@ -69,7 +70,7 @@ class Sink:
 
     def text(self, id: str) -> str:
         steps = [what for what in self.received if isinstance(what, Step)]
-        return "".join(text for step in steps for of, _, text in step.deltas if of == id)
+        return "".join(text_of(said) for step in steps for of, _, said in step.deltas if of == id)
 
 
 async def prepare() -> Options:

@@ -76,6 +76,7 @@ class Inbox:
             tenant=submit.tenant,
             scope="" if self._is_shared else submit.tenant,
             pace=submit.pace,
+            n_logprobs=submit.logprobs,
             is_owed=submit.is_owed,
             accepted_at=now,
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from service.engine.llama.context import Context
 from service.engine.llama.sampler_chain import Candidates
 from service.engine.sampling.gbnf_parser import GrammarError
+from service.engine.sampling.logprobs import Distribution, Ranked
 from service.engine.sampling.sampler import Argmax, Sampler
 
 # Below, building and scanning the array of all candidates takes less time than waking a thread (about 50 us).
@@ -27,11 +28,18 @@ class Draw(NamedTuple):
     """Rows of one sequence in one decode: the one from which its next token is sampled, then one for each draft.
 
     `first` is the batch index of that one; the others follow it. A draft was decoded as if it were the next token.
+    n_logprobs: of how many of the likeliest tokens the log-probabilities are wanted, in addition to the token's own.
     """
 
     sampler: Sampler | Argmax
     first: int
     drafts: Sequence[int] = ()
+    n_logprobs: int | None = None
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is not worth another thread."""
+        return self.sampler.is_quick and self.n_logprobs is None
 
     def logits(self, context: Context) -> list[NDArray[np.float32]]:
         """The logits of its rows, valid until the next decode. Raises LlamaError where there are none."""
@@ -44,6 +52,7 @@ class Drawn:
 
     tokens: list[int]
     error: GrammarError | None = None
+    logprobs: list[Ranked] = field(default_factory=list)  # of each token, if they are wanted
     each_s: float = field(default=0.0, compare=False)  # CPU time for one token
 
 
@@ -66,7 +75,7 @@ class ParallelSampler:
             for i in indices:
                 drawn[i] = draw(runs[i], logits[i], candidates)
 
-        slow = [i for i, run in enumerate(runs) if not run.sampler.is_quick and self._n_vocab >= MIN_N_VOCAB]
+        slow = [i for i, run in enumerate(runs) if not run.is_quick and self._n_vocab >= MIN_N_VOCAB]
         n_threads = min(self._n_threads, len(slow))
         if n_threads < 2:
             take(iter(range(len(runs))), self._candidates[0])
@@ -90,12 +99,16 @@ class ParallelSampler:
 def draw(run: Draw, logits: Sequence[NDArray[np.float32]], candidates: Candidates) -> Drawn:
     """Sample token by token, for as long as drafts are accepted: logits after a rejected one are of no use."""
     tokens: list[int] = []
+    logprobs: list[Ranked] = []
     began = time.thread_time()
     try:
         for i, row in enumerate(logits):
+            before = None if run.n_logprobs is None else Distribution(row, run.n_logprobs)
             tokens.append(run.sampler.draw(row, candidates))
+            if before:
+                logprobs.append(before.of(tokens[-1]))
             if i < len(run.drafts) and tokens[-1] != run.drafts[i]:
                 break
     except GrammarError as e:
-        return Drawn(tokens, e)
-    return Drawn(tokens, each_s=(time.thread_time() - began) / len(tokens))
+        return Drawn(tokens, e, logprobs)
+    return Drawn(tokens, logprobs=logprobs, each_s=(time.thread_time() - began) / len(tokens))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from service.engine.sequences.text import Text
 from service.protocol.frames import Finish, FinishReason
+from service.protocol.said import Said, TokenLogprob
 
 # How far a paced sequence runs ahead of its client before it pauses: enough to hide a few long steps.
 AHEAD_S = 1.0
@@ -30,6 +31,7 @@ class Sequence:
     tenant: str = ""  # charged for its time
     scope: str = ""  # it shares prefixes within the same scope only
     pace: float | None = None  # tokens a second that its client is sent
+    n_logprobs: int | None = None  # of how many of the likeliest tokens log-probabilities are wanted; None: of none
     passes: bool = False  # was admitted before one for which there was no room
     n_safe: int = 0  # tokens; until it has as many it is not preempted for another tenant
     draws_aside: bool = False  # its sampling may be slow: other sequences do not wait for it
@@ -47,6 +49,7 @@ class Sequence:
     n_delivered: int = 0  # tokens of the answer that the request came with
     finish_reason: FinishReason | None = None
     held: list[int] = field(default_factory=list)  # generated, but their text is not deliverable yet
+    held_logprobs: list[TokenLogprob] = field(default_factory=list)  # theirs, where wanted
     accepted_at: float = 0.0
     started_at: float = 0.0
     first_token_at: float = 0.0
@@ -114,6 +117,11 @@ class Sequence:
         """The tokens of the text that has just become deliverable."""
         held, self.held = self.held, []
         return held
+
+    def say(self, text: str) -> str | Said:
+        """The text that has just become deliverable, with the log-probabilities of its tokens where wanted."""
+        logprobs, self.held_logprobs = self.held_logprobs, []
+        return Said(text, logprobs) if logprobs else text
 
     def finish(self) -> Finish:
         """The frame for the front, once finish_reason is set."""

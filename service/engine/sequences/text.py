@@ -15,13 +15,16 @@ class Text:
         self._stop = [s for s in stop if s]
         self._held = ""
         self.stopped = False
+        self.n_characters = 0  # so far, also of what is held back
 
     def push(self, piece: bytes, final: bool = False) -> str:
         """The text that `piece` made sendable (broken UTF-8 as U+FFFD); with `final`, all whole characters that were
         held back."""
         if self.stopped:
             return ""
-        text = self._held + self._decoder.decode(piece)
+        decoded = self._decoder.decode(piece)
+        self.n_characters += len(decoded)
+        text = self._held + decoded
         if not self._stop:
             return text
         cut = min((at for s in self._stop if (at := text.find(s)) >= 0), default=-1)

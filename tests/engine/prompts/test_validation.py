@@ -14,6 +14,7 @@ import pytest
 from service.engine.prompts.validation import decode, misfit
 from service.protocol.codec import ProtocolError, encode
 from service.protocol.frames import Cancel, Finish, Frame, Rejected, Step, Submit
+from service.protocol.said import text_of
 from service.protocol.sampling import Sampling
 from tests.engine.child import Child
 from tests.patience import PATIENCE_S
@@ -156,8 +157,8 @@ class Ends:
         if isinstance(frame, Rejected):
             self.refused.append(frame.id)
         elif isinstance(frame, Step):
-            for id, _, text in frame.deltas:
-                self.texts[id] = self.texts.get(id, "") + text
+            for id, _, said in frame.deltas:
+                self.texts[id] = self.texts.get(id, "") + text_of(said)
             self.finished |= {finish.id: finish for finish in frame.finished}
 
 

@@ -13,6 +13,7 @@ from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.sampler_chain import Candidates
 from service.engine.sampling import parallel as drawing
 from service.engine.sampling.gbnf_parser import GrammarError
+from service.engine.sampling.logprobs import Distribution
 from service.engine.sampling.parallel import Draw, Drawn, ParallelSampler
 from service.engine.sampling.sampler import Argmax, make
 from service.protocol.sampling import Sampling
@@ -111,6 +112,22 @@ def test_several_runs(bpe: Model, draws: ParallelSampler) -> None:
     assert drawn[:3] == [Drawn(alone[:3]), Drawn(greedy[3:6]), Drawn(alone[:1])]
     assert drawn[3].tokens != greedy[6:7]
     assert draws.draw(rows, []) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampling", [*KINDS, replace(PLAIN, seed=9, logit_bias=((7, 50.0), (8, None)))])
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_log_probabilities_are_of_the_raw_logits(
+    bpe: Model, draws: ParallelSampler, sampling: Sampling, ignore_eos: bool
+) -> None:
+    """Each token of a run has those of its own row, whatever its sampler does; without changing what is drawn."""
+    rows = Rows(bpe.n_vocab, 4)
+    plain, asking = (make(bpe, sampling, ignore_eos=ignore_eos) for _ in range(2))
+    alone = [plain.draw(rows.logits(i), Candidates(bpe.n_vocab)) for i in range(4)]
+    (drawn,) = draws.draw(rows, [Draw(asking, 0, alone[:3], 2)])  # type: ignore[arg-type]
+    assert drawn.tokens == alone
+    assert drawn.logprobs == [Distribution(rows.logits(i), 2).of(token) for i, token in enumerate(alone)]
+    for sampler in (plain, asking):
+        sampler.close()
 
 
 def test_a_grammar_that_ends_in_the_middle(bpe: Model, draws: ParallelSampler) -> None:

@@ -38,6 +38,17 @@ def test_any_cut_of_any_bytes(data: bytes, cuts: list[int]) -> None:
     assert run(Text(), pieces_of(data, cuts)) == codecs.getincrementaldecoder("utf-8")("replace").decode(data)
 
 
+def test_its_length_so_far() -> None:
+    """All whole characters are counted, those that are held back as well."""
+    text = Text(["bc"])
+    assert [(text.push(piece), text.n_characters) for piece in (b"a", b"b", b"\xe2\x82", b"\xac")] == [
+        ("a", 1),
+        ("", 2),
+        ("", 2),
+        ("b\u20ac", 3),
+    ]
+
+
 def test_incomplete_character_waits() -> None:
     """No part of a character is sent before all of it is there; complete characters are sent at once."""
     fox = "\U0001f98a".encode()

@@ -109,6 +109,18 @@ def test_alone_as_without(model: Model, make_context: MakeContext) -> None:
     assert min(counts(driver)) > 100
 
 
+def test_log_probabilities_as_without(model: Model, make_context: MakeContext) -> None:
+    """A token that was decoded as a draft has the log-probabilities that it has without drafts."""
+    context = exact(make_context, model)
+    requests = [replace(r, n_logprobs=2) for r in mixed()]
+    alone = each_alone(model, context, requests)
+    driver = run(model, context, Oracle(alone), *requests)
+    assert {id: answer.logprobs for id, answer in driver.answers.items()} == {
+        id: answer.logprobs for id, answer in alone.items()
+    }
+    assert min(counts(driver)) > 100
+
+
 def repeating() -> list[Request]:
     """Repetitive prompts, for answers that may repeat, too."""
     prompts = ["the fox and " * 20, "Hello world. Hello world. Hello world. ", "a b c d " * 12]
