@@ -1,4 +1,5 @@
-"""The fields that ask for log-probabilities: chat completions and /stream have two, completions have one. Pure."""
+"""The fields that ask for log-probabilities: chat completions and /stream have two; completions have one, and `echo`.
+Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +23,16 @@ class ChatLogprobs(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
+    echo: Any = None
     logprobs: bool | None = None
     top_logprobs: Count | None = None
+
+    @field_validator("echo")
+    @classmethod
+    def _of_completions(cls, value: object) -> object:
+        if value not in (None, False, "false"):
+            raise ValueError("only /v1/completions can repeat the prompt")
+        return value
 
     @field_validator("top_logprobs")
     @classmethod
@@ -38,10 +47,11 @@ class ChatLogprobs(BaseModel):
 
 
 class TextLogprobs(BaseModel):
-    """Of how many of the likeliest tokens they are wanted."""
+    """Of how many of the likeliest tokens they are wanted; and of the prompt, if it is repeated before the answer."""
 
     model_config = ConfigDict(strict=True)
 
+    echo: bool | None = None
     logprobs: Annotated[Count | None, BeforeValidator(_or_none)] = None
     top_logprobs: Any = None
 

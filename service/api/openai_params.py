@@ -77,13 +77,25 @@ class TextRequest(TextLogprobs, Completion):
     """POST /v1/completions."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
+    max_tokens: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None  # 0: only the prompt, with echo
 
     def to_generations(self) -> list[GenerationRequest]:
-        """Each prompt's."""
+        """Each prompt's. Raises Invalid where neither prompt nor answer is wanted."""
+        if self.max_tokens == 0 and not self.echo:
+            raise Invalid(
+                "max_tokens: it must be 1 or more, or 0 with 'echo'; -1 or no value means no limit.", param="max_tokens"
+            )
+        echo = bool(self.echo)
         return [
-            self.generation(text=prompt) if isinstance(prompt, str) else self.generation(tokens=tuple(prompt))
+            self.generation(text=prompt, echo=echo)
+            if isinstance(prompt, str)
+            else self.generation(tokens=tuple(prompt), echo=echo)
             for prompt in self.prompt
         ]
+
+    @property
+    def _max_tokens(self) -> int | None:
+        return 0 if self.max_tokens == 0 else super()._max_tokens
 
 
 def refuse_too_long(body: dict[str, Any], n_ctx: int) -> None:

@@ -96,6 +96,7 @@ class Params(BaseModel):
         or_raw: bool = False,
         text: str | None = None,
         tokens: tuple[int, ...] | None = None,
+        echo: bool = False,
     ) -> GenerationRequest:
         """These parameters, for exactly one of the three kinds of prompt."""
         given = {name: getattr(self, name) for name in Sampling.__struct_fields__} | {
@@ -119,6 +120,7 @@ class Params(BaseModel):
             stop=tuple(self.stop or ()),
             ignore_eos=bool(self.ignore_eos),
             logprobs=self.n_logprobs,
+            echo=echo,
             model=self.model or None,
         )
 

@@ -35,7 +35,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "tool_choice": _is("none", "auto"),
     "function_call": _is("none", "auto"),
     "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
-    "echo": _is(False),
     "suffix": _is(""),
     "modalities": _is(["text"]),
     "audio": _nothing,

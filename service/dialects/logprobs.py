@@ -68,8 +68,10 @@ def _entry(one: TokenLogprob | Candidate) -> dict[str, Any]:
     return {"token": one.token, "logprob": one.logprob, "bytes": None if one.piece is None else list(one.piece)}
 
 
-def _by_text(one: TokenLogprob) -> dict[str, float]:
+def _by_text(one: TokenLogprob) -> dict[str, float] | None:
     """The likeliest tokens and the one that came. Of several with the same text the likeliest counts."""
+    if one.logprob is None:
+        return None
     found: dict[str, float] = {}
     for token, logprob in (*((other.token, other.logprob) for other in one.top), (one.token, one.logprob)):
         found.setdefault(token, logprob)

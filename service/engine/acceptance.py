@@ -20,8 +20,16 @@ def accept(model: Model, sequence: Sequence, drawn: Drawn, now: float, step: Ste
         if drawn.logprobs:
             sequence.held_logprobs.append(named(model, drawn.logprobs[at], sequence.text.n_characters))
         text = sequence.accept(token, model.piece(token), is_end, now)
-        if text or (sequence.finish_reason and (sequence.held or sequence.held_logprobs)):
-            step.deltas.append((sequence.id, sequence.take_held(), sequence.say(text)))
+        _deliver(sequence, text, step)
         if sequence.finish_reason:
             break
-    return len(drawn.tokens) - (drawn.error is None)
+    if not sequence.max_tokens:
+        sequence.finish_reason = "length"
+        _deliver(sequence, "", step)
+    return max(0, len(drawn.tokens) - (drawn.error is None))
+
+
+def _deliver(sequence: Sequence, text: str, step: Step) -> None:
+    """Make a delta where there is text, or an end that something was held until."""
+    if text or (sequence.finish_reason and sequence.holds):
+        step.deltas.append((sequence.id, sequence.take_held(), sequence.say(text)))

@@ -19,6 +19,7 @@ from service.engine.sampling.sampler import Argmax, Sampler
 from service.engine.scheduling.batch import Limits, Row
 from service.engine.scheduling.prefill_chunks import STEP_S, PrefillChunker
 from service.engine.scheduling.scheduler import Scheduler
+from service.engine.scoring import score
 from service.engine.sequences.sequence import Sequence
 from service.engine.step_report import count, moved
 from service.engine.token_sampling import TokenSampling
@@ -61,6 +62,7 @@ class Engine:
             n_batch=context.n_batch,
             most_rows=min(context.n_outputs_max, (context.n_tile or context.n_batch) - 1),
             n_tile=context.n_tile,
+            n_outputs=context.n_outputs_max,
         )
         self.scheduler = Scheduler(
             limits,
@@ -169,7 +171,10 @@ class Engine:
 
     def _compute(self, rows: list[Row], began: float, step: Step) -> None:
         """One llama_decode and the sampling after it. Raises NoRoom; nothing has changed then."""
-        drawn = self._sampling.draw(self._context, rows, self._decode(rows))
+        first = self._decode(rows)
+        drawn = self._sampling.draw(self._context, rows, first)
+        for row, index in zip(rows, first, strict=True):
+            score(self._model, self._context, row, index)
         now = self._clock()
         for row, what in zip(rows, drawn, strict=True):
             count(row, began, step)
@@ -185,8 +190,8 @@ class Engine:
         """The batch index of each row's first token with logits."""
         work = []
         for row in rows:
-            s, n_logits = row.sequence, 1 + len(row.drafts) if row.samples else 0
-            work.append((s.seq_id, s.n_past, [*s.tokens[s.n_past : s.n_past + row.n], *row.drafts], n_logits))
+            s = row.sequence
+            work.append((s.seq_id, s.n_past, [*s.tokens[s.n_past : s.n_past + row.n], *row.drafts], row.n_logits))
         if self._drafts is None or any(row.sequence.is_prefilling for row in rows):
             return self._context.decode(work)
         began = self._drafts.clock()

@@ -35,19 +35,24 @@ class TokenSampling:
         self._samplers[id] = sampler
 
     def draw(self, context: Context, rows: list[Row], first: list[int]) -> list[Drawn | None]:
-        """The tokens sampled after each row; None: it ends within its prompt, or its sampling has not finished."""
+        """The tokens sampled after each row; None: it ends within its prompt, or its sampling has not finished.
+
+        first: the batch index of each row's first token with logits.
+        """
         aside: list[tuple[Row, Draw]] = []
         here: list[tuple[Row, Draw]] = []
         several = len({row.sequence.tenant for row in rows}) > 1
         for row, index in zip(rows, first, strict=True):
-            if row.samples:
-                run = Draw(self._samplers[row.sequence.id], index, row.drafts, row.sequence.n_logprobs)
+            if row.samples and row.sequence.max_tokens:
+                at = index + row.n_logits - 1 - len(row.drafts)
+                run = Draw(self._samplers[row.sequence.id], at, row.drafts, row.sequence.n_logprobs)
                 is_aside = row.sequence.draws_aside or (several and row.sequence.draw_s > QUICK_S)
                 (aside if is_aside else here).append((row, run))
         for row, run in aside:
             self._aside.start(row.sequence.id, run, run.logits(context))
         found = self._parallel.draw(context, [run for _, run in here])
         drawn = {row.sequence.id: one for (row, _), one in zip(here, found, strict=True)}
+        drawn |= {row.sequence.id: Drawn([]) for row in rows if not row.sequence.max_tokens}
         if ids := [row.sequence.id for row, _ in aside]:
             self._aside.wait(ids)
             drawn |= self._aside.take(ids)

@@ -34,8 +34,9 @@ class _Frame(Struct, frozen=True, tag=str.lower, forbid_unknown_fields=True):
 class Submit(_Frame, frozen=True, kw_only=True):
     """Generate. Exactly one of `messages` (chat: the model's template applies), `text` and `tokens` (raw) is given.
 
-    `max_tokens` None means: up to the stream's limit, min(n_ctx, the model's). A generation that resumes after an
-    engine's death brings the tokens that its clients have: it continues after them as if nothing had happened.
+    `max_tokens` None means: up to the stream's limit, min(n_ctx, the model's); 0: the prompt is computed only. A
+    generation that resumes after an engine's death brings the tokens that its clients have: it continues after them as
+    if nothing had happened.
     """
 
     id: str
@@ -44,7 +45,7 @@ class Submit(_Frame, frozen=True, kw_only=True):
     or_raw: bool = False  # where the model has no chat template, the one message is the prompt as it stands
     text: str | None = None
     tokens: list[int] | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
     stop: list[str] = field(default_factory=list)
     ignore_eos: bool = False
     delivered: list[int] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Submit(_Frame, frozen=True, kw_only=True):
     pace: Annotated[float, Meta(gt=0, le=MAX_FLOAT)] | None = None
     is_owed: bool = False  # another replica had admitted it: it is queued before new requests
     logprobs: LogprobCount | None = None  # of each token, and of this many of the likeliest ones; None: none wanted
+    echo: bool = False  # repeat the prompt before the answer, with its log-probabilities if they are wanted
 
     @property
     def n_prompt_characters(self) -> int:

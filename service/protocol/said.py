@@ -18,7 +18,7 @@ class TokenLogprob(Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
     token: str
     piece: bytes | None
-    logprob: float
+    logprob: float | None  # None: a prompt's first token
     offset: int
     top: list[Candidate] = field(default_factory=list)
 

@@ -94,7 +94,7 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True):
 
 # Replicas of two versions read each other's entries and records: no field is renamed or left out. What a later version
 # adds is ignored, but for a Submit's fields: without them another text would come.
-_LATER = {"logprobs": None}  # fields of a Submit that came later: not written where they ask for nothing
+_LATER = {"logprobs": None, "echo": False}  # fields of a Submit that came later: not written where they ask for nothing
 _encode = msgspec.json.Encoder().encode
 _entries, _records = msgspec.json.Decoder(_Entry), msgspec.json.Decoder(Record)
 

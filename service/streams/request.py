@@ -25,6 +25,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None  # of each token, and of this many of the likeliest ones
+    echo: bool = False  # repeat the prompt before the answer
     model: str | None = None
 
     def times(self, n: int) -> list[GenerationRequest]:
@@ -49,6 +50,7 @@ class GenerationRequest:
             stop=list(self.stop),
             ignore_eos=self.ignore_eos,
             logprobs=self.logprobs,
+            echo=self.echo,
             asked_at=asked_at,
             tenant=tenant,
             pace=pace,

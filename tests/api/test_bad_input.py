@@ -223,7 +223,6 @@ UNSUPPORTED: list[tuple[str, Any]] = [
     ("response_format", {"type": "json_object"}),
     ("response_format", {"type": "json_schema", "json_schema": {}}),
     ("response_format", "text"),
-    ("echo", True),
     ("suffix", "end"),
     ("modalities", ["audio"]),
     ("audio", {"voice": "x"}),

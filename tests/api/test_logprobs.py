@@ -6,13 +6,15 @@ import asyncio
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
 from service.dialects.logprobs import entries, of_choice
-from service.protocol.said import Said
+from service.protocol.frames import Step
+from service.protocol.said import Said, TokenLogprob
 from tests.conftest import Serve, Service
 from tests.events import parse
-from tests.fakes import CHAT, PROMPT, STORY, said
+from tests.fakes import CHAT, PROMPT, STORY, finish, said
 
 # For each route what asks for two of the likeliest tokens.
 ASKING: list[tuple[str, dict[str, Any]]] = [
@@ -102,6 +104,28 @@ async def test_after_the_engines_death(serve: Serve, path: str, body: dict[str, 
         else:
             found = (await response.json())["choices"][0]["logprobs"]
     assert found == expected(path)
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_a_repeated_prompt(serve: Serve, is_streamed: bool) -> None:
+    """What lm-eval sends, and what it reads: one entry for each token of the prompt, null for the first, and one for
+    the generated one."""
+    service = await serve(by_hand=True)
+    body = {"prompt": [[5, 6]], "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0, "stream": is_streamed}
+    opening = asyncio.create_task(service.client.post("/v1/completions", json=body))
+    submit = await service.engine.submission()
+    assert (submit.tokens, submit.echo, submit.logprobs, submit.max_tokens) == ([5, 6], True, 1, 1)
+    service.engine.accept(submit.id)
+    both = [*(one for each in story(1)[:2] for one in each.logprobs)]
+    first = TokenLogprob("the", b"the", None, 0)
+    service.engine.say(Step(deltas=[(submit.id, [7], Said("the fox", [first, *both]))], finished=[finish(submit.id)]))
+    async with await opening as response:
+        raw = await response.read()
+    choices = [event.json()["choices"][0] for event in parse(raw)[:-1]] if is_streamed else orjson.loads(raw)["choices"]
+    (answer,) = (one for one in choices if one["text"])
+    assert answer["text"] == "the fox"
+    assert answer["logprobs"]["token_logprobs"] == [None, -0.5, -0.5]
+    assert answer["logprobs"]["top_logprobs"] == [None, {"Once": -0.5}, {" upon": -0.5}]
 
 
 async def test_openai_python_reads_them(serve: Serve) -> None:

@@ -42,6 +42,12 @@ def test_those_of_a_completion() -> None:
     assert of_choice("text", [TokenLogprob("x", b"x", -1.0, 0)])["top_logprobs"] == [{"x": -1.0}]
 
 
+def test_those_of_a_prompts_first_token() -> None:
+    """It has none: null in both lists, as OpenAI's API had it."""
+    found = of_choice("text", [TokenLogprob("<s>", None, None, 0)])
+    assert (found["token_logprobs"], found["top_logprobs"]) == ([None], [None])
+
+
 @pytest.mark.parametrize("kind", ["chat", "text"])
 def test_collected_from_deltas(kind: Kind) -> None:
     """They are those of all tokens at once, also where another replica continues from their JSON."""

@@ -7,6 +7,7 @@ import pytest
 from service.dialects import sse
 from service.dialects.events import Phase
 from service.dialects.native import Native
+from service.dialects.openai import Answer, Whole
 from service.replication.follower import Follower
 from service.replication.records import NOWHERE, End, Event, LogPosition, encode_end, encode_event
 from service.streams.stream import Stream
@@ -80,6 +81,18 @@ async def test_a_followed_stream_grows_with_its_log() -> None:
         await turns(lambda: world.ends == [world.stream])
     assert world.stream.log[:2] == [world.event(0, "a"), world.event(1, "b")]
     assert (world.stream.outcome, world.stream.summary, world.follower._places) == ("stop", SUMMARY, {})
+
+
+async def test_a_followed_answer_in_one_piece() -> None:
+    """Its text and log-probabilities come with its end, and its memory is counted."""
+    world, whole = World(), Whole(Answer("chat", model="m", fingerprint="f"))
+    world.stream.take_back(whole)
+    world.follower.add(world.stream, NOWHERE)
+    async with background(world.follower.run):
+        end = End([], "stop", SUMMARY, text="a b", logprobs=b'{"content":[]}')
+        world.store.put(world.stream.id, LogPosition(1, 1), encode_end(world.stream.id, end))
+        await turns(lambda: world.ends == [world.stream])
+    assert (whole.text, whole.logprobs, whole.n_kept) == ("a b", b'{"content":[]}', 17)
 
 
 async def test_a_stream_that_is_added_later_is_followed_at_once() -> None:

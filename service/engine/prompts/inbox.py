@@ -11,11 +11,16 @@ from service.engine.prompts.template import Prompts
 from service.engine.prompts.validation import misfit
 from service.engine.sampling.chain import is_rebuildable
 from service.engine.sampling.gbnf_parser import GrammarError
+from service.engine.sampling.logprobs import Ranked, named
 from service.engine.sampling.sampler import Argmax, Sampler, check_grammar, make
+from service.engine.sequences.echo import Echo
 from service.engine.sequences.sequence import Sequence
 from service.engine.sequences.text import Text
 from service.protocol.frames import Accepted, Rejected, Submit, too_long
 
+# Log-probabilities of one prompt, each token's own and the likeliest ones': its first event has them all, and the front
+# encodes it while no other stream is sent anything (measured: 55 ms).
+MAX_ECHOED = 1 << 14
 # A sequence ready to be scheduled, its sampler, and the frame for the front.
 Opened = tuple[Sequence, Sampler | Argmax, Accepted]
 
@@ -65,7 +70,9 @@ class Inbox:
         room = self.n_ctx_seq - len(tokens)
         if room < 1:
             return self._too_long(submit, len(tokens))
-        max_tokens = min(submit.max_tokens or room, room)
+        if submit.echo and (refused := self._too_much(submit)):
+            return refused
+        max_tokens = room if submit.max_tokens is None else min(submit.max_tokens, room)
         sequence = Sequence(
             id=submit.id,
             tokens=tokens,
@@ -80,6 +87,8 @@ class Inbox:
             is_owed=submit.is_owed,
             accepted_at=now,
         )
+        if submit.echo:
+            self._echo(sequence, submit)
         try:
             sequence.go_on(submit.delivered, [self._model.piece(token) for token in submit.delivered])
         except LlamaError as e:
@@ -91,6 +100,25 @@ class Inbox:
         if isinstance(sampler, Rejected):
             return sampler
         return sequence, sampler, Accepted(submit.id, sequence.n_prompt, max_tokens)
+
+    def _echo(self, sequence: Sequence, submit: Submit) -> None:
+        """Have it repeat its prompt, unless it has done so with its first tokens."""
+        echo = Echo(map(self._model.piece, sequence.tokens), submit.text)
+        sequence.text.n_characters = len(echo.text)
+        if not submit.delivered:
+            sequence.echo = echo
+            if submit.logprobs is not None:  # the first token has none: no logits come before it
+                sequence.held_logprobs.append(named(self._model, Ranked(sequence.tokens[0], None, ()), 0))
+                sequence.n_unscored = sequence.n_prompt - 1
+
+    @staticmethod
+    def _too_much(submit: Submit) -> Rejected | None:
+        """Refuse more log-probabilities of a prompt than the front can take at once."""
+        n = 0 if submit.logprobs is None else len(submit.tokens or []) * (1 + submit.logprobs)
+        if n <= MAX_ECHOED:
+            return None
+        message = f"echo: {n} log-probabilities of the prompt are too many; at most {MAX_ECHOED} are possible."
+        return Rejected(submit.id, "invalid_request", message, "echo")
 
     def _sampler(self, submit: Submit) -> Sampler | Argmax | Rejected:
         biases = submit.sampling.logit_bias

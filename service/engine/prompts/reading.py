@@ -39,7 +39,8 @@ class Reading:
                 tokens = self._prompts.chat(submit.messages, submit.asked_at)
                 return replace(submit, messages=None, tokens=tokens, stop=[*submit.stop, *self._prompts.template.stop])
             if submit.text is not None:
-                return replace(submit, text=None, tokens=self._prompts.raw(submit.text))
+                text = submit.text if submit.echo else None
+                return replace(submit, text=text, tokens=self._prompts.raw(submit.text))
         except NoTemplate as e:
             return Rejected(submit.id, "no_chat_template", str(e), "messages")
         except GrammarError as e:

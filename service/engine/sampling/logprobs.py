@@ -19,10 +19,11 @@ N_DIGITS = 6  # after the point: float32 logits carry no more
 
 
 class Ranked(NamedTuple):
-    """A token, its log-probability, and those of the likeliest tokens, the likeliest first."""
+    """A token, its log-probability, and those of the likeliest tokens, the likeliest first. None: nothing came
+    before it."""
 
     token: int
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, float], ...]
 
 
@@ -45,7 +46,7 @@ class Distribution:
 
 
 def log_sum_exp(logits: NDArray[np.float32]) -> float:
-    """Of a row, in float64 from exponentials in float32: 0.2 ms for 152k."""
+    """Of a row, in float64 from exponentials in float32: 0.5 ms for 152k."""
     most = logits.max()
     with np.errstate(invalid="ignore"):  # of infinities and NaN comes NaN
         return float(most) + float(np.log(np.exp(logits - most).sum(dtype=np.float64)))

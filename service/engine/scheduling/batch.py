@@ -18,6 +18,7 @@ class Limits:
     n_batch: int  # tokens
     most_rows: int = 0  # of a decode with draft tokens
     n_tile: int | None = None  # see Batch.calls
+    n_outputs: int = 1 << 31  # tokens with logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,19 @@ class Row:
     """`n` pending tokens of a sequence, from its n_past on; `samples`: a token is sampled after the last of them.
 
     drafts: draft tokens, decoded after those (speculation/drafter.py).
+    n_scoring: how many of its last tokens need logits for the prompt's log-probabilities.
     """
 
     sequence: Sequence
     n: int
     samples: bool
     drafts: tuple[int, ...] = ()
+    n_scoring: int = 0
+
+    @property
+    def n_logits(self) -> int:
+        """How many of its last tokens need logits."""
+        return max(self.n_scoring, 1 + len(self.drafts) if self.samples else 0)
 
     @property
     def n_tokens(self) -> int:

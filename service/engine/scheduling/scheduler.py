@@ -238,6 +238,10 @@ class Scheduler:
         n = min(sequence.n_pending, room)
         if ends := [at for at in sequence.boundaries if at > sequence.n_past]:
             n = min(n, min(ends) - sequence.n_past)
+        if sequence.n_unscored:  # each running sequence needs one of the outputs
+            n_free = self.limits.n_outputs - len(self.running) - sum(row.n_scoring for row in batch.rows)
+            n = min(n, 1 + n_free)
         if n > 0:
-            batch.rows.append(Row(sequence, n, samples=n == sequence.n_pending))
+            samples, n_scoring = n == sequence.n_pending, sequence.n_scoring(n)
+            batch.rows.append(Row(sequence, n, samples, n_scoring=n_scoring))
         return max(n, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from service.engine.sequences.echo import Echo
 from service.engine.sequences.text import Text
 from service.protocol.frames import Finish, FinishReason
 from service.protocol.said import Said, TokenLogprob
@@ -50,6 +51,8 @@ class Sequence:
     finish_reason: FinishReason | None = None
     held: list[int] = field(default_factory=list)  # generated, but their text is not deliverable yet
     held_logprobs: list[TokenLogprob] = field(default_factory=list)  # theirs, where wanted
+    echo: Echo | None = None  # the prompt, to be repeated before the answer
+    n_unscored: int = 0  # tokens of the prompt with log-probabilities that are still to be computed
     accepted_at: float = 0.0
     started_at: float = 0.0
     first_token_at: float = 0.0
@@ -74,6 +77,16 @@ class Sequence:
     def is_decoding(self) -> bool:
         """Whether one token is pending, the last one generated."""
         return self.n_pending > 0 and not self.is_prefilling
+
+    @property
+    def holds(self) -> bool:
+        """Whether something of it is not delivered yet."""
+        return bool(self.held or self.held_logprobs or self.echo)
+
+    def n_scoring(self, n: int) -> int:
+        """Of its next n pending tokens, how many of the last need logits for the prompt's log-probabilities."""
+        first = self.n_prompt - 1 - self.n_unscored
+        return max(0, min(n, self.n_past + n - first)) if self.n_unscored else 0
 
     def ahead_s(self, now: float) -> float:
         """Seconds for which its client has tokens at its pace; below 0: it is due."""
@@ -119,8 +132,10 @@ class Sequence:
         return held
 
     def say(self, text: str) -> str | Said:
-        """The text that has just become deliverable, with the log-probabilities of its tokens where wanted."""
+        """The text that has just become deliverable, with what it has to be delivered with."""
         logprobs, self.held_logprobs = self.held_logprobs, []
+        if self.echo:
+            text, self.echo = self.echo.text + text, None
         return Said(text, logprobs) if logprobs else text
 
     def finish(self) -> Finish:

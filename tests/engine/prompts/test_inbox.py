@@ -55,6 +55,32 @@ def test_a_bare_text(inbox: Inbox, bpe: Model) -> None:
     assert sequence.tokens == bpe.tokenize("<|im_end|>fox", add_special=True, parse_special=False)
 
 
+def test_a_prompt_that_is_repeated(inbox: Inbox, bpe: Model) -> None:
+    """Its text comes before the answer's; its tokens have log-probabilities, but the first, if they are wanted."""
+    sequence, _ = opened(inbox, text="the fox", echo=True, logprobs=2, max_tokens=0)
+    assert sequence.echo is not None and sequence.echo.text == "the fox"
+    assert (sequence.max_tokens, sequence.n_unscored) == (0, sequence.n_prompt - 1)
+    assert [one.logprob for one in sequence.held_logprobs] == [None]
+    plain, _ = opened(inbox, tokens=sequence.tokens, echo=True)
+    assert plain.echo is not None and plain.echo.text == "the fox"
+    assert (plain.n_unscored, plain.held_logprobs) == (0, [])
+    again, _ = opened(inbox, text="the fox", echo=True, logprobs=2, delivered=[5])
+    assert (again.echo, again.n_unscored, again.held_logprobs) == (None, 0, [])
+
+
+def test_too_many_log_probabilities_of_a_prompt(bpe: Model) -> None:
+    """They would come in one event: 400, naming the field, the number and the limit."""
+    inbox = Inbox(bpe, n_ctx_seq=1 << 15)
+    assert refused(inbox, tokens=[5] * 1000, echo=True, logprobs=20) == Rejected(
+        "id",
+        "invalid_request",
+        "echo: 21000 log-probabilities of the prompt are too many; at most 16384 are possible.",
+        "echo",
+    )
+    opened(inbox, tokens=[5] * 8192, echo=True, logprobs=1)
+    opened(inbox, tokens=[5] * 20_000, echo=True)
+
+
 def test_a_continued_request(inbox: Inbox, bpe: Model) -> None:
     """The delivered tokens follow the prompt, count as generated, and are not sent again."""
     fox = bpe.tokenize(" fox", add_special=False, parse_special=False)

@@ -27,6 +27,8 @@ def test_a_text_and_a_chat_become_tokens(bpe: Model) -> None:
     read = reading(bpe)
     text = replace(SUBMIT, text="the fox")
     assert read(text) == replace(SUBMIT, tokens=bpe.tokenize("the fox", add_special=True, parse_special=False))
+    echoed = read(replace(text, echo=True))
+    assert isinstance(echoed, Submit) and echoed.text == "the fox"  # to be repeated as it was written
     chat = replace(SUBMIT, messages=[{"role": "user", "content": "hello"}])
     assert read(chat) == replace(SUBMIT, tokens=Prompts(bpe).chat([{"role": "user", "content": "hello"}]))
 

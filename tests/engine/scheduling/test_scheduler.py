@@ -1146,3 +1146,35 @@ def test_a_sequence_that_rests_without_cells_can_be_cancelled() -> None:
     carry_out(sch, 10.0)
     assert sch.remove(paced) == []
     assert not sch.resting
+
+
+def test_prompts_that_need_logits() -> None:
+    """A batch asks for no more logits than it may have, every step prefills something of them, and each of their tokens
+    but the last has its logits once."""
+    sch = Scheduler(
+        Limits(n_seq=4, n_batch=100, n_outputs=10),
+        Sharing(Cells(1000), Prefixes(Memory.CUTTABLE), 8),
+        n_chunk=lambda *_: 90,
+    )
+    sequences = [sequence(f"s{i}", 40, max_tokens=5) for i in range(4)]
+    for s in sequences[:3]:
+        s.n_unscored = s.n_prompt - 1
+    for s in sequences:
+        sch.add(s)
+    scored = dict.fromkeys([s.id for s in sequences], 0)
+    while sch.running or sch.waiting:
+        batch = sch.schedule()
+        assert 0 < sum(row.n_logits for row in batch.rows) <= 10
+        for row in batch.rows:
+            s = row.sequence
+            n_new = min(s.n_past + row.n, s.n_prompt - 1) - (s.n_past + row.n - row.n_scoring)
+            if row.n_scoring:
+                scored[s.id] += n_new
+                s.n_unscored -= n_new
+            sch.advance(row)
+            if row.samples:
+                s.tokens.append(2)
+                if s.n_generated >= s.max_tokens:
+                    sch.remove(s)
+    assert scored == {"s0": 39, "s1": 39, "s2": 39, "s3": 0}
+    assert [s.n_cached for s in sequences[:3]] == [0, 0, 0]
