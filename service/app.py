@@ -14,14 +14,12 @@ from aiohttp import web
 
 from service import __version__
 from service.api.access import Access
+from service.api.aliases import with_aliases
+from service.api.application import generating_routes
 from service.api.body import Bodies
-from service.api.choices import Choices
 from service.api.middleware import exchanges, on_prepare
-from service.api.openai_routes import OpenAIRoutes
 from service.api.ops_routes import OpsRoutes
 from service.api.page_routes import PageRoutes
-from service.api.resume import Resuming
-from service.api.stream_routes import StreamRoutes
 from service.errors import NotReady, ShuttingDown
 from service.logs import where
 from service.metrics.metrics import Metrics
@@ -121,29 +119,16 @@ class Rill:
         )
         app.on_response_prepare.append(on_prepare)
         app.on_response_prepare.append(access.on_prepare)
-        choices = Choices(self.directory, access)
-        resuming = Resuming(
+        routes = generating_routes(
             directory=self.directory,
             access=access,
-            choices=choices,
-            attached=lambda outcome: self.metrics.attaches.labels(outcome).inc(),
-        )
-        bodies = Bodies(settings.max_body_bytes)
-        stream = StreamRoutes(
-            directory=self.directory, access=access, resuming=resuming, choices=choices, bodies=bodies
-        )
-        openai = OpenAIRoutes(
-            directory=self.directory,
-            access=access,
-            resuming=resuming,
-            choices=choices,
+            bodies=Bodies(settings.max_body_bytes),
             loaded=lambda: self.engine.info,
-            bodies=bodies,
+            attached=lambda outcome: self.metrics.attaches.labels(outcome).inc(),
             version=__version__,
         )
         ops = OpsRoutes(readiness=self.readiness, metrics=self.metrics.exposition)
-        for routes in (stream, openai, ops, PageRoutes(WEB)):
-            app.add_routes(routes.routes())
+        app.add_routes([*routes, *with_aliases(ops.routes()), *PageRoutes(WEB).routes()])
         app.cleanup_ctx.append(self._run)
         return app
 

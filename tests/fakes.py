@@ -24,6 +24,7 @@ ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("/stream", PROMPT),
     ("/v1/chat/completions", {**CHAT, "stream": True}),
     ("/v1/completions", {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}),
+    ("/completion", {**PROMPT, "stream": True}),
 ]
 SUMMARY = Summary(
     finish_reason="stop",
@@ -59,6 +60,9 @@ def ready(**changes: Any) -> Ready:
         "n_layers_offloaded": 0,
         "gpu": "",
         "has_chat_template": True,
+        "chat_template": "{{ messages }}",
+        "bos": "<s>",
+        "eos": "</s>",
         "load_s": 0.1,
         "llama_cpp": "0.0.0",
     }

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
+from service.api.aliases import is_guarded
 from service.errors import Forbidden, ModelNotFound, Unauthorized
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -83,11 +84,11 @@ class Access:
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
 
     def middleware(self) -> Any:
-        """The checks of `check_site` for /stream and /v1, and the answer to a preflight."""
+        """The checks of `check_site` for guarded paths, and the answer to a preflight."""
 
         @web.middleware
         async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if request.path == "/stream" or request.path.startswith("/v1/"):
+            if is_guarded(request.path):
                 if request.method != hdrs.METH_OPTIONS:
                     self.check_site(request)
                 elif self.allowed_origin(request):

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from service import errors
 from service import logs as log
+from service.api.aliases import ALIASES
 from service.streams.stream import Stream
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -140,9 +141,9 @@ async def _apologise(exchange: Exchange) -> web.StreamResponse:
 
 
 def _template(request: web.Request) -> str:
-    """The route's template, never the path: a path may hold user input."""
+    """The route's template under its first name, never the path: a path may hold user input."""
     resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "unknown"
+    return ALIASES.get(resource.canonical, resource.canonical) if resource is not None else "unknown"
 
 
 def _log(request: web.Request, exchange: Exchange, duration_s: float) -> None:

@@ -8,34 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.fields import Whole
 from service.api.logprobs_params import ChatLogprobs, TextLogprobs
 from service.api.params import MAX_MESSAGES, Message, Params
+from service.api.prompts import Prompts
 from service.errors import ContextLengthExceeded, Invalid, Unsupported
 from service.protocol.frames import Ready, too_long
 from service.streams.choices import MAX_CHOICES, MAX_N
 from service.streams.request import GenerationRequest
-
-
-def _prompts(value: object) -> list[str | list[int]]:
-    """A text, token ids, or a list of these."""
-    if not (isinstance(value, list) and value and isinstance(value[0], str | list)):
-        return [_prompt(value)]
-    if len(value) > MAX_CHOICES:
-        raise ValueError(f"more than {MAX_CHOICES} prompts")
-    return [_prompt(one) for one in value]
-
-
-def _prompt(value: object) -> str | list[int]:
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, list) and value and set(map(type, value)) == {int}:
-        if not (min(value) >= 0 and max(value) < 2**31):
-            raise ValueError("a token id must be an integer of 0 or more")
-        return value
-    raise ValueError("it must be a string or a list of token ids, and not empty")
 
 
 class StreamOptions(BaseModel):
@@ -76,7 +58,7 @@ class ChatRequest(ChatLogprobs, Completion):
 class TextRequest(TextLogprobs, Completion):
     """POST /v1/completions."""
 
-    prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
+    prompt: Prompts
     max_tokens: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None  # 0: only the prompt, with echo
 
     def to_generations(self) -> list[GenerationRequest]:

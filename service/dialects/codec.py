@@ -6,12 +6,17 @@ from dataclasses import asdict
 from typing import Any
 
 from service.dialects.events import Dialect
+from service.dialects.llama_server import Completion, Deltas, WholeCompletion
 from service.dialects.native import Native
 from service.dialects.openai import Answer, Chunks, Whole
 
 
 def describe(dialect: Dialect) -> dict[str, Any]:
     """Values from which `make` builds an equal dialect."""
+    if isinstance(dialect, Deltas):
+        return {"name": "completion", "completion": asdict(dialect.completion)}
+    if isinstance(dialect, WholeCompletion):  # which is a Whole
+        return {"name": "whole_completion", "completion": asdict(dialect.completion)}
     if isinstance(dialect, Chunks):
         values = {"name": "chunks", "answer": asdict(dialect.answer), "include_usage": dialect.include_usage}
         return values | _index(dialect.index)
@@ -31,6 +36,10 @@ def make(values: dict[str, Any]) -> Dialect:
                 return Chunks(answer, include_usage=values["include_usage"], index=index)
             case "whole":
                 return Whole(Answer(**values["answer"]), index=values.get("index"))
+            case "completion":
+                return Deltas(Completion(**values["completion"]))
+            case "whole_completion":
+                return WholeCompletion(Completion(**values["completion"]))
     except (KeyError, TypeError) as e:
         raise ValueError(f"not a dialect: {e}") from None
     raise ValueError("an unknown dialect")

@@ -128,6 +128,9 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         weights=", ".join(f"{name} {n_mib:.0f} MiB" for name, n_mib in journal.buffers.items()),
         buffer_types=options.buffer_types,
         has_chat_template=inbox.template.render is not None,
+        chat_template=inbox.template.source,
+        bos=model.text_of(model.bos),
+        eos=model.text_of(model.eos),
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
     )

@@ -27,7 +27,7 @@ OUTCOMES: Final = (
     "engine_crash",
     "failed",
 )
-ROUTES: Final = ("/stream", "/v1/streams", "/v1/chat/completions", "/v1/completions")
+ROUTES: Final = ("/stream", "/v1/streams", "/v1/chat/completions", "/v1/completions", "/completion")
 
 # OpenTelemetry's recommended buckets (semantic conventions, GenAI metrics).
 TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)

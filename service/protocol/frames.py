@@ -128,6 +128,9 @@ class Ready(_Frame, frozen=True, kw_only=True):
     exact: bool = False  # a request's text is that of the same request run alone: in any batch, after any restart
     cpu: str = ""  # which of ggml's CPU variants was loaded, "native" where there is but one
     buffer_types: str = ""  # the CPU's, chosen by type of weights, as RILL_BUFFER_TYPES takes them
+    chat_template: str = ""  # its source, or the name of one of llama.cpp's; "": there is none
+    bos: str = ""  # how the vocabulary spells it; "": it has none
+    eos: str = ""
     weights: str = ""  # MiB of them by ggml's buffer type, and so by kernel: AMX, CPU_REPACK, CPU_Mapped, CUDA0
 
 

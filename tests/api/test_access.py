@@ -17,6 +17,12 @@ GUARDED: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/completions", {"json": PROMPT}),
     ("GET", "/v1/models", {}),
     ("GET", "/v1/models/scripted", {}),
+    ("POST", "/chat/completions", {"json": CHAT}),
+    ("POST", "/completions", {"json": PROMPT}),
+    ("POST", "/completion", {"json": PROMPT}),
+    ("GET", "/models", {}),
+    ("GET", "/models/scripted", {}),
+    ("GET", "/props", {}),
 ]
 
 
@@ -42,7 +48,7 @@ async def test_routes_that_do_work_require_a_key(serve: Serve, method: str, path
     )
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics"])
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/health", "/v1/health"])
 async def test_routes_that_need_no_key(serve: Serve, path: str) -> None:
     """The page, the health routes and the metrics are open."""
     service = await serve(api_keys="one")
@@ -147,7 +153,7 @@ async def test_a_preflight_is_answered_for_allowed_origins(serve: Serve) -> None
     service = await serve(allowed_origins="https://good.example")
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     headers = {"Origin": "https://good.example", **asked}
-    for path in ("/stream", "/v1/chat/completions", "/v1/streams/" + "0" * 32):
+    for path in ("/stream", "/v1/chat/completions", "/completion", "/completions", "/v1/streams/" + "0" * 32):
         async with service.client.options(path, headers=headers) as response:
             assert response.status == 204
             assert response.headers["Access-Control-Allow-Origin"] == "https://good.example"

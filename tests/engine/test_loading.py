@@ -43,7 +43,8 @@ def test_ready(bpe_path: Path) -> None:
     assert (ready.model, ready.n_ctx, ready.n_ctx_seq, ready.n_seq, ready.n_batch) == ("tiny", 2048, 1024, 4, 128)
     assert (ready.kv_type, ready.flash_attention, ready.n_threads) == ("bf16", "on", 1)
     assert ready.kv_bytes == 2048 * 2 * 2 * 64 * 2  # cells x layers x (K, V) x 2 heads of 32 x bytes
-    assert ready.has_chat_template
+    assert ready.has_chat_template and "messages" in ready.chat_template
+    assert (ready.bos, ready.eos) == ("<s>", "</s>")
     assert (ready.n_layers, ready.n_layers_offloaded) == (3, 0) or ready.gpu
     assert 0 < ready.load_s < 60
     assert ready.llama_cpp == llama.VERSION
@@ -151,9 +152,10 @@ def test_a_broken_template(write: Callable[..., Path]) -> None:
 
 def test_no_template(spm_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The front and the operator are told that a model has no template; one can be given by name."""
-    assert not loaded(spm_path).has_chat_template
+    without = loaded(spm_path)
+    assert (without.has_chat_template, without.chat_template) == (False, "")
     assert "engine: The model has no chat template" in capfd.readouterr().err
-    assert loaded(spm_path, chat_template="chatml").has_chat_template
+    assert loaded(spm_path, chat_template="chatml").chat_template == "chatml"
 
 
 def test_drafts_if_enabled_and_if_memory_can_be_cut(bpe_path: Path, write: Callable[..., Path]) -> None:

@@ -17,7 +17,8 @@ from tests.fuzz.values import BROKEN, POISON, VALUES, any_value, edges, text
 
 Field = tuple[bytes, bytes]
 CHAT, TEXT = b"/v1/chat/completions", b"/v1/completions"
-POSTS = (b"/stream", b"/v1/streams", CHAT, TEXT)
+CHATS, TEXTS = (CHAT, b"/chat/completions"), (TEXT, b"/completions", b"/completion")
+POSTS = (b"/stream", b"/v1/streams", *CHATS, *TEXTS)
 MODELS = {**TextRequest.model_fields, **ChatRequest.model_fields, **StreamRequest.model_fields}
 UNSUPPORTED = sorted({*HARMLESS, *HARMLESS_BESIDE})
 NAMES = sorted({*MODELS, *UNSUPPORTED, "stream", "stream_options", "user", "id", "tenant", "__proto__", ""})
@@ -31,9 +32,9 @@ DRY: Field = (b'"dry_multiplier"', b"1")
 def asked(rng: random.Random, kind: str, *wrong: Field, path: bytes | None = None) -> Request:
     """A request that would be valid but for these fields, which are at any place in it."""
     path = path or rng.choice(POSTS)
-    prompt = MESSAGES if path == CHAT or (path != TEXT and rng.random() < 0.3) else PROMPT
+    prompt = MESSAGES if path in CHATS or (path not in TEXTS and rng.random() < 0.3) else PROMPT
     fields = [f for f in (prompt, SHORT) if f[0] not in dict(wrong)] + list(wrong)
-    if path in (CHAT, TEXT) and rng.random() < 0.5:
+    if path in (*CHATS, *TEXTS) and rng.random() < 0.5:
         fields.append((b'"stream"', b"true"))
     rng.shuffle(fields)
     return Request(kind, target=path, fields=tuple(fields))

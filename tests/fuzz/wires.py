@@ -17,7 +17,8 @@ from tests.fuzz.values import any_value, text
 # (lists, not code: as many values a line as fit)
 PATHS = (
     b"/", b"/stream", b"/v1/models", b"/v1/models/a%2Fb", b"/healthz", b"/readyz", b"/health", b"/metrics",
-    b"/web/rill.js", *POSTS,
+    b"/v1/health", b"/models", b"/models/a%2Fb", b"/props", b"/version", b"/openapi.json", b"/docs", b"/web/rill.js",
+    *POSTS,
 )
 NOWHERE = (b"/web/", b"/v1/models/", b"*", b"x", b"//[", b"", b"/v1")
 TAILS = (

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.e2e
 InFrontOf = Callable[..., AbstractAsyncContextManager[Nginx]]
 SECRET = "whisper-7319"
 EVENT_STREAM = {"Accept": "text/event-stream"}
+ALIASES = ("/chat/completions", "/completions", "/completion")  # other names for what is below /v1/
 
 
 async def crashing(request: web.Request) -> web.StreamResponse:
@@ -59,6 +60,8 @@ def code_of(body: str | bytes) -> str:
         ("GET", "/stream?prompt=hi", {"Last-Event-ID": "s.3"}),
         ("GET", "/stream?prompt=hi&key=k", {"Accept-Encoding": "gzip, br"}),
         ("POST", "/v1/chat/completions", {"Accept-Encoding": "gzip"}),
+        ("POST", "/chat/completions", {"Accept-Encoding": "gzip"}),
+        ("POST", "/completion", {"Accept-Encoding": "gzip"}),
         ("GET", "/v1/streams/abc", {}),
     ],
 )
@@ -288,7 +291,7 @@ async def test_a_failed_generation_is_not_retried(in_front_of: InFrontOf, client
         assert len(one.asked) + len(two.asked) == 1
 
 
-@pytest.mark.parametrize("path", ["/stream", "/v1/chat/completions", "/v1/completions", "/v1/streams"])
+@pytest.mark.parametrize("path", ["/stream", "/v1/chat/completions", "/v1/completions", "/v1/streams", *ALIASES])
 async def test_a_failed_post_is_not_retried(path: str, in_front_of: InFrontOf, client: aiohttp.ClientSession) -> None:
     """A POST that a replica has received is never sent to another."""
     async with (
@@ -554,6 +557,9 @@ async def test_the_request_rate_of_one_address_is_limited(
             flood += await asyncio.gather(*(status("/stream") for _ in range(400)))
         assert {200, 429} == set(flood)
         assert len(service.asked) == 200 + flood.count(200)
+        for path in (*ALIASES, "/models", "/models/a", "/props"):
+            while 429 not in await asyncio.gather(*(status(path) for _ in range(100))):
+                pass
         while True:
             async with client.get(nginx.url + "/stream", headers={"Last-Event-ID": "s.5"}) as response:
                 assert response.status == 200

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from service import errors
 from service.dialects import codec as dialects
 from service.dialects.events import Dialect, Phase
+from service.dialects.llama_server import Completion, Deltas, WholeCompletion
 from service.dialects.logprobs import Kind
 from service.dialects.native import Native
 from service.dialects.openai import Answer, Chunks, Whole
@@ -162,10 +163,22 @@ def test_a_record_without_its_prompt() -> None:
 ANSWER = Answer("chat", model="m", fingerprint="f")
 
 
-@pytest.mark.parametrize("dialect", [Native(), Chunks(ANSWER, include_usage=True), Whole(ANSWER)])
+COMPLETION = Completion("m", n_ctx=9, settings={"top_p": 0.95, "samplers": ["top_p"]})
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        Native(),
+        Chunks(ANSWER, include_usage=True),
+        Whole(ANSWER),
+        Deltas(COMPLETION),
+        WholeCompletion(COMPLETION),
+    ],
+)
 def test_a_dialect_is_decoded(dialect: Dialect) -> None:
     """It makes the same events with the same text, ids and dates included."""
-    back = dialects.make(dialects.describe(dialect))
+    back = dialects.make(json.loads(json.dumps(dialects.describe(dialect))))
     assert type(back) is type(dialect)
     assert back.delta("x") == dialect.delta("x")
     assert back.done(SUMMARY) == dialect.done(SUMMARY)

@@ -49,6 +49,7 @@ class ChatTemplate:
     render: Render | None  # None: impossible
     stop: tuple[str, ...] = ()  # stop strings in addition to the model's end tokens
     note: str = ""  # what the operator should know of the choice
+    source: str = ""  # its text, or the name of one of llama.cpp's
 
 
 def choose(asked: str, vocabulary: Vocabulary) -> ChatTemplate:
@@ -63,7 +64,7 @@ def choose(asked: str, vocabulary: Vocabulary) -> ChatTemplate:
     if name in llama.builtin_templates():
         return _builtin(name)
     try:
-        return ChatTemplate(_jinja(source, vocabulary))
+        return ChatTemplate(_jinja(source, vocabulary), source=source)
     except TemplateError as e:
         return _recognised(source, str(e))
 
@@ -80,8 +81,9 @@ def _asked(asked: str, vocabulary: Vocabulary) -> ChatTemplate:
     if not own and asked in llama.builtin_templates():
         return _builtin(asked)
     with _blamed():
-        render = _jinja(own or _read(asked), vocabulary)
-    return ChatTemplate(render, stop=() if own else _ends(render))
+        source = own or _read(asked)
+        render = _jinja(source, vocabulary)
+    return ChatTemplate(render, stop=() if own else _ends(render), source=source)
 
 
 def _jinja(source: str, vocabulary: Vocabulary) -> Jinja:
@@ -111,9 +113,8 @@ def _recognised(source: str, error: str) -> ChatTemplate:
     if llama.apply_builtin(source, [{"role": "user", "content": "x"}], opens_answer=True) is None:
         return ChatTemplate(None, note=f"{NONE} Its own can't be used: {error}.")
     found = _builtin(source)
-    return ChatTemplate(
-        found.render, found.stop, f"{error}; messages are formatted with the template that llama.cpp recognises in it."
-    )
+    note = f"{error}; messages are formatted with the template that llama.cpp recognises in it."
+    return ChatTemplate(found.render, found.stop, note, source)
 
 
 def _builtin(template: str) -> ChatTemplate:
@@ -127,7 +128,7 @@ def _builtin(template: str) -> ChatTemplate:
             raise TemplateError("the chat template can't render these messages")
         return said.replace(nul, "\0")
 
-    return ChatTemplate(render, stop=_ends(render))
+    return ChatTemplate(render, stop=_ends(render), source=template)
 
 
 def _ends(render: Render) -> tuple[str, ...]:

@@ -63,6 +63,7 @@ def test_by_a_name_of_the_model(write: Callable[..., Path]) -> None:
     templates = [{"name": "default", "template": "a"}, {"name": "rag", "template": "b"}]
     model = Model(write("choose", chat_template=templates))
     assert [said(choose(name, model)) for name in ("", "rag")] == ["a", "b"]
+    assert [choose(name, model).source for name in ("", "rag")] == ["a", "b"]
     assert choose("rag", model).stop == ()
 
 
@@ -71,7 +72,7 @@ def test_a_file(bpe: Model, tmp_path: Path) -> None:
     source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     (file := tmp_path / "own").write_text(source)
     template = choose(str(file), bpe)
-    assert (said(template), template.stop) == ("<s>Hi</s>", ("</s>",))
+    assert (said(template), template.stop, template.source) == ("<s>Hi</s>", ("</s>",), source)
 
 
 @pytest.mark.parametrize("source", ["{% for m in messages %}", "{{", b"\xff\xfe{}"])
