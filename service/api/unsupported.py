@@ -1,7 +1,7 @@
 """Fields of OpenAI's API, llama-server, vLLM and Ollama that would change the answer and are unsupported here.
 
 Each is refused by name unless its value asks for the default behaviour. Fields that do not affect the answer (prompt
-caching, billing, tracing) are not listed here: they are ignored, as unknown fields are.
+caching, billing, tracing) are not listed here: they are ignored, as unknown fields are (catalogue.py says which).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "modalities": _is(["text"]),
     "audio": _nothing,
     "prediction": _nothing,
+    "moderation": _nothing,
     "reasoning_effort": _never,
     "verbosity": _is("medium"),
     "web_search_options": _never,
@@ -72,7 +73,11 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "skip_special_tokens": _is(True),
     "spaces_between_special_tokens": _is(True),
     "truncate_prompt_tokens": _is(-1),
+    "truncation_side": _is("left"),
     "prompt_logprobs": _never,
+    "logprob_token_ids": _nothing,
+    "return_prompt_text": _is(False),
+    "watermarking": _is(False),
     "allowed_token_ids": _never,
     "bad_words": _nothing,
     "add_generation_prompt": _is(True),
@@ -96,6 +101,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "thinking_token_budget": _never,
     "include_reasoning": _is(True),
     "kv_transfer_params": _nothing,
+    "ec_transfer_params": _nothing,
     "vllm_xargs": _nothing,
     # Ollama's
     "options": _nothing,
@@ -105,6 +111,8 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "raw": _is(False),
     "images": _nothing,
     "context": _nothing,
+    "tfs_z": _is(1),
+    "penalize_newline": _is(True),
     # a chat template's switch elsewhere
     "enable_thinking": _never,
 }
