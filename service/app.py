@@ -17,6 +17,7 @@ from service.api.access import Access
 from service.api.aliases import with_aliases
 from service.api.application import generating_routes
 from service.api.body import Bodies
+from service.api.description_routes import DescriptionRoutes
 from service.api.middleware import exchanges, on_prepare
 from service.api.ops_routes import OpsRoutes
 from service.api.page_routes import PageRoutes
@@ -128,7 +129,8 @@ class Rill:
             version=__version__,
         )
         ops = OpsRoutes(readiness=self.readiness, metrics=self.metrics.exposition)
-        app.add_routes([*routes, *with_aliases(ops.routes()), *PageRoutes(WEB).routes()])
+        others = (ops, PageRoutes(WEB), DescriptionRoutes(__version__))
+        app.add_routes([*routes, *with_aliases(route for part in others for route in part.routes())])
         app.cleanup_ctx.append(self._run)
         return app
 

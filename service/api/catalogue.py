@@ -125,6 +125,11 @@ def routes_of(name: str) -> list[str]:
     return [route for route, model in MODELS.items() if name in model.model_fields]
 
 
+def refused_by(model: type[Params]) -> list[str]:
+    """The fields that it lacks, of those that would change the answer."""
+    return sorted(REFUSED - set(model.model_fields))
+
+
 def why_ignored(name: str) -> str:
     """Why this field changes no answer; "": it is not known to be ignored."""
     return next((why for why, ignored in IGNORED.items() if name in ignored), "")

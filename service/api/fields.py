@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from typing_extensions import TypedDict
 
 MAX_STOPS = 16  # OpenAI allows 4, llama-server any number; each is searched in every token's text
 MAX_STOP_CHARS = 256
@@ -14,6 +15,13 @@ MAX_BREAKERS = 16  # each is searched in every token of the vocabulary
 MAX_BREAKER_BYTES = 40  # llama.cpp's limit (MAX_CHAR_LEN)
 MAX_BIASES = 1024
 MAX_GRAMMAR_CHARS = 64 << 10  # the engine checks it
+
+
+class TextPart(TypedDict):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
 
 
 def _one_or_more(value: object) -> object:
@@ -75,18 +83,29 @@ def _breaker(value: str) -> str:
 Whole = Annotated[int, BeforeValidator(_whole)]
 Limit = Annotated[Whole, Field(ge=-1, lt=2**31), AfterValidator(_limit)]  # tokens; -1: none, as in llama-server
 Text = Annotated[str, StringConstraints(min_length=1)]
-Content = Annotated[str, BeforeValidator(_text_parts)]
+Content = Annotated[str, BeforeValidator(_text_parts, json_schema_input_type=str | list[TextPart])]
 ModelName = Annotated[str, StringConstraints(max_length=256)]
 Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
 Pace = Annotated[float, Field(gt=0, le=10_000)]  # tokens/s
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]  # the engine knows the vocabulary and checks the rest
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
-Stops = Annotated[Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None, BeforeValidator(_one_or_more)]
+StopList = Annotated[list[Stop], Field(max_length=MAX_STOPS)]
+Stops = Annotated[StopList | None, BeforeValidator(_one_or_more, json_schema_input_type=Stop | StopList | None)]
 Breaker = Annotated[str, StringConstraints(min_length=1, max_length=MAX_BREAKER_BYTES), AfterValidator(_breaker)]
+BreakerList = Annotated[list[Breaker], Field(min_length=1, max_length=MAX_BREAKERS)]
 Breakers = Annotated[
-    Annotated[list[Breaker], Field(min_length=1, max_length=MAX_BREAKERS)] | None, BeforeValidator(_one_or_more)
+    BreakerList | None, BeforeValidator(_one_or_more, json_schema_input_type=Breaker | BreakerList | None)
 ]
-Bias = tuple[TokenId, Annotated[float, Field(ge=-100, le=100)] | None]  # OpenAI's range
-Biases = Annotated[Annotated[list[Bias], Field(max_length=MAX_BIASES)] | None, BeforeValidator(_biases)]
+BiasValue = Annotated[float, Field(ge=-100, le=100)]  # OpenAI's range
+Bias = tuple[TokenId, BiasValue | None]
+GivenBiases = (
+    Annotated[dict[str, BiasValue | Literal[False]], Field(max_length=MAX_BIASES)]
+    | Annotated[list[tuple[TokenId, BiasValue | Literal[False]]], Field(max_length=MAX_BIASES)]
+    | None
+)
+Biases = Annotated[
+    Annotated[list[Bias], Field(max_length=MAX_BIASES)] | None,
+    BeforeValidator(_biases, json_schema_input_type=GivenBiases),
+]
 Grammar = Annotated[str, StringConstraints(max_length=MAX_GRAMMAR_CHARS)]

@@ -48,7 +48,7 @@ async def test_routes_that_do_work_require_a_key(serve: Serve, method: str, path
     )
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/health", "/v1/health"])
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/health", "/v1/health", "/version"])
 async def test_routes_that_need_no_key(serve: Serve, path: str) -> None:
     """The page, the health routes and the metrics are open."""
     service = await serve(api_keys="one")
