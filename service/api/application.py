@@ -31,7 +31,9 @@ def generating_routes(
     Resuming."""
     choices = Choices(directory, access)
     resuming = Resuming(directory=directory, access=access, choices=choices, attached=attached)
-    stream = StreamRoutes(directory=directory, access=access, resuming=resuming, choices=choices, bodies=bodies)
+    stream = StreamRoutes(
+        directory=directory, access=access, resuming=resuming, choices=choices, loaded=loaded, bodies=bodies
+    )
     openai = OpenAIRoutes(
         directory=directory,
         access=access,

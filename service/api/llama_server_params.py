@@ -42,13 +42,17 @@ def generation_settings(sampling: Sampling) -> dict[str, Any]:
 
 def props(ready: Ready, name: str, version: str) -> dict[str, Any]:
     """GET /props: what is loaded. The model's file is named, but not where it is."""
-    defaults = generation_settings(Sampling(seed=0)) | {
-        "seed": N_SEEDS,  # llama.cpp's way to say: a random one
-        "max_tokens": -1,
-        "n_predict": -1,
-        "ignore_eos": False,
-        "stream": False,
-    }
+    defaults = (
+        generation_settings(Sampling(seed=0))
+        | ready.sampling
+        | {
+            "seed": N_SEEDS,  # llama.cpp's way to say: a random one
+            "max_tokens": -1,
+            "n_predict": -1,
+            "ignore_eos": False,
+            "stream": False,
+        }
+    )
     return {
         "default_generation_settings": {"params": defaults, "n_ctx": ready.n_ctx_seq},
         "total_slots": ready.n_seq,

@@ -66,9 +66,11 @@ class LlamaServerRoutes:
         """The stream and its reader's pace; the parsed body is not kept while the stream lasts."""
         tenant = self._access.tenant(request)
         asked = await self._asked(request, tenant)
-        generation = asked.to_generation()
-        self._access.check_model(generation.model)
+        wanted = asked.to_generation()
+        self._access.check_model(wanted.model)
         ready = self._ready()
+        asked.default_to(ready.sampling)
+        generation = asked.to_generation()
         completion = Completion(generation.model or ready.model, ready.n_ctx_seq, asked.settings(generation))
         dialect: Dialect = Deltas(completion) if asked.stream else WholeCompletion(completion)
         key = idempotency_key(request)
@@ -79,7 +81,7 @@ class LlamaServerRoutes:
             dialect,
             tenant=tenant,
             key=key,
-            asked=("completion", asked.stream, generation),
+            asked=("completion", asked.stream, wanted),
             resumable=key is not None or is_resumable(request),
             pace=asked.pace if asked.stream else None,
         )

@@ -118,10 +118,12 @@ class OpenAIRoutes:
             asked = validate(schema, body)
         pace = pace or asked.pace
         check_include_usage(asked)
-        generations = asked.to_generations()
-        n = check_choices(asked, len(generations))
+        wanted = asked.to_generations()
+        n = check_choices(asked, len(wanted))
         self._access.check_model(asked.model or None)
         ready = self._ready()
+        asked.default_to(ready.sampling)
+        generations = asked.to_generations()
         fingerprint = f"rill-{self._version}-{ready.llama_cpp}"
         answer = Answer(kind, model=asked.model or ready.model, fingerprint=fingerprint)
         key = idempotency_key(request)
@@ -141,20 +143,20 @@ class OpenAIRoutes:
                 dialect(),
                 tenant=tenant,
                 key=key,
-                asked=(kind, asked.stream, asked.include_usage, generation),
+                asked=(kind, asked.stream, asked.include_usage, *wanted),
                 resumable=resumable,
                 pace=pace,
             )
             return [stream], None, pace
-        wanted = [one for generation in generations for one in generation.times(n)]
+        each = [one for generation in generations for one in generation.times(n)]
         combined, streams = await start_all(
             request,
             self._directory,
-            [(one, dialect(index)) for index, one in enumerate(wanted)],
+            [(one, dialect(index)) for index, one in enumerate(each)],
             n=n,
             tenant=tenant,
             key=key,
-            asked=(kind, asked.stream, asked.include_usage, n, tuple(generations)),
+            asked=(kind, asked.stream, asked.include_usage, n, tuple(wanted)),
             resumable=resumable,
             pace=pace,
         )

@@ -7,6 +7,7 @@ Known but unsupported fields are refused (unsupported.py).
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
@@ -88,6 +89,13 @@ class Params(BaseModel):
     num_predict: Limit | None = None  # and Ollama's
     ignore_eos: bool | None = None
     pace: Pace | None = None
+
+    def default_to(self, model: Mapping[str, float]) -> None:
+        """Take the model's own defaults (Ready.sampling) for what is not given."""
+        for name, value in model.items():
+            other = self.repetition_penalty if name == "repeat_penalty" else None
+            if getattr(self, name) is None and other is None:
+                setattr(self, name, value)
 
     def generation(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from service.api.access import Access
@@ -16,21 +18,30 @@ from service.api.start import idempotency_key, is_resumable, start
 from service.api.unsupported import refuse_unsupported
 from service.dialects.native import Native
 from service.errors import NotReady, StreamLost, StreamNotFound
+from service.protocol.frames import Ready
 from service.streams.choices import Combined, Place
 from service.streams.directory import Directory
 from service.streams.stream import Stream
 
 
 class StreamRoutes:
-    """Starts streams, and finds them by their ids."""
+    """Starts streams, and finds them by their ids. `loaded()`: see OpenAIRoutes."""
 
     def __init__(
-        self, *, directory: Directory, access: Access, resuming: Resuming, choices: Choices, bodies: Bodies
+        self,
+        *,
+        directory: Directory,
+        access: Access,
+        resuming: Resuming,
+        choices: Choices,
+        loaded: Callable[[], Ready | None],
+        bodies: Bodies,
     ) -> None:
         self._directory = directory
         self._choices = choices
         self._access = access
         self._resuming = resuming
+        self._loaded = loaded
         self._bodies = bodies
 
     def routes(self) -> list[web.RouteDef]:
@@ -142,15 +153,18 @@ class StreamRoutes:
     ) -> tuple[Stream, float | None]:
         """The stream and its reader's pace; the parsed request is not kept while it lasts. With a key it is always
         resumable."""
-        generation = asked.to_generation()
-        self._access.check_model(generation.model)
+        wanted = asked.to_generation()
+        self._access.check_model(wanted.model)
+        if ready := self._loaded():
+            asked.default_to(ready.sampling)
         stream = await start(
             request,
             self._directory,
-            generation,
+            asked.to_generation(),
             Native(),
             tenant=tenant,
             key=asked.key,
+            asked=wanted,
             resumable=resumable or bool(asked.key),
             pace=asked.pace,
         )

@@ -35,6 +35,7 @@ from service.engine.llama.journal import Journal
 from service.engine.llama.model import LlamaError, Model
 from service.engine.prompts import chat_template
 from service.engine.prompts.inbox import Inbox
+from service.engine.sampling.defaults import sampling_defaults
 from service.engine.speculation.drafter import Drafts
 from service.engine.speculation.planning import MAX_DRAFTS
 from service.engine.tuning import Tuning
@@ -99,6 +100,9 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         most_kept_cells=measure_kept(context),
         shares=options.prefix_scope != "off",
     )
+    sampling, unusable = sampling_defaults(model.meta)
+    for key in unusable:
+        _say(f"the model's {key} is not used: its value is out of bounds")
     n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
     is_shared = options.prefix_scope == "all"
     inbox = Inbox(model, n_ctx_seq=n_ctx_seq, is_shared=is_shared, chat_template=options.chat_template)
@@ -131,6 +135,7 @@ def load(options: Options, on_progress: Callable[[float], None]) -> Loaded:
         chat_template=inbox.template.source,
         bos=model.text_of(model.bos),
         eos=model.text_of(model.eos),
+        sampling=sampling,
         load_s=time.monotonic() - began,
         llama_cpp=llama.VERSION,
     )

@@ -131,6 +131,7 @@ class Ready(_Frame, frozen=True, kw_only=True):
     chat_template: str = ""  # its source, or the name of one of llama.cpp's; "": there is none
     bos: str = ""  # how the vocabulary spells it; "": it has none
     eos: str = ""
+    sampling: dict[str, float] = field(default_factory=dict)  # the model's own defaults of Sampling's fields
     weights: str = ""  # MiB of them by ggml's buffer type, and so by kernel: AMX, CPU_REPACK, CPU_Mapped, CUDA0
 
 

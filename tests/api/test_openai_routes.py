@@ -10,7 +10,7 @@ import pytest
 from service.protocol.frames import Rejected
 from tests.conftest import Serve, Service
 from tests.events import Event, numbers, parse
-from tests.fakes import STORY, Clock, turns
+from tests.fakes import ROUTES, STORY, Clock, ready, turns
 
 CHAT: dict[str, Any] = {"model": "any", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -464,3 +464,17 @@ async def test_too_many_token_ids_are_refused_by_their_number(serve: Serve, prom
     assert (response.status, error["code"]) == (400, "context_length_exceeded")
     assert "maximum context length is 1024 tokens" in error["message"]
     assert service.engine.submitted == []
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+async def test_the_models_own_sampling_defaults(serve: Serve, path: str, body: dict[str, Any]) -> None:
+    """They apply on every route to what the request does not set; a key names the same request whatever they are."""
+    service = await serve()
+    key = {"Idempotency-Key": "k"}
+    for own in ({"temperature": 0.25, "top_k": 20}, {"temperature": 0.5}):
+        service.engine.info = ready(sampling=own)
+        async with service.client.post(path, json={**body, "top_k": 7}, headers=key) as response:
+            assert response.status == 200
+            await response.read()
+    (submit,) = service.engine.submitted
+    assert (submit.sampling.temperature, submit.sampling.top_k, submit.sampling.top_p) == (0.25, 7, 0.95)

@@ -126,6 +126,22 @@ def test_logit_bias_is_a_map_or_a_list() -> None:
     assert orders[0].sampling.logit_bias == ((50256, -100.0), (7, None))
 
 
+def test_the_models_own_defaults() -> None:
+    """They take the place of llama.cpp's, for what the request does not set under any name."""
+    own = {"temperature": 0.25, "top_k": 20, "repeat_penalty": 1.5}
+    cases: list[tuple[dict[str, Any], tuple[float, float, float]]] = [
+        ({}, (0.25, 20, 1.5)),
+        ({"temperature": 0, "top_k": None}, (0, 20, 1.5)),
+        ({"top_k": -1, "repeat_penalty": 1}, (0.25, 0, 1)),
+        ({"repetition_penalty": 1.25}, (0.25, 20, 1.25)),
+    ]
+    for given, expected in cases:
+        asked = validate(StreamRequest, {"prompt": "x", **given})
+        asked.default_to(own)
+        s = asked.to_generation().sampling
+        assert (s.temperature, s.top_k, s.repeat_penalty) == expected
+
+
 def test_a_penalty_that_is_zero_as_a_float() -> None:
     """1e-300 is 0 in 32 bits."""
     with pytest.raises(Invalid):

@@ -50,6 +50,16 @@ def test_ready(bpe_path: Path) -> None:
     assert ready.llama_cpp == llama.VERSION
 
 
+def test_the_models_own_sampling_defaults(
+    bpe_path: Path, write: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The front gets them by its names; one that is out of bounds is named, and not used."""
+    assert loaded(bpe_path).sampling == {}
+    path = write("own-sampling", sampling={"temp": 0.25, "top_k": 20, "mirostat": 7})
+    assert loaded(path).sampling == {"temperature": 0.25, "top_k": 20}
+    assert "general.sampling.mirostat is not used" in capfd.readouterr().err
+
+
 def test_flash_attention_as_llama_cpp_decided(bpe_path: Path) -> None:
     """With auto the front gets llama.cpp's choice."""
     assert loaded(bpe_path).flash_attention in ("on", "off")

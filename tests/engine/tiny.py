@@ -45,6 +45,7 @@ def write(
     name: str | None = "tiny",
     arch: str = "llama",
     endless: bool = False,
+    sampling: Mapping[str, float] | None = None,
     seed: int = 1,
 ) -> Path:
     """Write one model.
@@ -52,10 +53,13 @@ def write(
     arch: which memory it has (tiny_layers).
     space: False leaves SPM without a token for a space, so that its bytes stand for it.
     endless: control tokens, the end tokens among them, are never the likeliest.
+    sampling: its own defaults, by llama.cpp's names.
     """
     w = gguf.GGUFWriter(path, arch)
     if name is not None:
         w.add_name(name)
+    for key, value in (sampling or {}).items():
+        (w.add_int32 if isinstance(value, int) else w.add_float32)(f"general.sampling.{key}", value)
     w.add_context_length(n_ctx_train)
     w.add_embedding_length(tiny_layers.N_EMBD)
     w.add_block_count(n_layers)
