@@ -124,6 +124,18 @@ BAD: list[tuple[str, bytes, int]] = [
     ("/v1/completions", b'{"prompt": "x", "grammar": "root ::= [a]", "max_tokens": 9, "ignore_eos": true}', 200),
     ("/v1/completions", b'{"prompt": "x", "logit_bias": {"2147483647": 1}}', 400),
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "logit_bias": {"5": 100, "6": false}}', 200),
+    ("/v1/completions", b'{"prompt": "x", "stop_token_ids": [2147483647]}', 400),
+    (
+        "/v1/completions",
+        b'{"prompt": "x", "max_tokens": 9, "logit_bias": {" fox": 9}, "bad_words": [" the", "a b"]}',
+        200,
+    ),
+    ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "min_tokens": 9, "stop_token_ids": [0], "stop": "e"}', 200),
+    (
+        "/v1/completions",
+        b'{"prompt": ' + str([5] * 5000).encode() + b', "max_tokens": 2, "truncate_prompt_tokens": -1}',
+        200,
+    ),
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "dry_multiplier": 100, "dry_base": 100}', 200),
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "mirostat": 1, "mirostat_tau": 0, "mirostat_eta": 10}', 200),
     ("/v1/completions", b'{"prompt": "x", "max_tokens": 9, "adaptive_target": 1, "adaptive_decay": 0}', 200),
@@ -216,6 +228,9 @@ SAMPLERS: list[dict[str, Any]] = [
     {"temperature": 1, "logit_bias": {"100": 5, "101": False}},
     {"temperature": 1, "grammar": "root ::= ([a-z]+ [ ,.])+"},
     {"temperature": 0, "grammar": "root ::= ([a-z]+ [ ,.])+"},
+    {"temperature": 1, "min_tokens": 250, "stop": ["the", "."], "include_stop_str_in_output": True},
+    {"temperature": 0, "bad_words": ["the", "fox", " was a", "."], "min_tokens": 40, "stop_token_ids": [300, 301]},
+    {"temperature": 1, "logit_bias": {" fox": 3, " the": False}, "truncate_prompt_tokens": 3, "cache_prompt": False},
     {"temperature": 1, "grammar": 'root ::= ([A-Z] [a-z ]+ ".\\n")+', "xtc_probability": 0.3, "dry_multiplier": 1},
 ]
 

@@ -89,7 +89,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
         "user", "metadata", "store", "service_tier", "safety_identifier", "request_id", "session_id",
     ),
     "it is about where a prompt's computed prefix is kept": (
-        "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "cache_prompt", "cache_salt", "id_slot",
+        "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "cache_salt", "id_slot",
         "n_cache_reuse",
     ),
     "it is about the order of requests, which is fair by API key": ("priority",),
@@ -109,6 +109,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
         "parallel_tool_calls", "parse_tool_calls", "chat_format", "reasoning_budget_message",
         "routed_experts_prompt_start",
     ),
+    "control tokens are shown without spaces of their own, with it or without": ("spaces_between_special_tokens",),
     "it is for vLLM's routes that only render a prompt": ("return_token_offsets", "return_mm_kwargs"),
 }
 # fmt: on

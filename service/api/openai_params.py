@@ -91,6 +91,19 @@ def refuse_too_long(body: dict[str, Any], n_ctx: int) -> None:
             raise ContextLengthExceeded(message, param="prompt", counts=counts)
 
 
+def truncate(body: dict[str, Any], n_ctx: int) -> None:
+    """Leave only the token ids of each prompt that `truncate_prompt_tokens` leaves at most, before they are
+    validated."""
+    n, given = body.get("truncate_prompt_tokens"), body.get("prompt")
+    if type(n) is not int or not (n > 0 or n == -1) or not isinstance(given, list) or not given:
+        return
+    most = n if n > 0 else n_ctx - 1
+    if not isinstance(given[0], str | list):
+        body["prompt"] = given[-most:]
+    elif len(given) <= MAX_CHOICES:
+        body["prompt"] = [prompt[-most:] if isinstance(prompt, list) else prompt for prompt in given]
+
+
 def model_object(name: str, ready: Ready, created: int) -> dict[str, Any]:
     """One entry of GET /v1/models; `meta` is named as in llama-server."""
     meta = {

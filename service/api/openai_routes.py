@@ -18,6 +18,7 @@ from service.api.openai_params import (
     check_include_usage,
     model_object,
     refuse_too_long,
+    truncate,
 )
 from service.api.params import parse_query, validate
 from service.api.respond import send
@@ -114,6 +115,7 @@ class OpenAIRoutes:
         async with self._bodies.parsed(request, tenant) as body:
             refuse_unsupported(body, may_have_several=True)
             if loaded := self._loaded():
+                truncate(body, loaded.n_ctx_seq)
                 refuse_too_long(body, loaded.n_ctx_seq)
             asked = validate(schema, body)
         pace = pace or asked.pace

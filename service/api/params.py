@@ -14,8 +14,10 @@ from urllib.parse import parse_qsl
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.api.constraint_params import ConstraintParams
 from service.api.fields import Biases, Breakers, Content, Grammar, Key, Limit, ModelName, Pace, Stops, Text, Whole
 from service.api.logprobs_params import ChatLogprobs
+from service.api.prompt_params import PromptParams
 from service.api.unsupported import lost_of
 from service.errors import Invalid
 from service.protocol.sampling import N_SEEDS, Sampling
@@ -24,7 +26,7 @@ from service.words import plain
 
 MAX_QUERY_FIELDS = 64
 MAX_MESSAGES = 2048  # far beyond any context; keeps one request's validation short
-LISTS = frozenset({"stop", "dry_sequence_breakers"})  # fields that a query may repeat
+LISTS = frozenset({"stop", "dry_sequence_breakers", "stop_token_ids", "bad_words"})  # fields that a query may repeat
 
 
 class Message(BaseModel):
@@ -48,8 +50,8 @@ class Message(BaseModel):
         return ("system" if self.role == "developer" else self.role), self.content
 
 
-class Params(BaseModel):
-    """The sampling parameters that all routes share, by OpenAI's and llama.cpp's names."""
+class Params(ConstraintParams, PromptParams):
+    """The parameters that all routes share, by OpenAI's and llama.cpp's names."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -130,6 +132,8 @@ class Params(BaseModel):
             logprobs=self.n_logprobs,
             echo=echo,
             model=self.model or None,
+            prompting=self.prompting(messages),
+            constraints=self.constraints(self._max_tokens),
         )
 
     @property

@@ -52,7 +52,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "post_sampling_probs": _is(False),
     "n_indent": _is(0),
     "min_keep": _is(0),
-    "t_max_predict_ms": _is(0, -1),
     "samplers": _is(SAMPLERS, "edskypmxt"),
     "lora": _nothing,
     "return_tokens": _is(False),
@@ -67,21 +66,13 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "use_beam_search": _is(False),
     "length_penalty": _is(1),
     "early_stopping": _is(False),
-    "stop_token_ids": _nothing,
-    "include_stop_str_in_output": _is(False),
-    "min_tokens": _is(0),
     "skip_special_tokens": _is(True),
-    "spaces_between_special_tokens": _is(True),
-    "truncate_prompt_tokens": _is(-1),
     "truncation_side": _is("left"),
     "prompt_logprobs": _never,
     "logprob_token_ids": _nothing,
     "return_prompt_text": _is(False),
     "watermarking": _is(False),
     "allowed_token_ids": _never,
-    "bad_words": _nothing,
-    "add_generation_prompt": _is(True),
-    "continue_final_message": _is(False),
     "documents": _nothing,
     "chat_template": _is(""),
     "chat_template_kwargs": _nothing,
@@ -135,7 +126,6 @@ SEVERAL: dict[str, Callable[[Any], bool]] = {"n": _is(1), "n_cmpl": _is(1), "bes
 HARMLESS_BESIDE: dict[str, Callable[[dict[str, Any], Any], bool]] = {
     "tools": lambda body, tools: not tools or body.get("tool_choice") == "none",
     "functions": lambda body, functions: not functions or body.get("function_call") == "none",
-    "add_special_tokens": lambda body, adds: adds is ("messages" not in body),  # BOS, which templates write themselves
 }
 
 

@@ -14,7 +14,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
+from service.protocol.constraints import NO_CONSTRAINTS, Constraints
 from service.protocol.options import Options
+from service.protocol.prompting import USUAL_PROMPTING, Prompting
 from service.protocol.said import Said
 from service.protocol.sampling import MAX_FLOAT, CFloat, Sampling
 
@@ -56,6 +58,8 @@ class Submit(_Frame, frozen=True, kw_only=True):
     is_owed: bool = False  # another replica had admitted it: it is queued before new requests
     logprobs: LogprobCount | None = None  # of each token, and of this many of the likeliest ones; None: none wanted
     echo: bool = False  # repeat the prompt before the answer, with its log-probabilities if they are wanted
+    prompting: Prompting = USUAL_PROMPTING
+    constraints: Constraints = NO_CONSTRAINTS
 
     @property
     def n_prompt_characters(self) -> int:
@@ -64,14 +68,26 @@ class Submit(_Frame, frozen=True, kw_only=True):
 
     @property
     def n_characters(self) -> int:
-        """Of what has to be read: prompt, what a template adds to each message, and grammar."""
+        """Of what has to be read: prompt, what a template adds to each message, grammar, and texts to be tokenized."""
         written = WRITTEN_ROUND * len(self.messages or [])
-        return self.n_prompt_characters + written + len(self.sampling.grammar)
+        biased = sum(len(key) for key, _ in self.sampling.logit_bias if isinstance(key, str))
+        texts = biased + self.constraints.n_characters
+        return self.n_prompt_characters + written + len(self.sampling.grammar) + texts
 
     def without_prompt(self) -> Submit:
         """A copy with nothing that the client wrote."""
         sampling = replace(self.sampling, grammar="", logit_bias=(), dry_sequence_breakers=())
-        return replace(self, messages=None, text=None, tokens=None, stop=[], delivered=[], sampling=sampling)
+        constraints = replace(self.constraints, bad_words=())
+        return replace(
+            self,
+            messages=None,
+            text=None,
+            tokens=None,
+            stop=[],
+            delivered=[],
+            sampling=sampling,
+            constraints=constraints,
+        )
 
 
 class Cancel(_Frame, frozen=True):

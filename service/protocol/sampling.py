@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 N_SEEDS = 2**32 - 1  # of 32 bits; the last number means "random" to llama.cpp: such a stream could not resume
 MAX_LAST_N = 2**16  # tokens looked back at for each new one; C would allocate an array of any size asked for
+MAX_BIASES = 1024  # tokens; C may search all of them for each candidate
 MAX_FLOAT = 3.4e38  # C's are 32 bits wide: a larger one becomes infinity
 
 CFloat = Annotated[float, Meta(ge=-MAX_FLOAT, le=MAX_FLOAT)]
@@ -48,5 +49,6 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mirostat_eta: CFloat = 0.1
     adaptive_target: CFloat = -1.0  # negative: off
     adaptive_decay: CFloat = 0.9
-    logit_bias: tuple[tuple[int, CFloat | None], ...] = ()  # (token, added to its logit); None: never sampled
+    # (token, added to its logit), or (text, added to those of all its tokens); None: never sampled
+    logit_bias: tuple[tuple[int | str, CFloat | None], ...] = ()
     grammar: str = ""  # GBNF; "": any text

@@ -12,7 +12,9 @@ from msgspec.structs import asdict, replace
 
 from service import errors
 from service.dialects.events import Phase, Summary
+from service.protocol.constraints import NO_CONSTRAINTS
 from service.protocol.frames import Submit
+from service.protocol.prompting import USUAL_PROMPTING
 
 
 class LogPosition(NamedTuple):
@@ -93,8 +95,14 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 # Replicas of two versions read each other's entries and records: no field is renamed or left out. What a later version
-# adds is ignored, but for a Submit's fields: without them another text would come.
-_LATER = {"logprobs": None, "echo": False}  # fields of a Submit that came later: not written where they ask for nothing
+# adds is ignored, but for a Submit's fields: without them another text would come. Those of LATER are left out at their
+# defaults, so that the version before reads a request that it knows.
+LATER: dict[str, object] = {
+    "logprobs": None,
+    "echo": False,
+    "prompting": USUAL_PROMPTING,
+    "constraints": NO_CONSTRAINTS,
+}
 _encode = msgspec.json.Encoder().encode
 _entries, _records = msgspec.json.Decoder(_Entry), msgspec.json.Decoder(Record)
 
@@ -129,7 +137,7 @@ def decode(id: str, payload: bytes) -> Event | End:
 
 
 def encode_record(record: Record) -> bytes:
-    submit = {name: value for name, value in asdict(record.submit).items() if value != _LATER.get(name, UNSET)}
+    submit = {name: value for name, value in asdict(record.submit).items() if value != LATER.get(name, UNSET)}
     return _encode(asdict(record) | {"submit": submit})  # without the tag that it has as a frame
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from msgspec.structs import replace
 
+from service.protocol.constraints import NO_CONSTRAINTS, Constraints
 from service.protocol.frames import Submit
+from service.protocol.prompting import USUAL_PROMPTING, Prompting
 from service.protocol.sampling import N_SEEDS, Sampling
+
+# Fields that came after the first version, shown only where they are given: see GenerationRequest.__repr__.
+LATER = frozenset({"logprobs", "echo", "prompting", "constraints"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,14 @@ class GenerationRequest:
     logprobs: int | None = None  # of each token, and of this many of the likeliest ones
     echo: bool = False  # repeat the prompt before the answer
     model: str | None = None
+    prompting: Prompting = USUAL_PROMPTING
+    constraints: Constraints = NO_CONSTRAINTS
+
+    def __repr__(self) -> str:
+        """What identifies it in a store (idempotency.digest): a request that an earlier version knows is shown as
+        there."""
+        shown = [f for f in fields(self) if f.name not in LATER or getattr(self, f.name) != f.default]
+        return f"GenerationRequest({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def times(self, n: int) -> list[GenerationRequest]:
         """n requests for different answers: with a seed given, the k-th has k more."""
@@ -54,4 +67,6 @@ class GenerationRequest:
             asked_at=asked_at,
             tenant=tenant,
             pace=pace,
+            prompting=self.prompting,
+            constraints=self.constraints,
         )

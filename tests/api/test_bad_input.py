@@ -118,7 +118,8 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"logit_bias": 5}, "logit_bias"),
     ({"logit_bias": "5"}, "logit_bias"),
     ({"logit_bias": "{"}, "logit_bias"),
-    ({"logit_bias": {"fox": 1}}, "logit_bias"),
+    ({"logit_bias": {"": 1}}, "logit_bias"),
+    ({"logit_bias": {"x" * 65: 1}}, "logit_bias"),
     ({"logit_bias": {"-5": 1}}, "logit_bias"),
     ({"logit_bias": {"5": 101}}, "logit_bias"),
     ({"logit_bias": {"5": True}}, "logit_bias"),
@@ -127,8 +128,31 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"logit_bias": {str(2**31): 1}}, "logit_bias"),
     ({"logit_bias": [5]}, "logit_bias"),
     ({"logit_bias": [[5]]}, "logit_bias"),
-    ({"logit_bias": [["fox", 1]]}, "logit_bias"),
+    ({"logit_bias": [[5.5, 1]]}, "logit_bias"),
+    ({"logit_bias": [[True, 1]]}, "logit_bias"),
     ({"logit_bias": [[5, 1]] * 1025}, "logit_bias"),
+    ({"stop_token_ids": 5}, "stop_token_ids"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids"),
+    ({"stop_token_ids": [2**31]}, "stop_token_ids"),
+    ({"stop_token_ids": ["</s>"]}, "stop_token_ids"),
+    ({"stop_token_ids": [5] * 129}, "stop_token_ids"),
+    ({"min_tokens": -1}, "min_tokens"),
+    ({"min_tokens": 1.5}, "min_tokens"),
+    ({"min_tokens": 8, "max_tokens": 7}, "min_tokens"),
+    ({"bad_words": [5]}, "bad_words"),
+    ({"bad_words": [""]}, "bad_words"),
+    ({"bad_words": ["x" * 129]}, "bad_words"),
+    ({"bad_words": ["x"] * 129}, "bad_words"),
+    ({"include_stop_str_in_output": 1}, "include_stop_str_in_output"),
+    ({"t_max_predict_ms": -2}, "t_max_predict_ms"),
+    ({"t_max_predict_ms": "1"}, "t_max_predict_ms"),
+    ({"add_generation_prompt": "no"}, "add_generation_prompt"),
+    ({"continue_final_message": "content"}, "continue_final_message"),
+    ({"add_special_tokens": 0}, "add_special_tokens"),
+    ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+    ({"truncate_prompt_tokens": True}, "truncate_prompt_tokens"),
+    ({"cache_prompt": 0}, "cache_prompt"),
     ({"grammar": 5}, "grammar"),
     ({"grammar": "x" * 65537}, "grammar"),
     ({"seed": "x"}, "seed"),
@@ -276,7 +300,7 @@ async def test_what_is_not_supported_is_named(serve: Serve) -> None:
         for name, value in UNSUPPORTED:
             answer = await refused(service, "POST", path, json={**(CHAT if "chat" in path else PROMPT), name: value})
             assert answer == (400, "unsupported_parameter", name), (name, value)
-    for query in ("n=2", "guided_regex=x", "suffix=x", "min_tokens=5"):
+    for query in ("n=2", "guided_regex=x", "suffix=x", "n_probs=5"):
         answer = await refused(service, "GET", f"/stream?prompt=a&{query}")
         assert answer == (400, "unsupported_parameter", query.partition("=")[0])
     assert service.engine.submitted == []
@@ -289,7 +313,11 @@ async def test_errors_are_in_plain_words(serve: Serve) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"max_tokens": 0}, "max_tokens: it must be 1 or more; -1 or no value means no limit."),
         ({"temperature": "secret"}, "temperature: it must be a number."),
-        ({"logit_bias": [["secret", 1]]}, "logit_bias.0.0: it must be an integer."),
+        ({"logit_bias": [[1.5, 1]]}, "logit_bias.0.0: it must be a token id, or a text of at most 64 characters."),
+        (
+            {"truncate_prompt_tokens": 0},
+            "truncate_prompt_tokens: it must be 1 or more; -1 means that the answer has room.",
+        ),
         ({"stop": [""]}, "stop.0: it must not be empty."),
         ({"stop": ["a"] * 17}, "stop: it may have at most 16 items."),
         ({"messages": "secret"}, "messages: it must be a list."),

@@ -7,7 +7,9 @@ import openai
 import orjson
 import pytest
 
+from service.protocol.constraints import Constraints
 from service.protocol.frames import Rejected
+from service.protocol.prompting import Prompting
 from tests.conftest import Serve, Service
 from tests.events import Event, numbers, parse
 from tests.fakes import ROUTES, STORY, Clock, ready, turns
@@ -478,3 +480,22 @@ async def test_the_models_own_sampling_defaults(serve: Serve, path: str, body: d
             await response.read()
     (submit,) = service.engine.submitted
     assert (submit.sampling.temperature, submit.sampling.top_k, submit.sampling.top_p) == (0.25, 7, 0.95)
+
+
+async def test_constraints_and_prompting_reach_the_engine(serve: Serve) -> None:
+    """Of chat and of completions, where a list of token ids is cut to the last ones."""
+    service = await serve()
+    fields = {"min_tokens": 2, "stop_token_ids": [5], "bad_words": ["fox"], "cache_prompt": False}
+    prefill = {"messages": [*CHAT["messages"], {"role": "assistant", "content": "Once"}]}
+    ids = {"prompt": list(range(2000)), "truncate_prompt_tokens": 3}
+    for path, body in (("/v1/chat/completions", prefill), ("/v1/completions", ids)):
+        async with service.client.post(path, json={**body, **fields}) as response:
+            assert response.status == 200
+    chat, text = service.engine.submitted
+    constraints = Constraints(min_tokens=2, stop_token_ids=(5,), bad_words=("fox",))
+    assert chat.constraints == text.constraints == constraints
+    assert chat.prompting == Prompting(continue_final_message=True, cache_prompt=False)
+    assert (text.tokens, text.prompting) == (
+        [1997, 1998, 1999],
+        Prompting(truncate_prompt_tokens=3, cache_prompt=False),
+    )

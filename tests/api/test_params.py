@@ -126,6 +126,17 @@ def test_logit_bias_is_a_map_or_a_list() -> None:
     assert orders[0].sampling.logit_bias == ((50256, -100.0), (7, None))
 
 
+def test_a_text_may_be_biased() -> None:
+    """In place of a token id, in either form; a key of digits is an id, as from llama-server."""
+    given = {" fox": -5, "7": 1, "7th": False}
+    bodies = [{"prompt": "x", "logit_bias": bias} for bias in (given, [[" fox", -5], [7, 1], ["7th", False]])]
+    for body in bodies:
+        asked = validate(StreamRequest, body).to_generation()
+        assert asked.sampling.logit_bias == ((" fox", -5.0), (7, 1.0), ("7th", None))
+    listed = validate(StreamRequest, {"prompt": "x", "logit_bias": [["7", 1]]}).to_generation()
+    assert listed.sampling.logit_bias == (("7", 1.0),)
+
+
 def test_the_models_own_defaults() -> None:
     """They take the place of llama.cpp's, for what the request does not set under any name."""
     own = {"temperature": 0.25, "top_k": 20, "repeat_penalty": 1.5}

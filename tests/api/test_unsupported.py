@@ -25,19 +25,14 @@ ASKING: dict[str, Any] = {
     "n_cmpl": 2,
     "n_indent": 4,
     "min_keep": 1,
-    "t_max_predict_ms": 100,
     "samplers": ["temperature"],
     "reasoning_format": "deepseek",
     "reasoning_budget_tokens": 0,
     "thinking_budget_tokens": 100,
     "length_penalty": 0.5,
-    "min_tokens": 5,
     "skip_special_tokens": False,
-    "spaces_between_special_tokens": False,
-    "truncate_prompt_tokens": 5,
     "prompt_logprobs": 0,
     "allowed_token_ids": [],
-    "add_generation_prompt": False,
     "guided_json": {},
     "include_reasoning": False,
     "think": False,
@@ -46,7 +41,7 @@ ASKING: dict[str, Any] = {
 }
 FLAGS = [
     *("grammar_lazy", "post_sampling_probs", "return_tokens", "reasoning_control", "use_beam_search", "early_stopping"),
-    *("include_stop_str_in_output", "continue_final_message", "return_tokens_as_token_ids", "return_token_ids", "raw"),
+    *("return_tokens_as_token_ids", "return_token_ids", "raw"),
 ]
 USUAL: list[dict[str, Any]] = [
     {"n": 1, "best_of": 1.0, "n_cmpl": 1},
@@ -56,13 +51,11 @@ USUAL: list[dict[str, Any]] = [
     {"response_format": {"type": "text"}, "modalities": ["text"], "verbosity": "medium"},
     {"suffix": "", "audio": None},
     {"samplers": ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]},
-    {"n_probs": 0, "min_keep": 0, "t_max_predict_ms": 0, "lora": [], "response_fields": [], "n_indent": 0},
-    {"min_tokens": 0, "bad_words": [], "stop_token_ids": [], "skip_special_tokens": True, "length_penalty": 1.0},
-    {"add_generation_prompt": True, "continue_final_message": False, "chat_template_kwargs": {}},
+    {"n_probs": 0, "min_keep": 0, "lora": [], "response_fields": [], "n_indent": 0},
+    {"skip_special_tokens": True, "spaces_between_special_tokens": False, "length_penalty": 1.0},
+    {"chat_template_kwargs": {}},
     {"options": {}, "format": "", "raw": False},
-    {"messages": [], "add_special_tokens": False},
-    {"prompt": "x", "add_special_tokens": True},
-    {"cache_prompt": True, "id_slot": -1, "user": "x", "metadata": {"a": 1}, "store": True, "priority": 3, "fox": 7},
+    {"id_slot": -1, "user": "x", "metadata": {"a": 1}, "store": True, "priority": 3, "fox": 7},
     {"keep_alive": "5m", "request_id": "x", "cache_salt": "x", "parallel_tool_calls": True, "timings_per_token": True},
 ]
 

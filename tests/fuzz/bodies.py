@@ -185,7 +185,8 @@ def fits(name: str, value: bytes) -> bool:
 EXTREMES = {
     orjson.dumps(name): good
     for name, field in StreamRequest.model_fields.items()
-    if name not in ("messages", "pace", *LIMITS) and (good := [value for value in edges(field) if fits(name, value)])
+    if name not in ("messages", "pace", "min_tokens", *LIMITS)
+    and (good := [value for value in edges(field) if fits(name, value)])
 }
 
 

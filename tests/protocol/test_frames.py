@@ -15,6 +15,7 @@ from msgspec import to_builtins
 from msgspec.structs import fields
 
 from service.protocol.codec import MAX_FRAME_BYTES, Decoder, ProtocolError, decode, encode
+from service.protocol.constraints import Constraints
 from service.protocol.frames import (
     Accepted,
     Beat,
@@ -31,6 +32,7 @@ from service.protocol.frames import (
     Submit,
 )
 from service.protocol.options import Options
+from service.protocol.prompting import Prompting
 from service.protocol.said import Candidate, Said, TokenLogprob
 from service.protocol.sampling import MAX_FLOAT, Sampling
 
@@ -60,8 +62,8 @@ def frames(cls: type[Any]) -> st.SearchStrategy[Any]:
 
 
 st.register_type_strategy(float, st.floats(-MAX_FLOAT, MAX_FLOAT))
-for inner in (Sampling, Candidate, TokenLogprob, Said):
-    st.register_type_strategy(inner, frames(inner))
+for struct_type in (Sampling, Prompting, Constraints, Candidate, TokenLogprob, Said):
+    st.register_type_strategy(struct_type, frames(struct_type))
 any_frame: st.SearchStrategy[Any] = st.sampled_from(FRAMES).flatmap(frames)
 
 

@@ -17,7 +17,9 @@ from service.dialects.logprobs import Kind
 from service.dialects.native import Native
 from service.dialects.openai import Answer, Chunks, Whole
 from service.errors import EngineCrash, QueueTimeout
+from service.protocol.constraints import Constraints
 from service.protocol.frames import Submit
+from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
 from service.replication.records import (
     End,
@@ -127,6 +129,17 @@ def test_versions_read_each_other() -> None:
     assert written == stored
 
 
+def test_later_fields_are_stored_where_they_are_given() -> None:
+    """Another replica continues such a request as it was asked for, or, of an earlier version, not at all."""
+    constraints = Constraints(bad_words=("fox", (1, 2)), stop_token_ids=(5,), min_tokens=3, t_max_predict_ms=7)
+    submit = replace(RECORD.submit, prompting=Prompting(truncate_prompt_tokens=9), constraints=constraints)
+    record = replace(RECORD, submit=submit)
+    assert decode_record(encode_record(record)) == record
+    written = json.loads(encode_record(record))["submit"]
+    assert written["prompting"] == {"truncate_prompt_tokens": 9}
+    assert "prompting" not in json.loads(encode_record(RECORD))["submit"]
+
+
 def test_versions_read_each_others_entries() -> None:
     """The same for a log: an event, an end, and an error from before there were counts."""
     event = b'["a","data: x\\n\\n",[1,2],"answering"]'
@@ -154,6 +167,8 @@ def test_a_record_without_its_prompt() -> None:
     assert b"hi" not in encode_record(bare)
     submit = replace(bare.submit, messages=RECORD.submit.messages, stop=["x"], sampling=RECORD.submit.sampling)
     assert submit == RECORD.submit
+    words = replace(RECORD.submit, constraints=Constraints(bad_words=("theirs",), min_tokens=2))
+    assert words.without_prompt().constraints == Constraints(min_tokens=2)
     written = Sampling(seed=1, grammar="theirs", logit_bias=((7, 1.0),), dry_sequence_breakers=("theirs",))
     assert replace(RECORD.submit, sampling=written).without_prompt().sampling == replace(
         Sampling(seed=1), dry_sequence_breakers=()

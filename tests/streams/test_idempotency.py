@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from msgspec.structs import asdict
 
 from service.errors import KeyReused
+from service.protocol.constraints import Constraints
+from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
-from service.streams.idempotency import Keys
+from service.streams.idempotency import Keys, digest
 from service.streams.request import GenerationRequest
 
 
@@ -36,3 +40,12 @@ def test_a_request_is_the_same_to_another_version() -> None:
     sampling = Sampling(seed=0, logit_bias=((5, None),), grammar="'\n")
     named = ", ".join(f"{name}={value!r}" for name, value in asdict(sampling).items())
     assert repr(GenerationRequest(sampling=sampling)).startswith(f"GenerationRequest(sampling=Sampling({named}), mess")
+
+
+def test_later_fields_count_where_they_are_given() -> None:
+    """A request that has none of them is shown as an earlier version shows it; others differ from it."""
+    plain = GenerationRequest(sampling=Sampling(seed=0), text="x")
+    assert repr(plain).endswith("model=None)")
+    asked = [plain, replace(plain, constraints=Constraints(min_tokens=1)), replace(plain, constraints=Constraints())]
+    asked.append(replace(plain, prompting=Prompting(cache_prompt=False)))
+    assert len({digest(one) for one in asked}) == 3

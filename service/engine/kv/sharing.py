@@ -33,7 +33,7 @@ class Sharing:
 
     def match(self, sequence: Sequence, running: list[Sequence]) -> tuple[Match | None, int]:
         """Its longest cached prefix, and the boundary at which to leave a copy for others; 0: none."""
-        if self._prefixes is None or sequence.n_unscored:  # its own logits are needed
+        if self._prefixes is None or not sequence.takes_cached or sequence.n_unscored:  # these need logits of its own
             return None, 0
         match, boundary = self._prefixes.find(sequence, _before(sequence, running))
         if match:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from functools import partial
 
 from service.engine.llama.deep_stack import SHALLOW_BYTES
@@ -10,6 +11,7 @@ from service.engine.prompts.reading import Reading
 from service.engine.prompts.template import Prompts
 from service.engine.prompts.validation import misfit
 from service.engine.sampling.chain import is_rebuildable
+from service.engine.sampling.forbidden import Forbidden
 from service.engine.sampling.gbnf_parser import GrammarError
 from service.engine.sampling.logprobs import Ranked, named
 from service.engine.sampling.sampler import Argmax, Sampler, check_grammar, make
@@ -44,10 +46,11 @@ class Inbox:
 
     def refuse(self, submit: Submit) -> Rejected | None:
         """Reject a request for errors found without tokenizing; None: none. Its values are valid: see validation."""
-        if submit.tokens is not None and len(submit.tokens) >= self.n_ctx_seq:  # before each one is checked
-            return self._too_long(submit, len(submit.tokens))
+        tokens = self._kept(submit)
+        if len(tokens) >= self.n_ctx_seq:  # before each one is checked
+            return self._too_long(submit, len(tokens))
         try:
-            self._check_ids(submit.tokens or [])
+            self._check_ids(tokens)
         except LlamaError as e:
             return Rejected(submit.id, "invalid_prompt", str(e))
         return self._surely_too_long(submit)
@@ -64,7 +67,9 @@ class Inbox:
 
     def begin(self, submit: Submit, now: float) -> Opened | Rejected:
         """A tokenized request as the engine needs it."""
-        tokens = submit.tokens or []
+        if refused := self._of_no_vocabulary(submit):
+            return refused
+        tokens, constraints = self._kept(submit), submit.constraints
         if not tokens:
             return Rejected(submit.id, "invalid_prompt", "The prompt has no tokens.")
         room = self.n_ctx_seq - len(tokens)
@@ -78,10 +83,16 @@ class Inbox:
             tokens=tokens,
             n_prompt=len(tokens),
             max_tokens=max_tokens,
-            text=Text(submit.stop),
-            stop_tokens=frozenset(token for stop in submit.stop for token in self._model.control_ids.get(stop, ())),
+            text=Text(
+                submit.stop,
+                includes_stop=constraints.include_stop_str_in_output,
+                n_exempt=constraints.min_tokens,
+            ),
+            stop_tokens=self._stop_tokens(submit),
+            max_s=constraints.t_max_predict_ms / 1000,
             tenant=submit.tenant,
             scope="" if self._is_shared else submit.tenant,
+            takes_cached=submit.prompting.cache_prompt,
             pace=submit.pace,
             n_logprobs=submit.logprobs,
             is_owed=submit.is_owed,
@@ -96,7 +107,7 @@ class Inbox:
         if submit.delivered and sequence.finish_reason is None and not is_rebuildable(submit.sampling):
             message = "The engine died, and mirostat and adaptive-p can't be continued by a new one; start again."
             return Rejected(submit.id, "not_resumable", message)
-        sampler = self._sampler(submit)
+        sampler = self._sampler(submit, sequence.stop_tokens.keys())
         if isinstance(sampler, Rejected):
             return sampler
         return sequence, sampler, Accepted(submit.id, sequence.n_prompt, max_tokens)
@@ -120,24 +131,54 @@ class Inbox:
         message = f"echo: {n} log-probabilities of the prompt are too many; at most {MAX_ECHOED} are possible."
         return Rejected(submit.id, "invalid_request", message, "echo")
 
-    def _sampler(self, submit: Submit) -> Sampler | Argmax | Rejected:
-        biases = submit.sampling.logit_bias
+    def _of_no_vocabulary(self, submit: Submit) -> Rejected | None:
+        """Refuse ids that are no token of the model, by their field's name; None: there are none."""
+        sampling, constraints = submit.sampling, submit.constraints
+        fields = {
+            "logit_bias": [token for token, _ in sampling.logit_bias if isinstance(token, int)],
+            "bad_words": [token for word in constraints.bad_words if not isinstance(word, str) for token in word],
+            "stop_token_ids": constraints.stop_token_ids,
+        }
+        for name, ids in fields.items():
+            try:
+                self._check_ids(ids)
+            except LlamaError as e:
+                return Rejected(submit.id, "invalid_request", f"{name}: {e}", name)
+        return None
+
+    def _kept(self, submit: Submit) -> list[int]:
+        """The prompt's tokens: all, or the last ones of a prompt that is to be truncated."""
+        n, tokens = submit.prompting.truncate_prompt_tokens, submit.tokens or []
+        if n is None:
+            return tokens
+        answer = min(submit.max_tokens or 1, self.n_ctx_seq // 2)
+        return tokens[-(n if n > 0 else self.n_ctx_seq - answer) :]
+
+    def _stop_tokens(self, submit: Submit) -> dict[int, bytes]:
+        """The tokens that the request names and control tokens that its stop strings spell, and what each adds to the
+        text."""
+        found = {token: self._model.piece(token) for token in submit.constraints.stop_token_ids}
+        found |= {token: stop.encode() for stop in submit.stop for token in self._model.control_ids.get(stop, ())}
+        return found if submit.constraints.include_stop_str_in_output else dict.fromkeys(found, b"")
+
+    def _sampler(self, submit: Submit, stop_tokens: Collection[int]) -> Sampler | Argmax | Rejected:
+        words = [word for word in submit.constraints.bad_words if word and not isinstance(word, str)]
+        forbidden = Forbidden(
+            ends=self._model.end_tokens.union(stop_tokens), min_tokens=submit.constraints.min_tokens, words=words
+        )
+        banned = forbidden.ever.union(token for token, bias in submit.sampling.logit_bias if bias is None)
+        if len(banned | (self._model.end_tokens if submit.ignore_eos else set())) == self._model.n_vocab:
+            named = "bad_words" if words else "logit_bias"
+            return Rejected(submit.id, "invalid_request", f"{named}: it leaves no token to sample", named)
         try:
-            self._check_ids([token for token, _ in biases])
-            banned = {token for token, bias in biases if bias is None}
-            if len(banned | (self._model.end_tokens if submit.ignore_eos else set())) == self._model.n_vocab:
-                raise LlamaError("it leaves no token to sample")
-        except LlamaError as e:
-            return Rejected(submit.id, "invalid_request", f"logit_bias: {e}", "logit_bias")
-        try:
-            return make(self._model, submit.sampling, ignore_eos=submit.ignore_eos)
+            return make(self._model, submit.sampling, ignore_eos=submit.ignore_eos, forbidden=forbidden)
         except GrammarError as e:
             return Rejected(submit.id, "invalid_request", f"grammar: {e}", "grammar")
 
     def _surely_too_long(self, submit: Submit) -> Rejected | None:
         """Refuse by size alone what can't fit: some tokenizers take minutes for a megabyte."""
         n_bytes = submit.n_prompt_characters  # each is a byte at least
-        if n_bytes <= SHALLOW_BYTES:
+        if n_bytes <= SHALLOW_BYTES or submit.prompting.truncate_prompt_tokens is not None:
             return None
         at_least = n_bytes // self._model.longest_piece
         return self._too_long(submit, at_least, at_least=True) if at_least >= self.n_ctx_seq else None
@@ -146,6 +187,6 @@ class Inbox:
         message, counts = too_long(n_tokens, self.n_ctx_seq, at_least=at_least)
         return Rejected(submit.id, "context_length_exceeded", message, counts=counts)
 
-    def _check_ids(self, tokens: list[int]) -> None:
+    def _check_ids(self, tokens: Iterable[int]) -> None:
         if bad := [t for t in tokens if not 0 <= t < self._model.n_vocab]:
             raise LlamaError(f"no token {bad[0]} in a vocabulary of {self._model.n_vocab}")

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from service.engine.prompts.chat_template import NoTemplate, choose
 from service.engine.prompts.chat_template import Vocabulary as Spelling
+from service.protocol.prompting import USUAL_PROMPTING, Prompting
 
 
 class Vocabulary(Spelling, Protocol):
@@ -40,32 +41,45 @@ class Prompts:
         lead = vocabulary.tokenize("\0", add_special=False, parse_special=False)
         self._lead = lead if len(lead) > 1 else []
 
-    def chat(self, messages: Sequence[dict[str, str]], asked_at: float | None = None) -> list[int]:
+    def chat(
+        self, messages: Sequence[dict[str, str]], asked_at: float | None = None, prompting: Prompting = USUAL_PROMPTING
+    ) -> list[int]:
         """The prompt's ids, BOS once where the model wants one. Raises TemplateError, NoTemplate.
 
         asked_at: seconds since the epoch, for templates that use the date; None: now.
         """
+        adds = prompting.add_special_tokens
         if self._control is None:
-            return self._tokenize(self._render(messages, asked_at), first=True)
+            return self._tokenize(self._render(messages, asked_at, prompting), adds)
         hidden = _Hidden()
         messages = [{k: self._control.sub(hidden, v) for k, v in m.items()} for m in messages]
-        rendered = self._render(messages, asked_at)
+        rendered = self._render(messages, asked_at, prompting)
         cautious = [{**m, "content": self._hide_edges(m["content"], hidden)} for m in messages]
         if cautious != messages:
             # The start or end of a content may make a control token with adjacent text.
-            alone = self._render(cautious, asked_at)
+            alone = self._render(cautious, asked_at, prompting)
             if self._control.findall(alone) != self._control.findall(rendered):
                 rendered = alone
-        return self._ids(rendered, hidden)
+        return self._ids(rendered, hidden, adds)
 
-    def raw(self, text: str) -> list[int]:
-        """The ids of a bare prompt: plain text, BOS in front where the model wants one."""
-        return self._vocabulary.tokenize(text, add_special=True, parse_special=False)
+    def raw(self, text: str, *, adds: bool = True) -> list[int]:
+        """The ids of a bare prompt: plain text; adds: BOS in front where the model wants one."""
+        return self._vocabulary.tokenize(text, add_special=adds, parse_special=False)
 
-    def _ids(self, rendered: str, hidden: _Hidden) -> list[int]:
+    def tokens(self, text: str) -> list[int]:
+        """The ids of a text alone, as llama-server takes those that are biased."""
+        return self._vocabulary.tokenize(text, add_special=False, parse_special=False)
+
+    def word(self, text: str) -> list[list[int]]:
+        """The ids of a text within others: as it continues one, and after a space."""
+        core = text.lstrip()
+        texts = (core, " " + core) if core else (text,)
+        return [self._continued(one, parse_special=False) for one in texts]
+
+    def _ids(self, rendered: str, hidden: _Hidden, adds: bool | None) -> list[int]:
         """One tokenization with specials, or one for each part between placeholders."""
         parts = hidden.split(rendered)
-        ids = self._tokenize(parts[0], first=True)
+        ids = self._tokenize(parts[0], adds)
         # As the reference: text at the start or after a control token is tokenized afresh, other text continues.
         goes_on = parts[0] != "" and not parts[0].endswith(tuple(self._controls))
         for plain, part in zip(parts[1::2], parts[2::2], strict=True):
@@ -75,11 +89,11 @@ class Prompts:
             goes_on = not part.endswith(tuple(self._controls))
         return ids
 
-    def _tokenize(self, text: str, *, first: bool) -> list[int]:
-        # A template that writes BOS itself needs none from the tokenizer.
-        bos = self._vocabulary.text_of(self._vocabulary.bos)
-        writes_bos = bos != "" and text.startswith(bos)
-        return self._vocabulary.tokenize(text, add_special=first and not writes_bos, parse_special=True)
+    def _tokenize(self, text: str, adds: bool | None) -> list[int]:
+        if adds is None:  # a template that writes BOS itself needs none from the tokenizer
+            bos = self._vocabulary.text_of(self._vocabulary.bos)
+            adds = bos == "" or not text.startswith(bos)
+        return self._vocabulary.tokenize(text, add_special=adds, parse_special=True)
 
     def _plain(self, text: str, goes_on: bool) -> list[int]:
         if goes_on:
@@ -115,10 +129,13 @@ class Prompts:
         before = len(text) - len(text.lstrip())
         return text[:before] + core + text[len(text.rstrip()) :]
 
-    def _render(self, messages: Sequence[dict[str, str]], asked_at: float | None) -> str:
+    def _render(self, messages: Sequence[dict[str, str]], asked_at: float | None, prompting: Prompting) -> str:
         if self.template.render is None:
             raise NoTemplate(self.template.note)
-        return self.template.render(messages, datetime.now() if asked_at is None else datetime.fromtimestamp(asked_at))
+        date = datetime.now() if asked_at is None else datetime.fromtimestamp(asked_at)
+        if prompting.continue_final_message:  # what an answer begins with, after what opens it
+            return self.template.render(messages[:-1], date) + messages[-1]["content"]
+        return self.template.render(messages, date, opens_answer=prompting.add_generation_prompt)
 
 
 class _Hidden:

@@ -18,7 +18,9 @@ class _Asked(msgspec.Struct, tag="submit"):
 
 
 _asked = msgspec.json.Decoder(_Asked)
-_PLACE = re.compile(r"`\$\.(?:sampling\.)?(?P<field>\w+)")  # in "Expected `int` >= 1 - at `$.max_tokens`"
+_PLACE = re.compile(
+    r"`\$\.(?:(?:sampling|prompting|constraints)\.)?(?P<field>\w+)"
+)  # in "Expected `int` >= 1 - at `$.max_tokens`"
 
 
 def decode(body: bytes) -> Frame:

@@ -19,6 +19,7 @@ from service.engine.llama.grammar_sampler import GrammarSampler
 from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.sampler_chain import Candidates, Chain
 from service.engine.sampling.chain import chain, is_greedy, n_best, n_edits, seed_at, window
+from service.engine.sampling.forbidden import Forbidden
 from service.engine.sampling.gbnf import check
 from service.engine.sampling.gbnf_parser import GrammarError
 from service.engine.sampling.top_candidates import can_be_found, top_candidates
@@ -38,9 +39,16 @@ class Sampler:
     """
 
     def __init__(
-        self, model: Model, links: Sequence[Link], *, seed: int = 0, window: int = 0, grammar: str = ""
+        self,
+        model: Model,
+        links: Sequence[Link],
+        *,
+        seed: int = 0,
+        window: int = 0,
+        grammar: str = "",
+        forbidden: Forbidden | None = None,
     ) -> None:
-        """window: how many of the last tokens the links look at.
+        """window: how many of the last tokens the links look at. forbidden: tokens that may not be drawn.
 
         Raises LlamaError for a chain that selects nothing, with which C would abort, and for a link it refuses;
         GrammarError.
@@ -49,6 +57,8 @@ class Sampler:
             raise LlamaError("the last link of a sampler chain, and no other, must select a token")
         self._model, self._seed, self._window = model, seed, window
         self._position = 0  # of the next token after the prompt
+        self._forbidden = forbidden
+        self._made: list[int] = []  # of the answer, where `forbidden` depends on it
         self._grammar = _grammar(model, grammar) if grammar else None
         self._grammar_left_s = MAX_GRAMMAR_S
         edits, rest = links[: n_edits(links)], links[n_edits(links) :]
@@ -79,7 +89,7 @@ class Sampler:
         if self._grammar:
             for token in made:
                 self._grammar.follow(token)
-        self._position = len(made)
+        self._position, self._made = len(made), list(made)
         if not self._is_renewed:
             self._chain.skip(len(made))
 
@@ -91,10 +101,10 @@ class Sampler:
         if self._is_renewed:
             self._chain.renew(seed_at(self._seed, self._position))
         self._position += 1
-        if self._grammar:
-            return self._draw_fitting(self._grammar, logits, candidates)
-        token, _ = self._choose(logits, candidates)
-        self._accept(token)
+        if self._forbidden is None:
+            return self._draw(logits, candidates)
+        logits[self._forbidden.after(self._made)] = -np.inf
+        self._made.append(token := self._draw(logits, candidates))
         return token
 
     def close(self) -> None:
@@ -104,6 +114,13 @@ class Sampler:
             self._edits.close()
         if self._grammar:
             self._grammar.close()
+
+    def _draw(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
+        if self._grammar:
+            return self._draw_fitting(self._grammar, logits, candidates)
+        token, _ = self._choose(logits, candidates)
+        self._accept(token)
+        return token
 
     def _accept(self, token: int) -> None:
         self._recent.append(token)
@@ -186,19 +203,26 @@ class Argmax:
         """There is nothing to free."""
 
 
-def make(model: Model, sampling: Sampling, *, ignore_eos: bool = False) -> Sampler | Argmax:
+def make(
+    model: Model, sampling: Sampling, *, ignore_eos: bool = False, forbidden: Forbidden | None = None
+) -> Sampler | Argmax:
     """The sampler for these parameters. Safe while the engine's thread runs, which DRY's breakers would delay: each is
     searched for in every token of the vocabulary.
 
     Raises LlamaError for a bias on no token of the vocabulary; GrammarError.
     """
-    forbidden = set(model.end_tokens) if ignore_eos else set()
-    if is_greedy(sampling):
-        return Argmax(sorted(forbidden))
+    banned = set(forbidden.always) if forbidden else set()
+    varying = forbidden if forbidden and forbidden.varies else None
+    if ignore_eos:
+        banned |= model.end_tokens
+    if is_greedy(sampling) and varying is None:
+        return Argmax(sorted(banned))
     if sampling.grammar:  # it matches control tokens by their spelling, which is no part of the text
-        forbidden |= model.control_tokens - model.end_tokens
-    links = chain(sampling, sorted(forbidden))
-    return Sampler(model, links, seed=sampling.seed, window=window(sampling), grammar=sampling.grammar)
+        banned |= model.control_tokens - model.end_tokens
+    links = chain(sampling, sorted(banned))
+    return Sampler(
+        model, links, seed=sampling.seed, window=window(sampling), grammar=sampling.grammar, forbidden=varying
+    )
 
 
 def _n_fixed(links: Sequence[Link], *, varies: bool) -> int:

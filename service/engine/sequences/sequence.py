@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from service.engine.sequences.echo import Echo
@@ -28,9 +29,12 @@ class Sequence:
     n_prompt: int
     max_tokens: int
     text: Text
-    stop_tokens: frozenset[int] = frozenset()  # in addition to the model's end tokens
+    # What ends the answer in addition to the model's end tokens, and the text that each adds to it.
+    stop_tokens: Mapping[int, bytes] = field(default_factory=dict)
+    max_s: float = 0.0  # of decoding: the next line that is complete after that ends the answer; 0: no limit
     tenant: str = ""  # charged for its time
     scope: str = ""  # it shares prefixes within the same scope only
+    takes_cached: bool = True  # it shares others' prefixes
     pace: float | None = None  # tokens a second that its client is sent
     n_logprobs: int | None = None  # of how many of the likeliest tokens log-probabilities are wanted; None: of none
     passes: bool = False  # was admitted before one for which there was no room
@@ -115,16 +119,19 @@ class Sequence:
         self.last_token_at = now
         if is_end:
             self.finish_reason = "stop"
-            return self.text.push(b"", final=True)
+            return self.text.push(self.stop_tokens.get(token, b""), final=True)
         self.tokens.append(token)
         self.held.append(token)
         text = self.text.push(piece)
         if self.text.stopped:
             self.finish_reason = "stop"
-        elif self.n_generated >= self.max_tokens:
+        elif self.n_generated >= self.max_tokens or self._is_late(piece, now):
             self.finish_reason = "length"
             text += self.text.push(b"", final=True)
         return text
+
+    def _is_late(self, piece: bytes, now: float) -> bool:
+        return 0 < self.max_s < now - self.first_token_at and b"\n" in piece
 
     def take_held(self) -> list[int]:
         """The tokens of the text that has just become deliverable."""

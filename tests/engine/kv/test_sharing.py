@@ -36,6 +36,7 @@ class Ask(Request):
     tokens: tuple[int, ...] = ()
     tenant: str = ""
     scope: str = ""
+    takes_cached: bool = True
 
     def sequence(self, model: Model) -> Seq:
         return Seq(
@@ -46,6 +47,7 @@ class Ask(Request):
             text=Text(),
             tenant=self.tenant,
             scope=self.scope,
+            takes_cached=self.takes_cached,
         )
 
 
@@ -282,6 +284,20 @@ def test_prefixes_are_not_shared_between_scopes(models: dict[str, Model], make_c
     c.ask(ask(3, tenant="d", scope="all"), ask(4, tenant="e", scope="all"))
     c.run()
     assert c.cached() == [0, 0, 0, 0, 150]
+    c.check()
+
+
+@pytest.mark.parametrize(("arch", "in_order"), KINDS)
+def test_a_prompt_that_takes_nothing_from_the_cache(
+    models: dict[str, Model], make_context: MakeContext, arch: str, in_order: bool
+) -> None:
+    """All of it is computed, its text is the same, and later prompts share what it left."""
+    c = sharing_driver(models, make_context, arch, in_order)
+    for n in range(4):
+        c.ask(replace(ask(1), id=str(n), takes_cached=n != 1))
+        c.run()
+    first, second, _, last = c.cached()
+    assert (first, second) == (0, 0) and last >= 150
     c.check()
 
 

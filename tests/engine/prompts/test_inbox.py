@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.engine.llama.deep_stack import SHALLOW_BYTES
 from service.engine.llama.model import Model
+from service.engine.llama.sampler_chain import Candidates
 from service.engine.prompts.inbox import Inbox
 from service.engine.sequences.sequence import Sequence
+from service.protocol.constraints import Constraints
 from service.protocol.frames import Accepted, Rejected, Submit
+from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
 from tests.engine.prompts.test_template import With
 
@@ -32,6 +37,17 @@ def refused(inbox: Inbox, **fields: Any) -> Rejected:
     assert isinstance(result, Rejected)
     assert result.id == "id"
     return result
+
+
+GREEDY = Sampling(seed=1, temperature=0.0)
+
+
+def preferring(model: Model, *tokens: int) -> NDArray[np.float32]:
+    """Logits with these as the likeliest, the first one most of all, and the others in order of their ids."""
+    logits = -np.arange(model.n_vocab, dtype=np.float32)
+    for n, token in enumerate(tokens):
+        logits[token] = 100 - n
+    return logits
 
 
 @pytest.fixture
@@ -197,6 +213,102 @@ def test_stop_strings(inbox: Inbox, bpe: Model) -> None:
         assert [sequence.text.push(b"a fox "), sequence.text.push(b"</s>")] == expected
 
 
+def test_stop_tokens(inbox: Inbox, bpe: Model) -> None:
+    """Those that the request names, and control tokens that a stop string spells; their text is part of the answer if
+    it is to have its stop string."""
+    (x,) = bpe.tokenize("x", add_special=False, parse_special=False)
+    (end,) = bpe.control_ids["<|im_end|>"]
+    for shows, texts in ((False, {x: b"", end: b""}), (True, {x: b"x", end: b"<|im_end|>"})):
+        constraints = Constraints(stop_token_ids=(x,), include_stop_str_in_output=shows)
+        sequence, _ = opened(inbox, text="the", stop=["<|im_end|>", "fox"], constraints=constraints)
+        assert sequence.stop_tokens == texts
+        assert sequence.text.push(b"a fox b") == ("a fox" if shows else "a ")
+
+
+def test_stop_tokens_of_another_vocabulary(inbox: Inbox, bpe: Model) -> None:
+    """They are refused by the field's name."""
+    for token in (bpe.n_vocab, -1, 2**31 - 1):
+        result = refused(inbox, text="the", constraints=Constraints(stop_token_ids=(token,)))
+        assert (result.code, result.param) == ("invalid_request", "stop_token_ids")
+
+
+def test_min_tokens(inbox: Inbox, bpe: Model) -> None:
+    """Neither an end token nor one of the request's is drawn before, and no stop string counts."""
+    (x,) = bpe.tokenize("x", add_special=False, parse_special=False)
+    constraints = Constraints(min_tokens=2, stop_token_ids=(x,))
+    result = inbox.open(submit(text="the", stop=["fox"], sampling=GREEDY, constraints=constraints), now=5.0)
+    assert not isinstance(result, Rejected)
+    sequence, sampler, _ = result
+    candidates = Candidates(bpe.n_vocab)
+    drawn = [sampler.draw(preferring(bpe, *bpe.end_tokens, x), candidates) for _ in range(3)]
+    assert not bpe.end_tokens.union([x]).intersection(drawn[:2]) and drawn[2] in bpe.end_tokens | {x}
+    assert [sequence.text.push(b"fox") for _ in range(3)] == ["fox", "fox", ""]
+    sampler.close()
+
+
+def test_bad_words(inbox: Inbox, bpe: Model) -> None:
+    """No token that would complete one, whether it begins the answer or follows a space; whole tokens never."""
+    words = {word: bpe.tokenize(word, add_special=False, parse_special=False) for word in (" fox", "story", "zq")}
+    assert [len(ids) for ids in words.values()] == [1, 1, 2]
+    result = inbox.open(submit(text="the", sampling=GREEDY, constraints=Constraints(bad_words=("fox", "zq"))), now=5.0)
+    assert not isinstance(result, Rejected)
+    _, sampler, _ = result
+    candidates = Candidates(bpe.n_vocab)
+    z, q = words["zq"]
+    wanted = [words[" fox"][0], words["story"][0], q, z, q, q]
+    drawn = [sampler.draw(preferring(bpe, token), candidates) for token in wanted]
+    assert [token == wish for token, wish in zip(drawn, wanted, strict=True)] == [False, True, True, True, False, True]
+    sampler.close()
+
+
+def test_bad_words_that_leave_nothing(bpe: Model, inbox: Inbox) -> None:
+    """A request that forbids every token is refused."""
+    every = tuple((token,) for token in range(bpe.n_vocab))
+    result = refused(inbox, text="the", constraints=Constraints(bad_words=every))
+    assert (result.code, result.param) == ("invalid_request", "bad_words")
+    assert refused(inbox, text="the", constraints=Constraints(bad_words=((bpe.n_vocab,),))).param == "bad_words"
+
+
+def test_the_field_at_fault_is_named(inbox: Inbox, bpe: Model) -> None:
+    """Of several with token ids it is the one with an id that is none."""
+    fields: dict[str, Any] = {
+        "sampling": Sampling(seed=1, logit_bias=((5, 1.0),)),
+        "constraints": Constraints(bad_words=("fox",), stop_token_ids=(5,)),
+    }
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("logit_bias", {"sampling": Sampling(seed=1, logit_bias=((bpe.n_vocab, 1.0),))}),
+        ("bad_words", {"constraints": Constraints(bad_words=((5, bpe.n_vocab),), stop_token_ids=(5,))}),
+        ("stop_token_ids", {"constraints": Constraints(bad_words=("fox",), stop_token_ids=(bpe.n_vocab,))}),
+    ]
+    for name, field in wrong:
+        assert refused(inbox, text="the", **{**fields, **field}).param == name
+    opened(inbox, text="the", **fields)
+
+
+def test_a_truncated_prompt(inbox: Inbox, bpe: Model) -> None:
+    """Its last n tokens; with -1 as many as leave room for the answer, which is half of the context at most. A prompt
+    that is longer than the context is cut first."""
+    ids = list(range(5, 255))
+    assert opened(inbox, tokens=ids, prompting=Prompting(truncate_prompt_tokens=7))[0].tokens == ids[-7:]
+    assert opened(inbox, tokens=ids[:3], prompting=Prompting(truncate_prompt_tokens=7))[0].tokens == ids[:3]
+    fits = Prompting(truncate_prompt_tokens=-1)
+    assert opened(inbox, tokens=ids, prompting=fits, max_tokens=30)[1] == Accepted("id", n_prompt=70, max_tokens=30)
+    assert opened(inbox, tokens=ids, prompting=fits)[1] == Accepted("id", n_prompt=99, max_tokens=1)
+    assert opened(inbox, tokens=ids, prompting=fits, max_tokens=1000)[1] == Accepted("id", n_prompt=50, max_tokens=50)
+    assert opened(inbox, text="x" * 20_000, prompting=fits)[0].n_prompt == 99
+    too_many = Prompting(truncate_prompt_tokens=100)
+    assert refused(inbox, tokens=ids, prompting=too_many).code == "context_length_exceeded"
+
+
+def test_what_ends_and_reads_it(inbox: Inbox) -> None:
+    """The time limit in seconds, and whether the prefix cache may be used."""
+    sequence, _ = opened(inbox, text="the")
+    assert (sequence.max_s, sequence.takes_cached) == (0, True)
+    fields = {"constraints": Constraints(t_max_predict_ms=250), "prompting": Prompting(cache_prompt=False)}
+    sequence, _ = opened(inbox, text="the", **fields)
+    assert (sequence.max_s, sequence.takes_cached) == (0.25, False)
+
+
 def test_tenant_scope_and_pace(inbox: Inbox, bpe: Model) -> None:
     """Tenant and pace are the request's; prompts are shared within a tenant, or by all if configured."""
     sequence, _ = opened(inbox, text="the", tenant="a", pace=2.5)
@@ -245,6 +357,9 @@ def test_what_is_quick_to_prepare() -> None:
         ({"messages": [one] * 100}, True),
         ({"messages": [one] * 2048}, False),
         ({"text": "x", "sampling": Sampling(seed=1, grammar="root ::= [a-z]")}, False),
+        ({"text": "x", "sampling": Sampling(seed=1, logit_bias=(("x" * 64, 1.0),) * 128)}, False),
+        ({"text": "x", "constraints": Constraints(bad_words=("x" * 100,) * 100)}, False),
+        ({"text": "x", "constraints": Constraints(bad_words=("x" * 100,))}, True),
     ]
     for fields, is_quick in asked:
         assert Inbox.is_quick(Submit(id="id", **{"sampling": Sampling(seed=1), **fields})) == is_quick

@@ -11,7 +11,9 @@ from service.engine.llama.model import Model
 from service.engine.prompts.reading import Reading
 from service.engine.prompts.template import Prompts
 from service.engine.sampling.sampler import check_grammar
+from service.protocol.constraints import Constraints
 from service.protocol.frames import Rejected, Submit
+from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
 from tests.engine.prompts.test_template import With
 
@@ -69,6 +71,46 @@ def test_a_grammar_is_checked_whatever_the_prompt_is(bpe: Model, kind: str) -> N
     refused = reading(bpe)(replace(submit, sampling=Sampling(seed=0, grammar="root :=")))
     assert isinstance(refused, Rejected)
     assert (refused.code, refused.param) == ("invalid_request", "grammar")
+
+
+def test_a_biased_text_is_its_tokens(bpe: Model) -> None:
+    """Each of them gets the bias, as from llama-server; ids stay as they are."""
+    fox = bpe.tokenize(" fox</s>", add_special=False, parse_special=False)
+    assert len(fox) > 2
+    sampling = Sampling(seed=0, logit_bias=((" fox</s>", -5.0), (7, None)))
+    read = reading(bpe)(replace(SUBMIT, text="x", sampling=sampling))
+    assert isinstance(read, Submit)
+    assert read.sampling.logit_bias == (*((token, -5.0) for token in fox), (7, None))
+
+
+def test_too_many_tokens_are_biased(bpe: Model) -> None:
+    """As many as may be given by id, and no more: it is refused by the field's name."""
+    sampling = Sampling(seed=0, logit_bias=tuple(("q" * 64, float(n)) for n in range(16)))
+    assert isinstance(reading(bpe)(replace(SUBMIT, text="x", sampling=sampling)), Submit)
+    more = replace(sampling, logit_bias=(*sampling.logit_bias, (1, 1.0)))
+    refused = reading(bpe)(replace(SUBMIT, text="x", sampling=more))
+    assert isinstance(refused, Rejected)
+    assert (refused.code, refused.param) == ("invalid_request", "logit_bias")
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+def test_bad_words_are_tokens(kind: str, request: pytest.FixtureRequest) -> None:
+    """As they continue a text, and after a space: one that begins the answer is as bad as one within it."""
+    model: Model = request.getfixturevalue(kind)
+    words = ("fox", "  fox", " \n", (1, 2))
+    read = reading(model)(replace(SUBMIT, text="x", constraints=Constraints(bad_words=words)))
+    assert isinstance(read, Submit)
+    *found, given = read.constraints.bad_words
+    texts = [b"".join(model.piece(t) for t in ids if isinstance(t, int)) for ids in found]
+    assert (texts, given) == ([b"fox", b" fox", b" \n"], (1, 2))
+
+
+def test_special_tokens_of_a_bare_prompt(bpe: Model) -> None:
+    """They are left out on request, of one that is rendered by no template, too."""
+    plain = replace(SUBMIT, text="the", prompting=Prompting(add_special_tokens=False))
+    read = reading(bpe)(plain)
+    assert isinstance(read, Submit)
+    assert read.tokens == bpe.tokenize("the", add_special=False, parse_special=False)
 
 
 def test_any_other_error_refuses_the_request(bpe: Model) -> None:

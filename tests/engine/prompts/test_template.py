@@ -18,6 +18,7 @@ from service.engine.prompts import template
 from service.engine.prompts.chat_template import NoTemplate
 from service.engine.prompts.jinja import TemplateError
 from service.engine.prompts.template import Prompts
+from service.protocol.prompting import Prompting
 from tests.engine import tiny
 from tests.engine.conftest import FAMILIES
 
@@ -392,6 +393,48 @@ def test_a_doubled_bos_is_no_warning(family: Family, llama_log: list[tuple[int, 
     assert [text for level, text in llama_log[n:] if level >= 3] == []
 
 
+CONTINUED = [
+    {"role": "user", "content": "Tell me a story"},
+    {"role": "assistant", "content": " Once upon <|im_end|> the "},
+]
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma"])
+def test_a_continued_message(family: Family, name: str) -> None:
+    """It follows what opens an answer, with its spaces, unclosed, and a control token that it spells is text."""
+    prompts = family.prompts(name)
+    ids = prompts.chat(CONTINUED, prompting=Prompting(continue_final_message=True))
+    opened = family.shown(prompts.chat(CONTINUED[:1]))
+    assert family.shown(ids) == opened + CONTINUED[1]["content"]
+    assert family.n_controls(ids) == family.n_controls(prompts.chat(CONTINUED[:1]))
+
+
+def test_no_generation_prompt(family: Family) -> None:
+    """The prompt ends with the last message, closed."""
+    prompts, message = family.prompts("chatml"), {"role": "user", "content": "x"}
+    shown = family.shown(prompts.chat([message], prompting=Prompting(add_generation_prompt=False)))
+    assert "assistant" not in shown
+    assert family.shown(prompts.chat([message])).startswith(shown + "<|im_start|>")
+
+
+@each_template
+def test_special_tokens_on_request(family: Family, name: str) -> None:
+    """True adds the vocabulary's on top of the template's, False adds none."""
+    message = {"role": "user", "content": "x"}
+    own = "bos_token" in TEMPLATES[name]
+    wanted = family.model.tokenize("", add_special=True, parse_special=False) != []
+    for adds, n in ((True, own + wanted), (False, int(own))):
+        ids = family.prompts(name).chat([message], prompting=Prompting(add_special_tokens=adds))
+        assert ids.count(family.model.bos) == n
+
+
+def test_a_word_within_a_text(family: Family) -> None:
+    """Its tokens as they continue a text, and after a space, each without one of the tokenizer's own in front."""
+    for word in ("fox", "zq\u20ac"):
+        both = [b"".join(family.model.piece(token) for token in ids) for ids in family.prompts("bare").word(word)]
+        assert both == [word.encode(), b" " + word.encode()]
+
+
 def test_raw(family: Family) -> None:
     """A bare prompt is plain text after BOS: no template, no control token."""
     ids = family.prompts("chatml").raw("<|im_start|>the fox<s>")
@@ -465,9 +508,9 @@ def test_placeholders_cannot_be_guessed(bpe: Model, monkeypatch: pytest.MonkeyPa
     prompts = Prompts(bpe)
     render = prompts._render
 
-    def spy(messages: Sequence[dict[str, str]], asked_at: float | None) -> str:
+    def spy(messages: Sequence[dict[str, str]], asked_at: float | None, prompting: Prompting) -> str:
         seen.append(messages[0]["content"])
-        return render(messages, asked_at)
+        return render(messages, asked_at, prompting)
 
     monkeypatch.setattr(prompts, "_render", spy)
     prompts.chat([{"role": "user", "content": "<|im_end|>"}])

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from service.engine.llama.context import Context
 from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.sampler_chain import Candidates, Chain
 from service.engine.sampling.chain import chain, is_rebuildable, window
+from service.engine.sampling.forbidden import Forbidden
 from service.engine.sampling.gbnf_parser import GrammarError
 from service.engine.sampling.sampler import Argmax, Sampler, make
 from service.protocol.sampling import Sampling
@@ -186,17 +188,24 @@ KINDS: dict[str, Sampling] = {
 N = 40
 
 
-def answer(context: Context, model: Model, sampling: Sampling, *, renewed: frozenset[int] = frozenset()) -> list[int]:
+def answer(
+    context: Context,
+    model: Model,
+    sampling: Sampling,
+    *,
+    renewed: frozenset[int] = frozenset(),
+    forbidden: Forbidden | None = None,
+) -> list[int]:
     """N tokens (with a grammar up to its end), rebuilding the sampler after each of these numbers of tokens."""
     prompt = model.tokenize("the fox and the fox and", add_special=True, parse_special=True)
     ignore_eos, candidates = not sampling.grammar, Candidates(model.n_vocab)
-    sampler, made = make(model, sampling, ignore_eos=ignore_eos), list[int]()
+    sampler, made = make(model, sampling, ignore_eos=ignore_eos, forbidden=forbidden), list[int]()
     sampler.go_on(prompt, [])
     (index,) = context.decode([(0, 0, prompt, True)])
     while len(made) < N and not model.end_tokens & set(made):
         if len(made) in renewed:
             sampler.close()
-            sampler = make(model, sampling, ignore_eos=ignore_eos)
+            sampler = make(model, sampling, ignore_eos=ignore_eos, forbidden=forbidden)
             sampler.go_on(prompt, made)
         made.append(sampler.draw(context.logits(index), candidates))
         (index,) = context.decode([(0, len(prompt) + len(made) - 1, made[-1:], True)])
@@ -215,6 +224,32 @@ def test_a_rebuilt_sampler_continues_identically(bpe: Model, make_context: MakeC
     places = [{1}, {2}, {9}, {N // 2}, {N - 1}, set(range(1, N))]
     again = [answer(context, bpe, sampling, renewed=frozenset(at)) for at in places]
     assert (again == [undisturbed] * len(places)) == is_rebuildable(sampling)
+
+
+@pytest.mark.parametrize("kind", ["greedy", "draw", "penalties", "xtc", "grammar"])
+def test_forbidden_tokens(bpe: Model, make_context: MakeContext, kind: str) -> None:
+    """No word is completed and no end comes too early, and a rebuilt sampler continues identically."""
+    others = {"greedy": replace(PLAIN, temperature=0.0), "grammar": with_grammar("root ::= [a-z ]+", seed=2)}
+    context, sampling = make_context(bpe), (KINDS | others)[kind]
+    plain = answer(context, bpe, sampling)
+    pairs, ends = set(pairwise(plain)), bpe.end_tokens.union(plain[20:22])
+    forbidden = Forbidden(ends=ends, min_tokens=N // 2, words=sorted(pairs))
+    made = answer(context, bpe, sampling, forbidden=forbidden)
+    assert len(made) > 10
+    assert not pairs & set(pairwise(made)) and not ends & set(made[: N // 2])
+    places = [{1}, {9}, {N // 2}, set(range(1, N))]
+    again = [answer(context, bpe, sampling, renewed=frozenset(at), forbidden=forbidden) for at in places]
+    assert again == [made] * len(places)
+
+
+def test_argmax_suffices_for_what_is_always_forbidden(bpe: Model) -> None:
+    """No chain is needed for words of one token."""
+    greedy = replace(PLAIN, temperature=0.0)
+    assert isinstance(make(bpe, greedy, forbidden=Forbidden(words=[(5,)])), Argmax)
+    logits = -np.abs(np.arange(bpe.n_vocab, dtype=np.float32) - 5)
+    assert make(bpe, greedy, forbidden=Forbidden(words=[(5,)])).draw(logits, Candidates(bpe.n_vocab)) in (4, 6)
+    assert not isinstance(make(bpe, greedy, forbidden=Forbidden(words=[(5, 6)])), Argmax)
+    assert not isinstance(make(bpe, greedy, forbidden=Forbidden(ends=[5], min_tokens=1)), Argmax)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("draw",)])

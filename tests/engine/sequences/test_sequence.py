@@ -69,6 +69,26 @@ def test_stop_string() -> None:
     assert s.finish_reason == "stop"
 
 
+def test_a_stop_token_with_a_text() -> None:
+    """Its text, too, belongs to the answer where the request says so; another end token has none."""
+    s = sequence(stop=["xyz"])
+    s.stop_tokens = {8: b"END", 9: b""}
+    assert s.accept(7, b"x", False, now=1.0) == ""
+    assert s.accept(8, b"ignored", True, now=2.0) == "xEND"
+    assert (s.finish_reason, s.n_generated) == ("stop", 1)
+
+
+def test_a_time_limit() -> None:
+    """The first line that is complete after it ends the sequence by length; it counts from the first token."""
+    s = sequence(max_tokens=50, stop=["\nb"])
+    s.max_s = 1.0
+    for now, piece in ((10.0, b"a\n"), (10.9, b"a\n"), (11.5, b"a")):
+        s.accept(7, piece, False, now)
+        assert s.finish_reason is None
+    assert s.accept(7, b"c\n", False, now=11.6) == "c\n"
+    assert s.finish_reason == "length"
+
+
 def test_max_tokens() -> None:
     """The last allowed token ends the sequence by length and releases held text."""
     s = sequence(max_tokens=2, stop=["bc"])

@@ -128,6 +128,25 @@ def test_stop_strings(stop: list[str], pieces: list[str], expected: list[str]) -
     assert [text.push(p.encode()) for p in pieces] == expected
 
 
+@pytest.mark.parametrize(
+    ("pieces", "expected"), [(["ab", "cd"], ["a", "bc"]), (["abcd"], ["abc"]), (["ab", "ad"], ["a", "bad"])]
+)
+def test_a_stop_string_may_be_part_of_the_text(pieces: list[str], expected: list[str]) -> None:
+    """Where that is asked for the text ends with it, and not with what came in the same token."""
+    text = Text(["bc"], includes_stop=True)
+    assert [text.push(piece.encode()) for piece in pieces] == expected
+
+
+def test_the_first_pieces_are_exempt() -> None:
+    """A stop string that ends within the first n pieces does not count; one that ends after them does."""
+    text = Text(["ab", "bc"], n_exempt=2)
+    assert [text.push(piece) for piece in (b"ab", b"xa", b"b")] == ["a", "bx", ""]
+    assert text.stopped
+    text = Text(["abcd", "bc"], n_exempt=1)  # what is held back has a whole one
+    assert [text.push(piece) for piece in (b"abc", b"x", b"bc")] == ["", "abcx", ""]
+    assert text.stopped
+
+
 def test_a_character_cut_inside_a_stop_string() -> None:
     """A stop string is found if its characters' bytes arrive in several tokens."""
     text = Text(["x\u20acy"])
