@@ -18,6 +18,7 @@ class ConstraintParams(BaseModel):
     min_tokens: Whole | None = Field(None, ge=0, lt=2**31)
     bad_words: BadWords = None
     include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
     t_max_predict_ms: Whole | None = Field(None, ge=-1, lt=2**31)  # -1 and 0: no limit
 
     def constraints(self, max_tokens: int | None) -> Constraints:
@@ -29,5 +30,6 @@ class ConstraintParams(BaseModel):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             min_tokens=self.min_tokens or 0,
             include_stop_str_in_output=bool(self.include_stop_str_in_output),
+            skip_special_tokens=self.skip_special_tokens is not False,
             t_max_predict_ms=max(0, self.t_max_predict_ms or 0),
         )

@@ -66,7 +66,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "use_beam_search": _is(False),
     "length_penalty": _is(1),
     "early_stopping": _is(False),
-    "skip_special_tokens": _is(True),
     "truncation_side": _is("left"),
     "prompt_logprobs": _never,
     "logprob_token_ids": _nothing,

@@ -15,11 +15,12 @@ def accept(model: Model, sequence: Sequence, drawn: Drawn, now: float, step: Ste
     Each token makes its own delta, however many a step brings: event boundaries then depend on the tokens alone,
     so that an engine that generates them again makes the same events."""
     sequence.draw_s = drawn.each_s
+    piece = model.spelled if sequence.shows_special else model.piece
     for at, token in enumerate(drawn.tokens):
         is_end = token in model.end_tokens or token in sequence.stop_tokens
         if drawn.logprobs:
             sequence.held_logprobs.append(named(model, drawn.logprobs[at], sequence.text.n_characters))
-        text = sequence.accept(token, model.piece(token), is_end, now)
+        text = sequence.accept(token, piece(token), is_end, now)
         _deliver(sequence, text, step)
         if sequence.finish_reason:
             break

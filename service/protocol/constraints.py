@@ -1,4 +1,4 @@
-"""What an answer must not contain, and where it may end, beyond `max_tokens` and stop strings: plain values.
+"""What an answer contains and where it may end, beyond `max_tokens` and stop strings: plain values.
 
 A field at its default is not encoded: what an earlier version knows stays as it wrote it.
 """
@@ -19,6 +19,7 @@ class Constraints(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     stop_token_ids: each ends the answer, as an end token does
     min_tokens: before it has so many, neither an end token nor a stop string ends it
     include_stop_str_in_output: its text holds the stop string that ended it
+    skip_special_tokens: its text leaves out control tokens
     t_max_predict_ms: it ends with the first line that is complete this long after the first token; 0: no limit
     """
 
@@ -26,6 +27,7 @@ class Constraints(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     stop_token_ids: tuple[int, ...] = ()
     min_tokens: NonNegative = 0
     include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     t_max_predict_ms: NonNegative = 0
 
     @property

@@ -144,6 +144,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"bad_words": ["x" * 129]}, "bad_words"),
     ({"bad_words": ["x"] * 129}, "bad_words"),
     ({"include_stop_str_in_output": 1}, "include_stop_str_in_output"),
+    ({"skip_special_tokens": 0}, "skip_special_tokens"),
     ({"t_max_predict_ms": -2}, "t_max_predict_ms"),
     ({"t_max_predict_ms": "1"}, "t_max_predict_ms"),
     ({"add_generation_prompt": "no"}, "add_generation_prompt"),

@@ -15,6 +15,7 @@ ALL: dict[str, Any] = {
     "min_tokens": 3,
     "bad_words": ["fox", "the bear"],
     "include_stop_str_in_output": True,
+    "skip_special_tokens": False,
     "t_max_predict_ms": 250,
 }
 
@@ -27,6 +28,7 @@ def test_none_by_default() -> None:
     """null is the default, and so are the values by which other servers switch a constraint off."""
     assert constraints() == constraints(**dict.fromkeys(ALL)) == Constraints()
     off = {"stop_token_ids": [], "min_tokens": 0, "bad_words": [], "include_stop_str_in_output": False}
+    off["skip_special_tokens"] = True
     assert constraints(**off, t_max_predict_ms=0) == constraints(t_max_predict_ms=-1) == Constraints()
 
 
@@ -36,7 +38,7 @@ def test_each_reaches_the_engine() -> None:
     asked = validate(StreamRequest, {"prompt": "x", **ALL}).to_generation()
     assert asked.constraints == asked.submit("id", 1, 0.0).constraints == expected
     query = "prompt=x&stop_token_ids=5&stop_token_ids=6&min_tokens=3&bad_words=fox&bad_words=the+bear"
-    query += "&include_stop_str_in_output=true&t_max_predict_ms=250"
+    query += "&include_stop_str_in_output=true&skip_special_tokens=false&t_max_predict_ms=250"
     assert validate(StreamRequest, parse_query(query), strict=False).to_generation() == asked
 
 

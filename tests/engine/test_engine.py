@@ -423,6 +423,18 @@ def test_deltas_are_the_generated_tokens(model: Model, make_context: MakeContext
         assert (answer.finish.n_generated, answer.finish.n_prompt) == (len(made), sequence.n_prompt)
 
 
+@pytest.mark.parametrize("shown", [False, True])
+def test_control_tokens_in_the_text(bpe: Model, make_context: MakeContext, shown: bool) -> None:
+    """A sequence that shows them has them as the vocabulary spells them, without the end token; others have none."""
+    (start,) = bpe.control_ids["<|im_start|>"]
+    request = Request("a", "x", structs.replace(GREEDY, logit_bias=((start, 1000.0),)), max_tokens=3)
+    driver = Driver(bpe, make_context(bpe))
+    driver.submit(request)
+    driver.sequences["a"].shows_special = shown
+    assert driver.run()["a"].text == ("<|im_start|>" * 3 if shown else "")
+    assert driver.answers["a"].tokens == [start] * 3
+
+
 def test_no_delta_cuts_a_character(bpe: Model, make_context: MakeContext) -> None:
     """A random model breaks UTF-8 all the time; each delta's text still has whole characters only."""
     driver = Driver(bpe, make_context(bpe))

@@ -168,6 +168,10 @@ class Model:
             piece = self._pieces[token] = buffer.raw[:n]
         return piece
 
+    def spelled(self, token: int) -> bytes:
+        """The same, but for a control token how the vocabulary spells it."""
+        return self.text_of(token).encode() if token in self.control_tokens else self.piece(token)
+
     def close(self) -> None:
         """Free the weights; nothing of this model may be used afterwards."""
         lib.llama_model_free(self._model)

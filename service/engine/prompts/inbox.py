@@ -89,6 +89,7 @@ class Inbox:
                 n_exempt=constraints.min_tokens,
             ),
             stop_tokens=self._stop_tokens(submit),
+            shows_special=not constraints.skip_special_tokens,
             max_s=constraints.t_max_predict_ms / 1000,
             tenant=submit.tenant,
             scope="" if self._is_shared else submit.tenant,
@@ -101,7 +102,8 @@ class Inbox:
         if submit.echo:
             self._echo(sequence, submit)
         try:
-            sequence.go_on(submit.delivered, [self._model.piece(token) for token in submit.delivered])
+            piece = self._model.spelled if sequence.shows_special else self._model.piece
+            sequence.go_on(submit.delivered, [piece(token) for token in submit.delivered])
         except LlamaError as e:
             return Rejected(submit.id, "invalid_prompt", str(e))
         if submit.delivered and sequence.finish_reason is None and not is_rebuildable(submit.sampling):

@@ -31,6 +31,7 @@ class Sequence:
     text: Text
     # What ends the answer in addition to the model's end tokens, and the text that each adds to it.
     stop_tokens: Mapping[int, bytes] = field(default_factory=dict)
+    shows_special: bool = False  # its text has control tokens, as the vocabulary spells them
     max_s: float = 0.0  # of decoding: the next line that is complete after that ends the answer; 0: no limit
     tenant: str = ""  # charged for its time
     scope: str = ""  # it shares prefixes within the same scope only

@@ -246,6 +246,15 @@ def test_min_tokens(inbox: Inbox, bpe: Model) -> None:
     sampler.close()
 
 
+def test_control_tokens_in_the_text(inbox: Inbox, bpe: Model) -> None:
+    """Delivered ones are a part of it as the vocabulary spells them, where that is asked for."""
+    delivered = [bpe.control_ids["<|im_start|>"][0]]
+    for skips, expected in ((True, None), (False, "stop")):
+        constraints = Constraints(skip_special_tokens=skips)
+        sequence, _ = opened(inbox, text="the", delivered=delivered, stop=["start|"], constraints=constraints)
+        assert (sequence.shows_special, sequence.finish_reason) == (not skips, expected)
+
+
 def test_bad_words(inbox: Inbox, bpe: Model) -> None:
     """No token that would complete one, whether it begins the answer or follows a space; whole tokens never."""
     words = {word: bpe.tokenize(word, add_special=False, parse_special=False) for word in (" fox", "story", "zq")}
