@@ -20,6 +20,7 @@ SHARED = {"service.errors", "service.logs", "service.words", "service.aside", "s
 # Libraries that only one package imports.
 LIBRARIES = {
     "llama_cpp": "engine/llama",
+    "llguidance": "engine/llama",
     "aiohttp": "api",
     "prometheus_client": "metrics",
     "redis": "replication",
@@ -106,7 +107,10 @@ def test_deciding_packages_do_no_io(pure: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["streams/admission.py", "streams/recovery.py", "streams/table.py", "engine/sampling/chain.py"],
+    [
+        *("streams/admission.py", "streams/recovery.py", "streams/table.py"),
+        *("engine/sampling/chain.py", "engine/sampling/json_schema.py", "api/structured.py"),
+    ],
 )
 def test_deciding_modules_do_no_io(name: str) -> None:
     """Packages with I/O have pure modules, too."""

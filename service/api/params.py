@@ -15,12 +15,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.api.constraint_params import ConstraintParams
-from service.api.fields import Biases, Breakers, Content, Grammar, Key, Limit, ModelName, Pace, Stops, Text, Whole
+from service.api.fields import Biases, Breakers, Content, Key, Limit, ModelName, Pace, Stops, Text, Whole
 from service.api.logprobs_params import ChatLogprobs
 from service.api.prompt_params import PromptParams
+from service.api.structured import StructureFields
 from service.api.unsupported import lost_of
 from service.errors import Invalid
 from service.protocol.sampling import N_SEEDS, Sampling
+from service.protocol.structure import Structure
 from service.streams.request import GenerationRequest
 from service.words import plain
 
@@ -50,7 +52,7 @@ class Message(BaseModel):
         return ("system" if self.role == "developer" else self.role), self.content
 
 
-class Params(ConstraintParams, PromptParams):
+class Params(ConstraintParams, PromptParams, StructureFields):
     """The parameters that all routes share, by OpenAI's and llama.cpp's names."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -82,7 +84,6 @@ class Params(ConstraintParams, PromptParams):
     adaptive_target: float | None = Field(None, ge=-1, le=1)  # negative: off
     adaptive_decay: float | None = Field(None, ge=0, le=0.99)
     logit_bias: Biases = None
-    grammar: Grammar | None = None
     seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)  # as wide as OpenAI's; -1: a random one, as in llama.cpp
     stop: Stops = None
     max_tokens: Limit | None = None
@@ -109,8 +110,10 @@ class Params(ConstraintParams, PromptParams):
         echo: bool = False,
     ) -> GenerationRequest:
         """These parameters, for exactly one of the three kinds of prompt."""
+        form = self.form()
         given = {name: getattr(self, name) for name in Sampling.__struct_fields__} | {
             "seed": None,  # see below
+            "grammar": form if isinstance(form, str) else "",
             "top_k": None if self.top_k is None else max(0, self.top_k),
             "repeat_penalty": self.repeat_penalty or self.repetition_penalty,
         }
@@ -134,6 +137,7 @@ class Params(ConstraintParams, PromptParams):
             model=self.model or None,
             prompting=self.prompting(messages),
             constraints=self.constraints(self._max_tokens),
+            structure=form if isinstance(form, Structure) else None,
         )
 
     @property

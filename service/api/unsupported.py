@@ -34,7 +34,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     # OpenAI's
     "tool_choice": _is("none", "auto"),
     "function_call": _is("none", "auto"),
-    "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
     "suffix": _is(""),
     "modalities": _is(["text"]),
     "audio": _nothing,
@@ -44,7 +43,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "verbosity": _is("medium"),
     "web_search_options": _never,
     # llama-server's
-    "json_schema": _never,  # {} is any JSON
     "grammar_lazy": _is(False),
     "grammar_triggers": _nothing,
     "preserved_tokens": _nothing,
@@ -77,11 +75,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "chat_template_kwargs": _nothing,
     "mm_processor_kwargs": _nothing,
     "media_io_kwargs": _nothing,
-    "structured_outputs": _nothing,
-    "guided_json": _never,
-    "guided_regex": _is(""),
-    "guided_choice": _nothing,
-    "guided_grammar": _is(""),
+    "guided_whitespace_pattern": _is(""),
     "structural_tag": _is(""),
     "return_tokens_as_token_ids": _is(False),
     "return_token_ids": _is(False),
@@ -95,7 +89,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "vllm_xargs": _nothing,
     # Ollama's
     "options": _nothing,
-    "format": _is(""),
     "think": _never,
     "template": _is(""),
     "raw": _is(False),

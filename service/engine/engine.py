@@ -15,7 +15,7 @@ from service.engine.kv.sharing import Sharing
 from service.engine.llama.context import Context, NoRoom
 from service.engine.llama.model import LlamaError, Model
 from service.engine.sampling.parallel import Drawn
-from service.engine.sampling.sampler import Argmax, Sampler
+from service.engine.sampling.structured import AnySampler
 from service.engine.scheduling.batch import Limits, Row
 from service.engine.scheduling.prefill_chunks import STEP_S, PrefillChunker
 from service.engine.scheduling.scheduler import Scheduler
@@ -86,7 +86,7 @@ class Engine:
         """Whether a step would have nothing to compute and nothing to report."""
         return not self._sequences and not self._ended
 
-    def submit(self, sequence: Sequence, sampler: Sampler | Argmax) -> None:
+    def submit(self, sequence: Sequence, sampler: AnySampler) -> None:
         """Queue a sequence with a new sampler of its own; a resumed one samples as if it had never stopped.
 
         Raises LlamaError when its id is in use; nothing has changed then.
@@ -98,7 +98,6 @@ class Engine:
             self._ended.append(sequence.finish())
             return
         sampler.go_on(sequence.tokens[: sequence.n_prompt], sequence.tokens[sequence.n_prompt :])
-        sequence.draws_aside = sampler.may_take_long
         self._sequences[sequence.id] = sequence
         self._sampling.add(sequence.id, sampler)
         self.scheduler.add(sequence)
@@ -214,7 +213,7 @@ class Engine:
             self._drop(sequence)
             step.finished.append(sequence.finish())
         elif drawn.error:
-            self._refused(Rejected(sequence.id, "invalid_request", f"grammar: {drawn.error}", "grammar"))
+            self._refused(Rejected(sequence.id, "invalid_request", drawn.error.told, drawn.error.param))
             self._drop(sequence)
 
     def _give_way(self) -> int:

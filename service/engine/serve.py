@@ -25,7 +25,7 @@ from service.engine.prompts.preparation import Preparation, Preparer, command
 from service.engine.prompts.read_budget import PromptBudget
 from service.engine.prompts.reading import safely
 from service.engine.prompts.validation import decode
-from service.engine.sampling.sampler import Argmax, Sampler
+from service.engine.sampling.structured import AnySampler
 from service.engine.sequences.sequence import Sequence
 from service.protocol.codec import Decoder, ProtocolError, encode
 from service.protocol.deaths import by_error
@@ -36,7 +36,7 @@ SETTLED_S = 5.0  # streams that wait for a restarted engine have the cores to th
 BEAT_S = 0.5  # the front gives up after RILL_ENGINE_TIMEOUT_S without one
 
 # What the loop gets from the other threads: a sequence to run, or the id of one to cancel.
-Work = tuple[Sequence, Sampler | Argmax] | str
+Work = tuple[Sequence, AnySampler] | str
 
 
 class FrontConnection:
@@ -170,7 +170,7 @@ class Hearing:
     def __init__(self, door: FrontConnection, inbox: Inbox, work: queue.SimpleQueue[Work], preparer: Preparer) -> None:
         self._door, self._inbox, self._work, self._preparer = door, inbox, work, preparer
         self._quick = Preparation(inbox.read, self._prepared)
-        self._slow = Preparation(preparer.ask, self._prepared, PromptBudget(preparer.cpu_s))
+        self._slow = Preparation(self._ask, self._prepared, PromptBudget(preparer.cpu_s))
 
     def run(self) -> None:
         """Receive frames while a step runs, so that a rejection does not wait for the loop."""
@@ -196,6 +196,10 @@ class Hearing:
             self._slow.wait(SETTLED_S)
             self._preparer.start()
             self._slow.run()
+
+    def _ask(self, submit: Submit) -> Submit | Rejected:
+        read = self._preparer.ask(submit)
+        return read if isinstance(read, Rejected) else safely(read, lambda: self._inbox.compile(read))
 
     def _submit(self, submit: Submit) -> None:
         if refused := safely(submit, lambda: self._inbox.refuse(submit)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.engine.llama.context import Context
 from service.engine.sampling.aside import AsideSampler
 from service.engine.sampling.parallel import Draw, Drawn, ParallelSampler
-from service.engine.sampling.sampler import Argmax, Sampler
+from service.engine.sampling.structured import AnySampler
 from service.engine.scheduling.batch import Row
 
 # Most samplers take a tenth of this for a token; a request with slower ones (all samplers, over windows of 65,536
@@ -20,7 +20,7 @@ class TokenSampling:
         """n_threads: how many may sample between two decodes."""
         self._parallel = ParallelSampler(n_vocab, n_threads)
         self._aside = AsideSampler(n_vocab, max(1, n_threads - 1))
-        self._samplers: dict[str, Sampler | Argmax] = {}
+        self._samplers: dict[str, AnySampler] = {}
 
     def __repr__(self) -> str:
         return f"<TokenSampling {len(self._samplers)} samplers, {self.n_unfinished} drawing>"
@@ -30,7 +30,7 @@ class TokenSampling:
         """Draws that have not finished."""
         return len(self._aside)
 
-    def add(self, id: str, sampler: Sampler | Argmax) -> None:
+    def add(self, id: str, sampler: AnySampler) -> None:
         """A sequence's sampler, closed when it is dropped."""
         self._samplers[id] = sampler
 
@@ -46,7 +46,8 @@ class TokenSampling:
             if row.samples and row.sequence.max_tokens:
                 at = index + row.n_logits - 1 - len(row.drafts)
                 run = Draw(self._samplers[row.sequence.id], at, row.drafts, row.sequence.n_logprobs)
-                is_aside = row.sequence.draws_aside or (several and row.sequence.draw_s > QUICK_S)
+                may_take_long = run.sampler.may_take_long(1 + len(row.drafts))
+                is_aside = may_take_long or (several and row.sequence.draw_s > QUICK_S)
                 (aside if is_aside else here).append((row, run))
         for row, run in aside:
             self._aside.start(row.sequence.id, run, run.logits(context))

@@ -19,6 +19,7 @@ from service.protocol.options import Options
 from service.protocol.prompting import USUAL_PROMPTING, Prompting
 from service.protocol.said import Said
 from service.protocol.sampling import MAX_FLOAT, CFloat, Sampling
+from service.protocol.structure import Structure
 
 # Characters that a template adds to a message: 2,048 of one letter each are tokenized as slowly as a text of 64 KiB.
 WRITTEN_ROUND = 32
@@ -60,6 +61,7 @@ class Submit(_Frame, frozen=True, kw_only=True):
     echo: bool = False  # repeat the prompt before the answer, with its log-probabilities if they are wanted
     prompting: Prompting = USUAL_PROMPTING
     constraints: Constraints = NO_CONSTRAINTS
+    structure: Structure | None = None  # the form of the answer
 
     @property
     def n_prompt_characters(self) -> int:
@@ -68,11 +70,11 @@ class Submit(_Frame, frozen=True, kw_only=True):
 
     @property
     def n_characters(self) -> int:
-        """Of what has to be read: prompt, what a template adds to each message, grammar, and texts to be tokenized."""
+        """Of what has to be read: prompt, what a template adds to each message, forms, and texts to be tokenized."""
         written = WRITTEN_ROUND * len(self.messages or [])
         biased = sum(len(key) for key, _ in self.sampling.logit_bias if isinstance(key, str))
-        texts = biased + self.constraints.n_characters
-        return self.n_prompt_characters + written + len(self.sampling.grammar) + texts
+        form = len(self.sampling.grammar) + (len(self.structure.text) if self.structure else 0)
+        return self.n_prompt_characters + written + form + biased + self.constraints.n_characters
 
     def without_prompt(self) -> Submit:
         """A copy with nothing that the client wrote."""
@@ -87,6 +89,7 @@ class Submit(_Frame, frozen=True, kw_only=True):
             delivered=[],
             sampling=sampling,
             constraints=constraints,
+            structure=None,
         )
 
 

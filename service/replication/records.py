@@ -102,6 +102,7 @@ LATER: dict[str, object] = {
     "echo": False,
     "prompting": USUAL_PROMPTING,
     "constraints": NO_CONSTRAINTS,
+    "structure": None,
 }
 _encode = msgspec.json.Encoder().encode
 _entries, _records = msgspec.json.Decoder(_Entry), msgspec.json.Decoder(Record)

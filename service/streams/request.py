@@ -11,9 +11,10 @@ from service.protocol.constraints import NO_CONSTRAINTS, Constraints
 from service.protocol.frames import Submit
 from service.protocol.prompting import USUAL_PROMPTING, Prompting
 from service.protocol.sampling import N_SEEDS, Sampling
+from service.protocol.structure import Structure
 
 # Fields that came after the first version, shown only where they are given: see GenerationRequest.__repr__.
-LATER = frozenset({"logprobs", "echo", "prompting", "constraints"})
+LATER = frozenset({"logprobs", "echo", "prompting", "constraints", "structure"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class GenerationRequest:
     model: str | None = None
     prompting: Prompting = USUAL_PROMPTING
     constraints: Constraints = NO_CONSTRAINTS
+    structure: Structure | None = None
 
     def __repr__(self) -> str:
         """What identifies it in a store (idempotency.digest): a request that an earlier version knows is shown as
@@ -64,6 +66,7 @@ class GenerationRequest:
             ignore_eos=self.ignore_eos,
             logprobs=self.logprobs,
             echo=self.echo,
+            structure=self.structure,
             asked_at=asked_at,
             tenant=tenant,
             pace=pace,

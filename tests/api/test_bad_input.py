@@ -156,6 +156,9 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"cache_prompt": 0}, "cache_prompt"),
     ({"grammar": 5}, "grammar"),
     ({"grammar": "x" * 65537}, "grammar"),
+    ({"response_format": "text"}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+    ({"guided_json": {}, "format": "json"}, "format"),
     ({"seed": "x"}, "seed"),
     ({"seed": 1.5}, "seed"),
     ({"seed": -(2**64)}, "seed"),
@@ -245,14 +248,10 @@ UNSUPPORTED: list[tuple[str, Any]] = [
     ("tool_choice", {"type": "function"}),
     ("functions", [{"name": "f"}]),
     ("function_call", {"name": "f"}),
-    ("response_format", {"type": "json_object"}),
-    ("response_format", {"type": "json_schema", "json_schema": {}}),
-    ("response_format", "text"),
     ("suffix", "end"),
     ("modalities", ["audio"]),
     ("audio", {"voice": "x"}),
     ("prediction", {"type": "content"}),
-    ("json_schema", {"type": "object"}),
 ]
 
 
@@ -301,7 +300,7 @@ async def test_what_is_not_supported_is_named(serve: Serve) -> None:
         for name, value in UNSUPPORTED:
             answer = await refused(service, "POST", path, json={**(CHAT if "chat" in path else PROMPT), name: value})
             assert answer == (400, "unsupported_parameter", name), (name, value)
-    for query in ("n=2", "guided_regex=x", "suffix=x", "n_probs=5"):
+    for query in ("n=2", "raw=true", "suffix=x", "n_probs=5"):
         answer = await refused(service, "GET", f"/stream?prompt=a&{query}")
         assert answer == (400, "unsupported_parameter", query.partition("=")[0])
     assert service.engine.submitted == []

@@ -22,8 +22,9 @@ from service.engine.kv.memory import Memory
 from service.engine.llama.context import Context, NoRoom
 from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.sampler_chain import Candidates
+from service.engine.sampling.argmax import Argmax
 from service.engine.sampling.chain import chain
-from service.engine.sampling.sampler import Argmax, Sampler, make
+from service.engine.sampling.sampler import Sampler, make
 from service.engine.scheduling.prefill_chunks import PrefillChunker
 from service.engine.sequences.sequence import Sequence as Seq
 from service.engine.sequences.text import Text
@@ -886,16 +887,20 @@ def test_nothing_to_do(model: Model, make_context: MakeContext) -> None:
 class Slow(Argmax):
     """Draws when the test allows it, like a grammar that takes long to follow."""
 
-    is_quick, may_take_long = False, True
+    is_quick = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_long: bool = True) -> None:
         super().__init__()
+        self._is_long = is_long
         self.begins, self.may_draw, self.is_closed = threading.Event(), threading.Event(), False
 
-    def draw(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
+    def may_take_long(self, n: int) -> bool:
+        return self._is_long
+
+    def draw(self, logits: NDArray[np.float32], candidates: Candidates, ids: NDArray[Any] | None = None) -> int:
         self.begins.set()
         assert self.may_draw.wait(PATIENCE_S)
-        return super().draw(logits, candidates)
+        return super().draw(logits, candidates, ids)
 
     def close(self) -> None:
         self.is_closed = True
@@ -929,8 +934,7 @@ def test_other_tenants_do_not_wait_after_a_long_draw(bpe: Model, make_context: M
     request = Request("slow", "the fox", max_tokens=8)
     alone = run(bpe, make_context(bpe), request)["slow"]
     driver = Driver(bpe, make_context(bpe))
-    sampler = Slow()
-    sampler.may_take_long = False
+    sampler = Slow(is_long=False)
     sampler.may_draw.set()
     slow = driver.sequences["slow"] = replace(request.sequence(bpe), tenant="dear")
     driver.engine.submit(slow, sampler)

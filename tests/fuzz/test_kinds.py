@@ -15,7 +15,7 @@ from tests.fuzz.fuzz import KINDS, request
 from tests.fuzz.request import Request
 from tests.fuzz.wires import Known
 
-N = 4000
+N = 5000
 KNOWN = Known(("a" * 32,), ("a" * 32 + ".3.0badcafe",))
 
 

@@ -35,6 +35,7 @@ from service.protocol.options import Options
 from service.protocol.prompting import Prompting
 from service.protocol.said import Candidate, Said, TokenLogprob
 from service.protocol.sampling import MAX_FLOAT, Sampling
+from service.protocol.structure import Structure
 
 TO_ENGINE: list[type[Any]] = [Options, Submit, Cancel]
 FRAMES: list[type[Any]] = [*TO_ENGINE, Build, Loading, Ready, Accepted, Rejected, Started, Step, Beat, Fatal]
@@ -62,7 +63,7 @@ def frames(cls: type[Any]) -> st.SearchStrategy[Any]:
 
 
 st.register_type_strategy(float, st.floats(-MAX_FLOAT, MAX_FLOAT))
-for struct_type in (Sampling, Prompting, Constraints, Candidate, TokenLogprob, Said):
+for struct_type in (Sampling, Prompting, Constraints, Candidate, TokenLogprob, Said, Structure):
     st.register_type_strategy(struct_type, frames(struct_type))
 any_frame: st.SearchStrategy[Any] = st.sampled_from(FRAMES).flatmap(frames)
 

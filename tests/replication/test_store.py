@@ -21,6 +21,7 @@ from service.protocol.constraints import Constraints
 from service.protocol.frames import Submit
 from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
+from service.protocol.structure import Structure
 from service.replication.records import (
     End,
     Event,
@@ -140,6 +141,18 @@ def test_later_fields_are_stored_where_they_are_given() -> None:
     assert "prompting" not in json.loads(encode_record(RECORD))["submit"]
 
 
+def test_fields_of_this_version_are_stored_where_they_are_used() -> None:
+    """A replica of the version before reads every record without them, and refuses one whose text it would change."""
+    structured = replace(RECORD, submit=replace(RECORD.submit, structure=Structure("json", "{}", "json_schema")))
+    assert decode_record(encode_record(structured)) == structured
+    assert json.loads(encode_record(structured))["submit"]["structure"] == {
+        "kind": "json",
+        "text": "{}",
+        "field": "json_schema",
+    }
+    assert "structure" not in json.loads(encode_record(RECORD))["submit"]
+
+
 def test_versions_read_each_others_entries() -> None:
     """The same for a log: an event, an end, and an error from before there were counts."""
     event = b'["a","data: x\\n\\n",[1,2],"answering"]'
@@ -170,9 +183,10 @@ def test_a_record_without_its_prompt() -> None:
     words = replace(RECORD.submit, constraints=Constraints(bad_words=("theirs",), min_tokens=2))
     assert words.without_prompt().constraints == Constraints(min_tokens=2)
     written = Sampling(seed=1, grammar="theirs", logit_bias=((7, 1.0),), dry_sequence_breakers=("theirs",))
-    assert replace(RECORD.submit, sampling=written).without_prompt().sampling == replace(
-        Sampling(seed=1), dry_sequence_breakers=()
-    )
+    form = Structure("regex", "theirs", "guided_regex")
+    bare_submit = replace(RECORD.submit, sampling=written, structure=form).without_prompt()
+    assert bare_submit.sampling == replace(Sampling(seed=1), dry_sequence_breakers=())
+    assert bare_submit.structure is None
 
 
 ANSWER = Answer("chat", model="m", fingerprint="f")

@@ -9,6 +9,7 @@ from service.errors import KeyReused
 from service.protocol.constraints import Constraints
 from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
+from service.protocol.structure import Structure
 from service.streams.idempotency import Keys, digest
 from service.streams.request import GenerationRequest
 
@@ -49,3 +50,9 @@ def test_later_fields_count_where_they_are_given() -> None:
     asked = [plain, replace(plain, constraints=Constraints(min_tokens=1)), replace(plain, constraints=Constraints())]
     asked.append(replace(plain, prompting=Prompting(cache_prompt=False)))
     assert len({digest(one) for one in asked}) == 3
+
+
+def test_another_form_is_another_request() -> None:
+    """A key that was used for one can't be used for the other."""
+    forms = [None, Structure("regex", "a", "guided_regex"), Structure("regex", "b", "guided_regex")]
+    assert len({digest(GenerationRequest(sampling=Sampling(seed=0), structure=form)) for form in forms}) == 3

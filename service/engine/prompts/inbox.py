@@ -7,14 +7,16 @@ from functools import partial
 
 from service.engine.llama.deep_stack import SHALLOW_BYTES
 from service.engine.llama.model import LlamaError, Model
-from service.engine.prompts.reading import Reading
+from service.engine.prompts.reading import Reading, not_followed
 from service.engine.prompts.template import Prompts
 from service.engine.prompts.validation import misfit
 from service.engine.sampling.chain import is_rebuildable
 from service.engine.sampling.forbidden import Forbidden
 from service.engine.sampling.gbnf_parser import GrammarError
 from service.engine.sampling.logprobs import Ranked, named
-from service.engine.sampling.sampler import Argmax, Sampler, check_grammar, make
+from service.engine.sampling.sampler import check_grammar, make
+from service.engine.sampling.structured import AnySampler
+from service.engine.sampling.structures import Structures
 from service.engine.sequences.echo import Echo
 from service.engine.sequences.sequence import Sequence
 from service.engine.sequences.text import Text
@@ -24,7 +26,7 @@ from service.protocol.frames import Accepted, Rejected, Submit, too_long
 # encodes it while no other stream is sent anything (measured: 55 ms).
 MAX_ECHOED = 1 << 14
 # A sequence ready to be scheduled, its sampler, and the frame for the front.
-Opened = tuple[Sequence, Sampler | Argmax, Accepted]
+Opened = tuple[Sequence, AnySampler, Accepted]
 
 
 class Inbox:
@@ -37,7 +39,8 @@ class Inbox:
         self.n_ctx_seq = n_ctx_seq
         prompts = Prompts(model, chat_template)
         self.template = prompts.template
-        self._read = Reading(prompts, partial(check_grammar, model))
+        self._structures = Structures(model)
+        self._read = Reading(prompts, partial(check_grammar, model), self._structures.prove)
 
     def open(self, submit: Submit, now: float) -> Opened | Rejected:
         """The request as the engine needs it, or its rejection; max_tokens is clamped to the stream's limit."""
@@ -59,11 +62,20 @@ class Inbox:
         """Tokenize a request that `refuse` has passed."""
         return self._read(submit)
 
-    @staticmethod
-    def is_quick(submit: Submit) -> bool:
+    def is_quick(self, submit: Submit) -> bool:
         """Whether it is tokenized in milliseconds, whatever its text: line feeds, SentencePiece's worst case, take
-        15 ms."""
-        return not submit.sampling.grammar and submit.n_characters <= SHALLOW_BYTES
+        15 ms. A structure is, once it is compiled."""
+        is_new = submit.structure is not None and not self._structures.knows(submit.structure)
+        return not is_new and not submit.sampling.grammar and submit.n_characters <= SHALLOW_BYTES
+
+    def compile(self, submit: Submit) -> Submit | Rejected:
+        """Compile the structure of a request that the preparer has passed, so that `begin` does not take long."""
+        try:
+            if submit.structure:
+                self._structures.compile(submit.structure)
+        except GrammarError as e:
+            return not_followed(submit, e)
+        return submit
 
     def begin(self, submit: Submit, now: float) -> Opened | Rejected:
         """A tokenized request as the engine needs it."""
@@ -163,7 +175,7 @@ class Inbox:
         found |= {token: stop.encode() for stop in submit.stop for token in self._model.control_ids.get(stop, ())}
         return found if submit.constraints.include_stop_str_in_output else dict.fromkeys(found, b"")
 
-    def _sampler(self, submit: Submit, stop_tokens: Collection[int]) -> Sampler | Argmax | Rejected:
+    def _sampler(self, submit: Submit, stop_tokens: Collection[int]) -> AnySampler | Rejected:
         words = [word for word in submit.constraints.bad_words if word and not isinstance(word, str)]
         forbidden = Forbidden(
             ends=self._model.end_tokens.union(stop_tokens), min_tokens=submit.constraints.min_tokens, words=words
@@ -172,10 +184,20 @@ class Inbox:
         if len(banned | (self._model.end_tokens if submit.ignore_eos else set())) == self._model.n_vocab:
             named = "bad_words" if words else "logit_bias"
             return Rejected(submit.id, "invalid_request", f"{named}: it leaves no token to sample", named)
+        refused = self.compile(submit)
+        if isinstance(refused, Rejected):
+            return refused
         try:
-            return make(self._model, submit.sampling, ignore_eos=submit.ignore_eos, forbidden=forbidden)
+            sampler = make(self._model, submit.sampling, ignore_eos=submit.ignore_eos, forbidden=forbidden)
+            if submit.structure is None:
+                return sampler
+            # Control tokens are no part of the text, whatever a grammar says.
+            unused = forbidden.always.union(self._model.control_tokens - self._model.end_tokens)
+            unused |= {token for token, bias in submit.sampling.logit_bias if bias is None and isinstance(token, int)}
+            unused |= self._model.end_tokens if submit.ignore_eos else set()
+            return self._structures.sampler(submit.structure, sampler, unused)
         except GrammarError as e:
-            return Rejected(submit.id, "invalid_request", f"grammar: {e}", "grammar")
+            return not_followed(submit, e)
 
     def _surely_too_long(self, submit: Submit) -> Rejected | None:
         """Refuse by size alone what can't fit: some tokenizers take minutes for a megabyte."""

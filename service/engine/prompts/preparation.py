@@ -19,12 +19,13 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from service.engine.host.threads import schedstat
+from service.engine.llama.deep_stack import SHALLOW_BYTES
 from service.engine.prompts.read_budget import PromptBudget
 from service.protocol.codec import Decoder, encode
 from service.protocol.frames import Rejected, Submit
 
 WALL_S = 60.0  # when the limit of CPU time does not end it: on an overloaded machine, or a stopped process
-TOO_LONG, FATAL = "The prompt takes too long to process.", "The prompt can't be processed."
+TOO_LONG, FATAL = "takes too long to process.", "can't be processed."
 
 
 class PreparerDied(Exception):
@@ -175,9 +176,9 @@ class Preparation:
                 return self._ask(submit)
             except PreparerDied as e:
                 if e.is_late:
-                    return Rejected(submit.id, "invalid_prompt", TOO_LONG)
+                    return _refusal(submit, TOO_LONG)
                 sys.stderr.write(f"engine: the process that prepares long prompts and grammars died ({e})\n")
-        return Rejected(submit.id, "invalid_prompt", FATAL)
+        return _refusal(submit, FATAL)
 
     def _ready(self) -> list[Submit]:
         return [submit for submit in self._waiting if self._wait_s(submit) <= 0]
@@ -194,3 +195,10 @@ class Preparation:
         self._turn += 1
         self._turns = {s.tenant: self._turns.get(s.tenant, 0) for s in self._waiting} | {submit.tenant: self._turn}
         return submit
+
+
+def _refusal(submit: Submit, why: str) -> Rejected:
+    """Of a request that ended the process: a short prompt can't have been the cause."""
+    if submit.structure and submit.n_prompt_characters <= SHALLOW_BYTES:
+        return Rejected(submit.id, "invalid_request", f"{submit.structure.field}: it {why}", submit.structure.field)
+    return Rejected(submit.id, "invalid_prompt", f"The prompt {why}")

@@ -1,6 +1,6 @@
 """The process that tokenizes slow requests: `python -m service.engine.prompts.preparer FD MODEL N_CTX TEMPLATE`.
 
-How long a tokenizer, a chat template or a grammar's parser takes depends on the text: 392,000 line feeds take
+How long a tokenizer, a chat template or a grammar's compiler takes depends on the text: 392,000 line feeds take
 SentencePiece half a minute. None of them can be interrupted, so they run where they can be killed: SIGPROF ends this
 process when its CPU time for one request is spent. It has the vocabulary, not the weights, and a low scheduling
 priority: streams come first. One frame in, a Submit, one frame out: the result of reading.py.
@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from service.engine.llama.model import LlamaError, Model
 from service.engine.prompts.reading import Reading
 from service.engine.prompts.template import Prompts
 from service.engine.sampling.sampler import check_grammar
+from service.engine.sampling.structures import Structures
 from service.protocol.codec import Decoder, encode
 from service.protocol.frames import Rejected, Submit
 
@@ -43,16 +45,32 @@ def main(fd: int, path: Path, n_ctx: int, chat_template: str) -> None:
         prompts = Prompts(model, chat_template)
     except (LlamaError, ConfigurationError):
         return  # the engine, which loaded them, reports it
-    read = Reading(prompts, partial(check_grammar, model))
-    answer(socket.socket(fileno=fd), read, budget(n_ctx, seconds_per_byte(prompts)))
+    structures = Structures(model)
+
+    def load(submit: Submit) -> None:
+        with suppress(LlamaError):  # `prove` raises it again
+            if submit.structure:
+                structures.load()
+
+    read = Reading(prompts, partial(check_grammar, model), structures.prove)
+    answer(socket.socket(fileno=fd), read, budget(n_ctx, seconds_per_byte(prompts)), load)
 
 
-def answer(sock: socket.socket, read: Callable[[Submit], Submit | Rejected], budget_s: Callable[[int], float]) -> None:
-    """Process each Submit within budget_s(its characters) of CPU time, or die by SIGPROF."""
+def answer(
+    sock: socket.socket,
+    read: Callable[[Submit], Submit | Rejected],
+    budget_s: Callable[[int], float],
+    load: Callable[[Submit], None] = lambda submit: None,
+) -> None:
+    """Process each Submit within budget_s(its characters) of CPU time, or die by SIGPROF.
+
+    load: makes what later requests need, too; not on this one's time.
+    """
     decoder = Decoder()
     while data := sock.recv(1 << 18):
         for frame in decoder.feed(data):
             assert isinstance(frame, Submit)
+            load(frame)
             signal.setitimer(signal.ITIMER_PROF, budget_s(frame.n_characters))
             answered = read(frame)
             signal.setitimer(signal.ITIMER_PROF, 0)

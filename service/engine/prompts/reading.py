@@ -1,5 +1,5 @@
-"""Tokenizes a Submit's prompt, and checks that llama.cpp can follow its grammar. How long that takes depends on the
-text."""
+"""Tokenizes a Submit's prompt, and checks that its grammar or structure can be followed. How long that takes depends on
+the text."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from service.engine.prompts.template import Prompts
 from service.engine.sampling.gbnf_parser import GrammarError
 from service.protocol.frames import Rejected, Submit
 from service.protocol.sampling import MAX_BIASES
+from service.protocol.structure import Structure
 
 Result = TypeVar("Result")
 
@@ -26,9 +27,11 @@ class TooManyBiases(Exception):
 class Reading:
     """With one model's vocabulary and chat template. Safe from any one thread at a time."""
 
-    def __init__(self, prompts: Prompts, check_grammar: Callable[[str], None]) -> None:
-        """check_grammar: raises GrammarError for a text that no sampler can be made of."""
-        self._prompts, self._check_grammar = prompts, check_grammar
+    def __init__(
+        self, prompts: Prompts, check_grammar: Callable[[str], None], prove: Callable[[Structure], None]
+    ) -> None:
+        """check_grammar, prove: raise GrammarError for one that no sampler can be made of."""
+        self._prompts, self._check_grammar, self._prove = prompts, check_grammar, prove
 
     def __call__(self, submit: Submit) -> Submit | Rejected:
         """The same with tokens for text or messages, fully validated; or its rejection."""
@@ -39,6 +42,8 @@ class Reading:
             submit = self._tokenized(submit)
             if submit.sampling.grammar:
                 self._check_grammar(submit.sampling.grammar)
+            if submit.structure:
+                self._prove(submit.structure)
             if submit.messages is not None:
                 if submit.or_raw and self._prompts.template.render is None:
                     return replace(submit, messages=None, tokens=self._raw(submit, submit.messages[0]["content"]))
@@ -50,7 +55,7 @@ class Reading:
         except NoTemplate as e:
             return Rejected(submit.id, "no_chat_template", str(e), "messages")
         except GrammarError as e:
-            return Rejected(submit.id, "invalid_request", f"grammar: {e}", "grammar")
+            return not_followed(submit, e)
         except TooManyBiases as e:
             return Rejected(submit.id, "invalid_request", f"logit_bias: {e}", "logit_bias")
         except (TemplateError, LlamaError) as e:
@@ -82,6 +87,11 @@ class Reading:
         if not isinstance(word, str):
             return [word]
         return [tuple(ids) for ids in self._prompts.word(word) if ids]
+
+
+def not_followed(submit: Submit, error: GrammarError) -> Rejected:
+    """The rejection of a request whose grammar or structure can't be followed."""
+    return Rejected(submit.id, "invalid_request", error.told, error.param)
 
 
 def safely(submit: Submit, run: Callable[[], Result]) -> Result | Rejected:

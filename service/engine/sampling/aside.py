@@ -27,7 +27,7 @@ class AsideSampler:
     def __init__(self, n_vocab: int, n_threads: int) -> None:
         self._n_vocab = n_vocab
         self._own = threading.local()
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="aside", initializer=_give_way)
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="aside", initializer=give_way)
         self._drawing: dict[str, Future[Drawn]] = {}
 
     def __len__(self) -> int:
@@ -68,6 +68,7 @@ class AsideSampler:
         return draw(run, logits, self._own.candidates)
 
 
-def _give_way() -> None:
+def give_way() -> None:
+    """Lower the calling thread's priority."""
     with suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

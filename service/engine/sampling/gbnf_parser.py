@@ -28,7 +28,17 @@ _MARKS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?"
 
 
 class GrammarError(Exception):
-    """Not a grammar, or too large a one; the message says where, with nothing of its text but names of rules."""
+    """Not a grammar, or too large a one; the message says where, with nothing of its text but names of rules.
+
+    param: the request's field.
+    """
+
+    param = "grammar"
+
+    @property
+    def told(self) -> str:
+        """What its client is told."""
+        return f"{self.param}: {self}"
 
 
 @dataclass(slots=True)

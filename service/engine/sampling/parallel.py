@@ -18,7 +18,7 @@ from service.engine.llama.context import Context
 from service.engine.llama.sampler_chain import Candidates
 from service.engine.sampling.gbnf_parser import GrammarError
 from service.engine.sampling.logprobs import Distribution, Ranked
-from service.engine.sampling.sampler import Argmax, Sampler
+from service.engine.sampling.structured import AnySampler
 
 # Below, building and scanning the array of all candidates takes less time than waking a thread (about 50 us).
 MIN_N_VOCAB = 16384
@@ -31,7 +31,7 @@ class Draw(NamedTuple):
     n_logprobs: of how many of the likeliest tokens the log-probabilities are wanted, in addition to the token's own.
     """
 
-    sampler: Sampler | Argmax
+    sampler: AnySampler
     first: int
     drafts: Sequence[int] = ()
     n_logprobs: int | None = None

@@ -40,7 +40,6 @@ class Sequence:
     n_logprobs: int | None = None  # of how many of the likeliest tokens log-probabilities are wanted; None: of none
     passes: bool = False  # was admitted before one for which there was no room
     n_safe: int = 0  # tokens; until it has as many it is not preempted for another tenant
-    draws_aside: bool = False  # its sampling may be slow: other sequences do not wait for it
     draw_s: float = 0.0  # seconds that its last token took to sample
     is_drawing: bool = False  # its next token is being sampled: there is nothing to compute until then
     is_owed: bool = False  # another replica had admitted it: it is queued before new requests

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from service.engine.llama.deep_stack import SHALLOW_BYTES
@@ -17,6 +18,7 @@ from service.protocol.constraints import Constraints
 from service.protocol.frames import Accepted, Rejected, Submit
 from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
+from service.protocol.structure import Structure
 from tests.engine.prompts.test_template import With
 
 
@@ -356,8 +358,9 @@ def test_invalid_biases(inbox: Inbox, bpe: Model) -> None:
     assert refused(inbox, text="the", sampling=Sampling(seed=1, logit_bias=but_ends), ignore_eos=True)
 
 
-def test_what_is_quick_to_prepare() -> None:
-    """A few kilobytes of text, including all that a template adds to each message; a grammar never is."""
+def test_what_is_quick_to_prepare(inbox: Inbox) -> None:
+    """A few kilobytes of text, including all that a template adds to each message; a grammar never is, and a structure
+    once it is compiled."""
     one = {"role": "user", "content": "x"}
     asked: list[tuple[dict[str, Any], bool]] = [
         ({"text": "x" * 8000}, True),
@@ -371,4 +374,19 @@ def test_what_is_quick_to_prepare() -> None:
         ({"text": "x", "constraints": Constraints(bad_words=("x" * 100,))}, True),
     ]
     for fields, is_quick in asked:
-        assert Inbox.is_quick(Submit(id="id", **{"sampling": Sampling(seed=1), **fields})) == is_quick
+        assert inbox.is_quick(submit(**fields)) == is_quick
+    structured = submit(text="x", structure=Structure("choice", '["a"]', "guided_choice"))
+    assert not inbox.is_quick(structured)
+    assert inbox.compile(structured) == structured
+    assert inbox.is_quick(structured)
+    assert inbox.is_quick(replace(structured, structure=Structure("choice", '["a"]', "structured_outputs")))
+    assert not inbox.is_quick(replace(structured, text="x" * 9000))
+
+
+def test_an_invalid_structure(inbox: Inbox) -> None:
+    """It is refused with its field's name, whether it is new or was to be compiled only."""
+    bad = Structure("json", '{"not":{}}', "guided_json")
+    expected = Rejected("id", "invalid_request", "guided_json: 'not' can't be enforced", "guided_json")
+    assert refused(inbox, text="the", structure=bad) == expected
+    assert inbox.compile(submit(text="the", structure=bad)) == expected
+    assert inbox.begin(submit(tokens=[1], structure=bad), 0.0) == expected

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from service.engine.llama.model import Model
 from service.engine.prompts.inbox import Inbox
@@ -18,6 +19,7 @@ from service.engine.prompts.read_budget import AT_ONCE_S, PromptBudget
 from service.engine.sequences.sequence import Sequence
 from service.protocol.frames import Rejected, Submit
 from service.protocol.sampling import Sampling
+from service.protocol.structure import Structure, StructureKind
 from tests.engine.child import ROOT
 from tests.patience import PATIENCE_S
 
@@ -276,8 +278,73 @@ def test_a_prompt_that_kills_the_process_is_refused(deaths: list[int], why: str)
     asked.errors = [PreparerDied(status) for status in reversed(deaths)]
     asked.preparation.put(submit())
     asked.preparation.turn()
-    assert asked.done == [Rejected("id", "invalid_prompt", why)]
+    assert asked.done == [Rejected("id", "invalid_prompt", f"The prompt {why}")]
     assert len(asked.order) == len(deaths)
+
+
+def test_a_structure_that_kills_the_process_is_refused_by_its_field() -> None:
+    """Where the prompt is too short to have been the cause."""
+    form = Structure("json", "{}", "json_schema")
+    for text, expected in (
+        ("x", Rejected("id", "invalid_request", f"json_schema: it {TOO_LONG}", "json_schema")),
+        ("x" * 9000, Rejected("id", "invalid_prompt", f"The prompt {TOO_LONG}")),
+    ):
+        asked = Scripted()
+        asked.errors = [PreparerDied(LATE)]
+        asked.preparation.put(replace(submit(text=text), structure=form))
+        asked.preparation.turn()
+        assert asked.done == [expected]
+
+
+def ref_chain(n: int) -> str:
+    """A schema of n references, each to the next."""
+    links = ",".join(f'"{i}":{{"$ref":"#/$defs/{i + 1}"}}' for i in range(n))
+    return f'{{"$ref":"#/$defs/0","$defs":{{{links},"{n}":{{"type":"null"}}}}}}'
+
+
+def nested(n: int) -> str:
+    return '{"type":"array","minItems":1,"items":' * n + '{"type":"null"}' + "}" * n
+
+
+def many(keyword: str, n: int, key: str = "{}") -> str:
+    return (
+        f'{{"type":"object","{keyword}":{{{",".join(f"{chr(34)}{key.format(i)}{chr(34)}:{{}}" for i in range(n))}}}}}'
+    )
+
+
+HOSTILE: dict[str, tuple[StructureKind, str]] = {
+    "references": ("json", ref_chain(2000)),
+    "nested": ("json", nested(1500)),
+    "nested JSON": ("json", '{"const":' + "[" * 20_000 + "]" * 20_000 + "}"),
+    "multipleOf": ("json", '{"type":"integer","multipleOf":999983}'),
+    "two multiples": ("json", '{"allOf":[{"multipleOf":997},{"multipleOf":991},{"type":"integer","multipleOf":983}]}'),
+    "patterns": ("json", many("patternProperties", 500, "^{}.*x")),
+    "exponential": ("regex", "(a|a)*" * 20 + "(.*b.{200}){20}"),
+    "repeated": ("regex", "((((a{100}){100}){100}){100})"),
+    "rules": ("lark", "\n".join(["start: r0", *(f"r{i}: r{i + 1}" for i in range(3000)), 'r3000: "a"'])),
+    "ambiguous": ("lark", 'start: x\nx: x x x | "a" | x x | ""'),
+    "backtracking": ("lark", 'start: a* "b"\na[stop="c"]: /.*/'),
+}
+
+
+def test_hostile_structures_end_no_more_than_their_process(bpe_path: Path) -> None:
+    """Each is refused by its field, or can be followed; and the next request is prepared."""
+    form = Structure("choice", '["a","b"]', "guided_choice")
+    with preparer(*command(bpe_path, 500, "")[1:]) as process:
+        outcomes = {}
+        for name, (kind, text) in HOSTILE.items():
+            done: list[Submit | Rejected] = []
+            preparation = Preparation(process.ask, done.append)
+            preparation.put(replace(submit(text="x"), structure=Structure(kind, text, "theirs")))
+            preparation.turn()
+            outcomes[name] = done[0]
+            assert isinstance(process.ask(replace(submit(text="x"), structure=form)), Submit), name
+    passed = {name for name, done in outcomes.items() if isinstance(done, Submit)}
+    assert passed <= {"references", "rules", "ambiguous", "exponential", "backtracking"}, "few tokens, few states"
+    refused = [done for done in outcomes.values() if isinstance(done, Rejected)]
+    assert {(done.code, done.param) for done in refused} == {("invalid_request", "theirs")}
+    told = {name: done.message for name, done in outcomes.items() if isinstance(done, Rejected)}
+    assert "'multipleOf'" in told["multipleOf"] and "'patternProperties'" in told["patterns"]
 
 
 def test_a_death_not_caused_by_the_request(capsys: pytest.CaptureFixture[str]) -> None:

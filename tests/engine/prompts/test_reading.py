@@ -11,17 +11,19 @@ from service.engine.llama.model import Model
 from service.engine.prompts.reading import Reading
 from service.engine.prompts.template import Prompts
 from service.engine.sampling.sampler import check_grammar
+from service.engine.sampling.structures import Structures
 from service.protocol.constraints import Constraints
 from service.protocol.frames import Rejected, Submit
 from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
+from service.protocol.structure import Structure
 from tests.engine.prompts.test_template import With
 
 SUBMIT = Submit(id="id", sampling=Sampling(seed=0), stop=["fox"], max_tokens=7)
 
 
 def reading(model: Model) -> Reading:
-    return Reading(Prompts(model), partial(check_grammar, model))
+    return Reading(Prompts(model), partial(check_grammar, model), Structures(model).prove)
 
 
 def test_a_text_and_a_chat_become_tokens(bpe: Model) -> None:
@@ -113,9 +115,19 @@ def test_special_tokens_of_a_bare_prompt(bpe: Model) -> None:
     assert read.tokens == bpe.tokenize("the", add_special=False, parse_special=False)
 
 
+@pytest.mark.parametrize("kind", ["text", "tokens"])
+def test_a_structure_is_proven_whatever_the_prompt_is(bpe: Model, kind: str) -> None:
+    """An invalid one is refused by the name of the field that it came in."""
+    submit = replace(SUBMIT, text="x") if kind == "text" else replace(SUBMIT, tokens=[1])
+    assert isinstance(reading(bpe)(replace(submit, structure=Structure("regex", "a+", "guided_regex"))), Submit)
+    refused = reading(bpe)(replace(submit, structure=Structure("regex", "(", "guided_regex")))
+    assert isinstance(refused, Rejected)
+    assert (refused.code, refused.param) == ("invalid_request", "guided_regex")
+
+
 def test_any_other_error_refuses_the_request(bpe: Model) -> None:
     """The message has the error's type, and nothing of its text."""
     prompts = Prompts(With(bpe, "{{ messages[0].content }}"))
-    read = Reading(prompts, partial(check_grammar, bpe))
+    read = Reading(prompts, partial(check_grammar, bpe), Structures(bpe).prove)
     refused = read(replace(SUBMIT, messages=[{"role": "user"}]))
     assert refused == Rejected("id", "invalid_prompt", "The request can't be processed: KeyError.")

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.sampler_chain import Candidates
 from service.engine.sampling import parallel as drawing
+from service.engine.sampling.argmax import Argmax
 from service.engine.sampling.gbnf_parser import GrammarError
 from service.engine.sampling.logprobs import Distribution
 from service.engine.sampling.parallel import Draw, Drawn, ParallelSampler
-from service.engine.sampling.sampler import Argmax, make
+from service.engine.sampling.sampler import make
 from service.protocol.sampling import Sampling
 from tests.engine.conftest import MakeContext
 

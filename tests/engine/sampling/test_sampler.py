@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from service.engine.llama.context import Context
 from service.engine.llama.model import LlamaError, Model
 from service.engine.llama.sampler_chain import Candidates, Chain
+from service.engine.sampling.argmax import Argmax
 from service.engine.sampling.chain import chain, is_rebuildable, window
 from service.engine.sampling.forbidden import Forbidden
 from service.engine.sampling.gbnf_parser import GrammarError
-from service.engine.sampling.sampler import Argmax, Sampler, make
+from service.engine.sampling.sampler import Sampler, make
 from service.protocol.sampling import Sampling
 from tests.engine.conftest import MakeContext
 
