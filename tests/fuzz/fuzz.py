@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tests.events import parse
-from tests.fuzz import bodies, wires
+from tests.fuzz import bodies, forms, wires
 from tests.fuzz.reply import Reply, send, wrong
 from tests.fuzz.request import KEY, Request
 from tests.fuzz.wires import Known
@@ -19,16 +19,17 @@ from tests.running import Service
 N_AT_ONCE = 8  # far too few to fill the queue: no 429 is expected
 N_SMALLER = 60  # attempts to reduce one request
 N_KEPT = 40  # faults that are reported in full
-KINDS = (*bodies.KINDS, *wires.KINDS)
+BODIES = (*bodies.KINDS, *forms.KINDS)
+KINDS = (*BODIES, *wires.KINDS)
 
 
 def request(seed: int, i: int, known: Known) -> Request:
     """The i-th request of this seed, independent of those before it."""
     rng = random.Random(f"{seed} {i}")
     kind = rng.randrange(len(KINDS))
-    if kind < len(bodies.KINDS):
-        return bodies.KINDS[kind](rng)
-    return wires.KINDS[kind - len(bodies.KINDS)](rng, known)
+    if kind < len(BODIES):
+        return BODIES[kind](rng)
+    return wires.KINDS[kind - len(BODIES)](rng, known)
 
 
 async def known(service: Service) -> Known:

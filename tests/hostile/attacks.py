@@ -43,6 +43,9 @@ FLOOD = STORY | {"grammar": 'root ::= "a"{\n2}\n' + "# a secret\n" * 5000 + "\n"
 # Each of its tokens may begin in two hundred ways.
 COSTLY = STORY | {"grammar": "root ::= (" + "|".join(["[一-龥]"] * 200) + ")+", "max_tokens": 30}
 UNCHECKED = STORY | {"grammar": nullable_rules(64 * KIB), "max_tokens": 4}
+# Forms of an answer: one that takes seconds to compile, and one with ever more parses.
+BOMB = STORY | {"guided_regex": "((((a{100}){100}){100}){100})", "max_tokens": 4}
+AMBIGUOUS = STORY | {"guided_grammar": "start: x\nx: x x | /[a-z ]/", "max_tokens": 30}
 MESSAGES = {"messages": [{"role": "user", "content": "a"}] * 2048, "max_tokens": 1}
 DEAREST = STORY | {
     "max_tokens": 100,
@@ -100,6 +103,11 @@ async def costly_grammar(attacker: Attacker) -> None:
 
 async def unchecked_grammar(attacker: Attacker) -> None:
     await attacker.post("/stream", UNCHECKED)
+
+
+async def costly_forms(attacker: Attacker) -> None:
+    await attacker.post("/stream", BOMB)
+    await attacker.post("/stream", AMBIGUOUS)
 
 
 async def dearest_samplers(attacker: Attacker) -> None:
@@ -171,6 +179,7 @@ KINDS = (
     Kind("a grammar that is printed", log_flood),
     Kind("a grammar that is costly to follow", costly_grammar, n_loops=2),
     Kind("a grammar that is costly to check", unchecked_grammar),
+    Kind("forms that are costly to compile or to follow", costly_forms, n_loops=2),
     Kind("all samplers at once", dearest_samplers, n_loops=2),
     Kind("2,048 messages", many_messages),
     Kind("one key that fills the queue", full_queue, n_attackers=1, n_loops=8),

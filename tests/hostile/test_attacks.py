@@ -13,7 +13,7 @@ from service.settings import Settings
 from tests.hostile import attacks
 from tests.hostile.attacks import KINDS
 
-ORDERS = {name: getattr(attacks, name) for name in ("FLOOD", "COSTLY", "UNCHECKED", "DEAREST")}
+ORDERS = {name: getattr(attacks, name) for name in ("FLOOD", "COSTLY", "UNCHECKED", "BOMB", "AMBIGUOUS", "DEAREST")}
 ORDERS |= {"KEPT": attacks.KEPT | {"prompt": "x"}, "MESSAGES": attacks.MESSAGES}
 BODIES = {name: getattr(attacks, name) for name in ("NEWLINES", "LETTERS", "TABS", "MARKS", "IDS", "BIASES", "PARTS")}
 
