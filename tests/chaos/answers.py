@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jsonschema
 import orjson
 
 from tests.redis_server import PROGRAM, RedisServer
@@ -27,10 +28,40 @@ from tests.running import Service, running
 MESSAGES = [{"role": "user", "content": "Tell me a story about a fox"}]
 N_TOKENS = 200
 LONGEST_S = 120.0  # of one answer, with the engine's restart or another replica's adoption
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "tales": {
+            "type": "array",
+            "minItems": 4,
+            "items": {
+                "type": "object",
+                "properties": {"title": {"type": "string", "maxLength": 40}, "year": {"type": "integer"}},
+                "required": ["title", "year"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["tales"],
+    "additionalProperties": False,
+}
+ENDS = {"max_tokens": 2 * N_TOKENS, "ignore_eos": False}
+FORM = {"type": "json_schema", "json_schema": {"name": "tales", "schema": SCHEMA, "strict": True}}
 # Kind -> route and body; each is made with another seed in every trial.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "n=4": ("chat/completions", {"messages": MESSAGES, "n": 4, "max_tokens": N_TOKENS}),
     "three prompts": ("completions", {"prompt": ["A fox", "An owl", "The sea"], "max_tokens": N_TOKENS}),
+    "schema": ("chat/completions", {"messages": MESSAGES, "response_format": FORM, **ENDS}),
+    "schema, n=2": ("chat/completions", {"messages": MESSAGES, "n": 2, "guided_json": SCHEMA, **ENDS}),
+    "log-probabilities": (
+        "chat/completions",
+        {"messages": MESSAGES, "logprobs": True, "top_logprobs": 3, "max_tokens": N_TOKENS},
+    ),
+    "echo": ("completions", {"prompt": "Once upon a time", "echo": True, "logprobs": 2, "max_tokens": N_TOKENS}),
+    "constraints": (
+        "completions",
+        {"prompt": "A fox", "min_tokens": 150, "bad_words": ["the", "fox"], "max_tokens": N_TOKENS},
+    ),
 }
 
 
@@ -70,6 +101,15 @@ def _parts(choice: dict[str, Any]) -> list[tuple[str, Any]]:
     return parts + [(f"logprobs.{name}", value) for name, value in logprobs.items() if isinstance(value, list)]
 
 
+def is_valid(choice: dict[str, Any]) -> bool:
+    """Whether an answer that begins as JSON, and has ended, is JSON of the schema."""
+    text = choice.get("content", "")
+    if choice.get("finish_reason") != "stop" or not text.startswith("{"):
+        return True
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    return bool(validator.is_valid(orjson.loads(text)))
+
+
 @dataclass
 class Tally:
     """The answers of one kind."""
@@ -79,6 +119,7 @@ class Tally:
     n_changed: int = 0
     n_repeated: int = 0  # events
     n_failed: int = 0
+    n_invalid: int = 0  # ended by themselves, but do not have the form that was asked for
     worst_s: float = 0.0  # from a kill to the answer's end
     notes: list[str] = field(default_factory=list)
 
@@ -86,6 +127,7 @@ class Tally:
         self.n += 1
         self.n_repeated += len(got.ids) - len(set(got.ids))
         self.n_failed += not got.is_done
+        self.n_invalid += not all(map(is_valid, got.choices.values()))
         if got.choices != whole.choices:
             self.n_changed += 1
             self.notes.append(f"answer {self.n}: {got.choices} instead of {whole.choices}"[:400])
@@ -96,7 +138,7 @@ class Tally:
 async def read(urls: list[str], kind: str, seed: int, answer: Answer, *, key: str) -> None:
     """All of an answer, at one replica after another until it is done."""
     path, body = KINDS[kind]
-    body = body | {"stream": True, "seed": seed, "ignore_eos": True}
+    body = {"ignore_eos": True} | body | {"stream": True, "seed": seed}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=2)
     async with asyncio.timeout(LONGEST_S), aiohttp.ClientSession(timeout=timeout) as client:
         for attempt in range(1000):
@@ -128,10 +170,10 @@ async def engine_trials(n: int, seed: int) -> dict[str, Tally]:
     kinds = [kind for _, kind in zip(range(n), _cycle(), strict=False)]
     async with running(kv_type="bf16", max_waiting="64") as service:
         for trial, kind in enumerate(kinds):
-            whole, usual_s = await _undisturbed(service, kind, trial)
+            whole = await _undisturbed(service, kind, trial)
             got = Answer()
             reading = asyncio.create_task(read([service.url], kind, trial, got, key=f"{trial}-b"))
-            await asyncio.sleep(rng.uniform(0.1, 0.8) * usual_s)
+            await _reached(got, reading, rng.uniform(0.05, 0.8) * len(whole.ids))
             tally = tallies[kind]
             tally.n_hit += not reading.done()
             os.kill(service.engine_pid(), signal.SIGKILL)
@@ -158,19 +200,25 @@ async def _replica_trial(redis_url: str, kind: str, trial: int, rng: random.Rand
     async with AsyncExitStack() as stack:
         settings = {"kv_type": "bf16", "max_waiting": "64", "redis_url": redis_url}
         one, two = [await stack.enter_async_context(running(**settings)) for _ in range(2)]
-        whole, usual_s = await _undisturbed(two, kind, trial)
+        whole = await _undisturbed(two, kind, trial)
         got = Answer()
         reading = asyncio.create_task(read([one.url, two.url], kind, trial, got, key=f"{trial}-b"))
-        await asyncio.sleep(rng.uniform(0.1, 0.8) * usual_s)
+        await _reached(got, reading, rng.uniform(0.05, 0.8) * len(whole.ids))
         tally.n_hit += not reading.done()
         one.process.kill()
         await _finish(reading, got, whole, tally)
 
 
-async def _undisturbed(service: Service, kind: str, trial: int) -> tuple[Answer, float]:
-    whole, began = Answer(), time.monotonic()
+async def _undisturbed(service: Service, kind: str, trial: int) -> Answer:
+    whole = Answer()
     await read([service.url], kind, trial, whole, key=f"{trial}-a")
-    return whole, time.monotonic() - began
+    return whole
+
+
+async def _reached(got: Answer, reading: asyncio.Task[None], n: float) -> None:
+    """Until it has more than n events."""
+    while len(got.ids) <= n and not reading.done():  # noqa: ASYNC110  # an event for each would be thousands
+        await asyncio.sleep(0.001)
 
 
 async def _finish(reading: asyncio.Task[None], got: Answer, whole: Answer, tally: Tally) -> None:
@@ -187,12 +235,13 @@ def _cycle() -> list[str]:
     return [*KINDS] * 1000
 
 
-HEAD = "| killed | what | answers (hit) | changed | events repeated | failed | longest rest |\n" + 7 * "|---" + "|"
+HEAD = "| killed | what | answers (hit) | changed | invalid | repeated | failed | longest rest |\n" + 8 * "|---" + "|"
 
 
 def rows(killed: str, tallies: dict[str, Tally]) -> list[str]:
     return [
-        f"| {killed} | {kind} | {t.n} ({t.n_hit}) | {t.n_changed} | {t.n_repeated} | {t.n_failed} | {t.worst_s:.1f} s |"
+        f"| {killed} | {kind} | {t.n} ({t.n_hit}) | {t.n_changed} | {t.n_invalid} | {t.n_repeated} | {t.n_failed} "
+        f"| {t.worst_s:.1f} s |"
         for kind, t in tallies.items()
         if t.n
     ]
