@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from itertools import combinations
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
+ANY_DAY = datetime(2025, 1, 2)  # where the date does not matter
 
 
 class TemplateError(Exception):
@@ -29,8 +32,10 @@ class Jinja:
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
         """bos, eos: how the vocabulary spells these tokens. Raises TemplateError for a text that does not compile."""
         self._template = _compile(source)
-        self._bos, self._eos = bos, eos
+        self.source, self.bos, self.eos = source, bos, eos
         self._in_parts: frozenset[str] = frozenset()
+        self._absent: Mapping[str, None] = dict.fromkeys(("tools", "documents"))  # as transformers passes them
+        self._absent = {} if _needs_no_tools(self) else self._absent
         self._in_parts = _roles_in_parts(self)
 
     def __call__(self, messages: Messages, date: datetime, *, opens_answer: bool = True) -> str:
@@ -39,24 +44,45 @@ class Jinja:
 
     def render(self, messages: Messages, date: datetime, in_parts: frozenset[str], *, opens_answer: bool = True) -> str:
         """The same with the contents of these roles as lists of parts. Raises TemplateError."""
+        given = [_in_parts(m) if m.get("role") in in_parts else m for m in messages]
+        return self.fill(given, opens_answer=opens_answer, date=date)
+
+    def fill(self, messages: Messages, *, opens_answer: bool = True, date: datetime = ANY_DAY, **variables: Any) -> str:
+        """The template with these variables of its own, of which it gets copies. Raises TemplateError."""
+        # The last two are firefunction's.
+        own = {"bos_token": self.bos, "eos_token": self.eos, "functions": "[]", "datetime": date.strftime("%d %B %Y")}
+        given = {**own, "messages": list(messages), **self._absent, **variables}
         try:
             return self._template.render(
-                messages=[_in_parts(m) if m.get("role") in in_parts else m for m in messages],
+                **copy.deepcopy(given),
                 add_generation_prompt=opens_answer,
                 strftime_now=lambda form: date.strftime(form),
-                bos_token=self._bos,
-                eos_token=self._eos,
-                tools=None,
-                documents=None,
             )
         except jinja2.TemplateError as e:
             raise TemplateError(f"the chat template rejects these messages: {e}") from e
         except Exception as e:  # a template is a program: it can compute 1 / 0
             raise TemplateError(f"the chat template fails on these messages: {e!r}") from e
 
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The names that it reads and does not set, in a branch at least."""
+        return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
+
 
 def _in_parts(message: Mapping[str, str]) -> dict[str, Any]:
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+
+def _needs_no_tools(template: Jinja) -> bool:
+    """Whether it fails with tools that are none, and works where they are not even defined (Hermes's, Command R+'s)."""
+    message = [{"role": "user", "content": "x"}]
+    try:
+        template.fill(message)
+    except TemplateError:
+        with suppress(TemplateError):
+            template.fill(message, tools=jinja2.Undefined())
+            return True
+    return False
 
 
 def _roles_in_parts(template: Jinja) -> frozenset[str]:
@@ -79,16 +105,22 @@ def _word(role: str) -> str:
 
 
 def _compile(source: str) -> jinja2.Template:
-    """As transformers compiles chat templates (utils/chat_template_utils.py), in Jinja's immutable sandbox."""
-    environment = ImmutableSandboxedEnvironment(
+    try:
+        return _environment().from_string(source)
+    except Exception as e:  # Python's compiler has its own limits
+        raise TemplateError(f"the chat template does not compile: {e}") from e
+
+
+def _environment() -> SandboxedEnvironment:
+    """As transformers compiles chat templates (utils/chat_template_utils.py), in Jinja's sandbox. Templates may change
+    lists, as Kimi K2's does: they get copies."""
+    environment = SandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.globals["raise_exception"] = _raise
     environment.filters["tojson"] = _tojson
-    try:
-        return environment.from_string(source)
-    except Exception as e:  # Python's compiler has its own limits
-        raise TemplateError(f"the chat template does not compile: {e}") from e
+    environment.filters["from_json"] = json.loads
+    return environment
 
 
 def _raise(message: str) -> NoReturn:
@@ -102,8 +134,16 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Without Jinja's HTML escapes: a prompt is no web page."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    """Without Jinja's HTML escapes: a prompt is no web page. What a filter yields is a list."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_as_list
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    if not isinstance(value, Iterator):
+        raise TypeError(f"no JSON for {type(value).__name__}")
+    return list(value)
 
 
 class _Generation(Extension):

@@ -94,6 +94,9 @@ def test_sandbox(source: str) -> None:
         ("{{ {'b': 1, 'a': 2} | tojson(separators=(',', ':')) }}", '{"b":1,"a":2}'),
         ("{{ 'é' | tojson(ensure_ascii=true) }}", '"\\u00e9"'),
         ("{% for m in messages %}{% if true %}{% break %}{% endif %}x{% endfor %}y", "y"),
+        ("{% set l = [] %}{% set _ = l.append(1) %}{{ l }}", "[1]"),
+        ("{{ ('[1]' | from_json)[0] }}", "1"),
+        ("{{ messages | map(attribute='role') | tojson }}", '["user"]'),
         ("{% generation %}x{% endgeneration %}y", "xy"),
         ("  {% if true %}\n  a\n  {% endif %}\nb", "  a\nb"),
         ("{{ strftime_now('%%') }}", "%"),
@@ -104,6 +107,26 @@ def test_sandbox(source: str) -> None:
 def test_what_templates_may_use(source: str, expected: str) -> None:
     """They have the filters, tags and names that transformers provides to chat templates."""
     assert jinja(source)([{"role": "user", "content": "<é>"}], DATE) == expected
+
+
+@pytest.mark.parametrize("test", ["tools is none", "tools is not defined or tools is none"])
+def test_tools_are_none_where_there_are_none(test: str) -> None:
+    """As transformers passes them; they are not even defined where a template then fails."""
+    assert jinja("{{ " + test + " }}")([], DATE) == "True"
+    assert jinja("{% for tool in tools %}x{% endfor %}{{ tools is defined }}")([], DATE) == "False"
+
+
+def test_what_a_template_gets_is_a_copy() -> None:
+    """It may change its lists, and the caller's stay as they are."""
+    tools = [{"a": [1]}]
+    template = jinja("{% set _ = tools[0].a.append(2) %}{{ tools[0].a }}")
+    assert template.fill([], tools=tools) == "[1, 2]"
+    assert tools == [{"a": [1]}]
+
+
+def test_a_templates_variables() -> None:
+    """Those that it reads and does not set."""
+    assert jinja("{% set a = 1 %}{{ a }}{% if b %}{{ c.d }}{% endif %}").variables == {"b", "c"}
 
 
 def test_the_date_is_the_requests() -> None:
