@@ -14,7 +14,7 @@ ROOT = Path(service.__file__).parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 # Each may import those after it, and itself. Modules in service/ itself are the top layer, or shared by all.
 FRONT = ["api", "metrics", "replication", "streams", "dialects", "supervision", "starter", "protocol"]
-ENGINE = ["prompts", "host", "speculation", "scheduling", "sampling", "llama", "kv", "sequences"]
+ENGINE = ["prompts", "host", "speculation", "scheduling", "sampling", "llama", "kv", "sequences", "formats"]
 LAYERS = ["", *FRONT[:-1], "engine", *(f"engine/{package}" for package in ENGINE), "protocol"]
 SHARED = {"service.errors", "service.logs", "service.words", "service.aside", "service.__version__"}
 # Libraries that only one package imports.
@@ -98,7 +98,7 @@ def test_only_the_settings_file_reads_the_environment() -> None:
     assert importing("service.settings") == {"__main__.py", "app.py"}
 
 
-@pytest.mark.parametrize("pure", ["engine/kv", "engine/sequences", "engine/scheduling"])
+@pytest.mark.parametrize("pure", ["engine/kv", "engine/sequences", "engine/scheduling", "engine/formats"])
 def test_deciding_packages_do_no_io(pure: str) -> None:
     """It gets times as arguments and awaits nothing."""
     for name in (n for n in FILES if package_of(n) == pure):
