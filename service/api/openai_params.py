@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.fields import Whole
 from service.api.logprobs_params import ChatLogprobs, TextLogprobs
-from service.api.params import MAX_MESSAGES, Message, Params
+from service.api.messages import MAX_MESSAGES, Message
+from service.api.params import Params
 from service.api.prompts import Prompts
+from service.api.tool_params import tooling_of
 from service.errors import ContextLengthExceeded, Invalid, Unsupported
-from service.protocol.frames import Ready, too_long
+from service.protocol.context_length import too_long
+from service.protocol.frames import Ready
 from service.streams.choices import MAX_CHOICES, MAX_N
 from service.streams.request import GenerationRequest
 
@@ -52,7 +55,8 @@ class ChatRequest(ChatLogprobs, Completion):
 
     def to_generations(self) -> list[GenerationRequest]:
         """The one prompt's."""
-        return [self.generation(messages=tuple(message.pair() for message in self.messages))]
+        pairs = tuple(message.pair() for message in self.messages)
+        return [self.generation(messages=pairs, tooling=tooling_of(self.messages))]
 
 
 class TextRequest(TextLogprobs, Completion):

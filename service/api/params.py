@@ -8,48 +8,28 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api.constraint_params import ConstraintParams
-from service.api.fields import Biases, Breakers, Content, Key, Limit, ModelName, Pace, Stops, Text, Whole
+from service.api.fields import Biases, Breakers, Key, Limit, ModelName, Pace, Stops, Text, Whole
 from service.api.logprobs_params import ChatLogprobs
+from service.api.messages import MAX_MESSAGES, Message
 from service.api.prompt_params import PromptParams
 from service.api.structured import StructureFields
-from service.api.unsupported import lost_of
+from service.api.tool_params import tooling_of
 from service.errors import Invalid
 from service.protocol.sampling import N_SEEDS, Sampling
 from service.protocol.structure import Structure
+from service.protocol.tooling import NO_TOOLING, Tooling
 from service.streams.request import GenerationRequest
 from service.words import plain
 
 MAX_QUERY_FIELDS = 64
-MAX_MESSAGES = 2048  # far beyond any context; keeps one request's validation short
 LISTS = frozenset({"stop", "dry_sequence_breakers", "stop_token_ids", "bad_words"})  # fields that a query may repeat
-
-
-class Message(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
-
-    @model_validator(mode="before")
-    @classmethod
-    def _whole(cls, value: object) -> object:
-        """No part of it is silently left out of the prompt."""
-        if isinstance(value, dict):
-            if value.get("role") in ("tool", "function"):
-                raise ValueError("tool messages are not supported")
-            if lost := lost_of(value):
-                raise ValueError(f"'{lost}' in a message is not supported")
-        return value
-
-    def pair(self) -> tuple[str, str]:
-        return ("system" if self.role == "developer" else self.role), self.content
 
 
 class Params(ConstraintParams, PromptParams, StructureFields):
@@ -108,6 +88,7 @@ class Params(ConstraintParams, PromptParams, StructureFields):
         text: str | None = None,
         tokens: tuple[int, ...] | None = None,
         echo: bool = False,
+        tooling: Tooling = NO_TOOLING,
     ) -> GenerationRequest:
         """These parameters, for exactly one of the three kinds of prompt."""
         form = self.form()
@@ -138,6 +119,7 @@ class Params(ConstraintParams, PromptParams, StructureFields):
             prompting=self.prompting(messages),
             constraints=self.constraints(self._max_tokens),
             structure=form if isinstance(form, Structure) else None,
+            tooling=tooling,
         )
 
     @property
@@ -185,7 +167,11 @@ class StreamRequest(ChatLogprobs, Params):
             messages = [("user", self.prompt)]
         if self.system:
             messages.insert(0, ("system", self.system))
-        return self.generation(messages=tuple(messages), or_raw=self.prompt is not None and not self.system)
+        return self.generation(
+            messages=tuple(messages),
+            or_raw=self.prompt is not None and not self.system,
+            tooling=tooling_of(self.messages or (), n_before=len(messages) - len(self.messages or ())),
+        )
 
 
 Model = TypeVar("Model", bound=BaseModel)

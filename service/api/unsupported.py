@@ -102,7 +102,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
 
 # In one message of a history.
 HARMLESS_IN_MESSAGE: dict[str, Callable[[Any], bool]] = {
-    "tool_calls": _nothing,
     "function_call": _nothing,
     "audio": _nothing,
     "images": _nothing,

@@ -20,6 +20,7 @@ from service.protocol.prompting import USUAL_PROMPTING, Prompting
 from service.protocol.said import Said
 from service.protocol.sampling import MAX_FLOAT, CFloat, Sampling
 from service.protocol.structure import Structure
+from service.protocol.tooling import NO_TOOLING, Tooling
 
 # Characters that a template adds to a message: 2,048 of one letter each are tokenized as slowly as a text of 64 KiB.
 WRITTEN_ROUND = 32
@@ -62,11 +63,13 @@ class Submit(_Frame, frozen=True, kw_only=True):
     prompting: Prompting = USUAL_PROMPTING
     constraints: Constraints = NO_CONSTRAINTS
     structure: Structure | None = None  # the form of the answer
+    tooling: Tooling = NO_TOOLING
 
     @property
     def n_prompt_characters(self) -> int:
         """Of the prompt, 0 if it is given as ids."""
-        return sum(map(len, (self.text or "", *(m["content"] for m in self.messages or []))))
+        contents = sum(map(len, (self.text or "", *(m["content"] for m in self.messages or []))))
+        return contents + self.tooling.n_characters
 
     @property
     def n_characters(self) -> int:
@@ -90,6 +93,7 @@ class Submit(_Frame, frozen=True, kw_only=True):
             sampling=sampling,
             constraints=constraints,
             structure=None,
+            tooling=NO_TOOLING,
         )
 
 
@@ -179,14 +183,6 @@ class Rejected(_Frame, frozen=True):
     message: str
     param: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
-
-
-def too_long(n_prompt: int, n_ctx: int, *, at_least: bool = False) -> tuple[str, dict[str, int]]:
-    """Message and counts of context_length_exceeded. Clients look for OpenAI's wording, or for llama-server's
-    counts. at_least: the prompt has n_prompt tokens, or more."""
-    n = f"at least {n_prompt}" if at_least else n_prompt
-    message = f"This model's maximum context length is {n_ctx} tokens, the answer included; the prompt has {n}."
-    return message, {"n_prompt_tokens": n_prompt, "n_ctx": n_ctx}
 
 
 class Finish(Struct, frozen=True, forbid_unknown_fields=True):

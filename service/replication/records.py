@@ -15,6 +15,7 @@ from service.dialects.events import Phase, Summary
 from service.protocol.constraints import NO_CONSTRAINTS
 from service.protocol.frames import Submit
 from service.protocol.prompting import USUAL_PROMPTING
+from service.protocol.tooling import NO_TOOLING
 
 
 class LogPosition(NamedTuple):
@@ -103,6 +104,7 @@ LATER: dict[str, object] = {
     "prompting": USUAL_PROMPTING,
     "constraints": NO_CONSTRAINTS,
     "structure": None,
+    "tooling": NO_TOOLING,
 }
 _encode = msgspec.json.Encoder().encode
 _entries, _records = msgspec.json.Decoder(_Entry), msgspec.json.Decoder(Record)

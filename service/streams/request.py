@@ -12,9 +12,10 @@ from service.protocol.frames import Submit
 from service.protocol.prompting import USUAL_PROMPTING, Prompting
 from service.protocol.sampling import N_SEEDS, Sampling
 from service.protocol.structure import Structure
+from service.protocol.tooling import NO_TOOLING, Tooling
 
 # Fields that came after the first version, shown only where they are given: see GenerationRequest.__repr__.
-LATER = frozenset({"logprobs", "echo", "prompting", "constraints", "structure"})
+LATER = frozenset({"logprobs", "echo", "prompting", "constraints", "structure", "tooling"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class GenerationRequest:
     prompting: Prompting = USUAL_PROMPTING
     constraints: Constraints = NO_CONSTRAINTS
     structure: Structure | None = None
+    tooling: Tooling = NO_TOOLING
 
     def __repr__(self) -> str:
         """What identifies it in a store (idempotency.digest): a request that an earlier version knows is shown as
@@ -72,4 +74,5 @@ class GenerationRequest:
             pace=pace,
             prompting=self.prompting,
             constraints=self.constraints,
+            tooling=self.tooling,
         )

@@ -198,6 +198,7 @@ NATIVE: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "hi", "key": "k" * 129}, "key"),
     ({"prompt": "hi", "key": ""}, "key"),
 ]
+CALL: dict[str, Any] = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 MESSAGES: list[Any] = [
     None,
     [],
@@ -209,6 +210,16 @@ MESSAGES: list[Any] = [
     [{"content": "hi"}],
     [{"role": "wizard", "content": "hi"}],
     [{"role": "tool", "content": "hi", "tool_call_id": "x"}],
+    [{"role": "tool", "content": "hi"}],
+    [{"role": "user", "content": "hi", "tool_calls": [CALL]}],
+    [{"role": "assistant", "content": "hi", "tool_calls": [CALL | {"type": "custom"}]}],
+    [{"role": "assistant", "content": "hi", "tool_calls": [CALL | {"id": ""}]}],
+    [{"role": "assistant", "content": "hi", "tool_calls": [CALL] * 129}],
+    [{"role": "assistant", "content": "hi", "tool_calls": [CALL | {"function": {"name": "f", "arguments": 7}}]}],
+    [{"role": "assistant", "content": "hi", "tool_calls": [CALL | {"function": {"name": "f g"}}]}],
+    [{"role": "assistant", "content": "hi", "tool_calls": 7}],
+    [{"role": "assistant", "content": None, "tool_calls": []}],
+    [{"role": "assistant", "content": "hi", "reasoning_content": 7}],
     [{"role": ["user"], "content": "hi"}],
     [{"role": "user", "content": None}],
     [{"role": "user", "content": 7}],
@@ -309,7 +320,7 @@ async def test_what_is_not_supported_is_named(serve: Serve) -> None:
 async def test_errors_are_in_plain_words(serve: Serve) -> None:
     """An error message has no type name, no branch of a union and nothing of the field's value."""
     service = await serve()
-    roles = "'system', 'developer', 'user' or 'assistant'"
+    roles = "'system', 'developer', 'user', 'assistant' or 'tool'"
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"max_tokens": 0}, "max_tokens: it must be 1 or more; -1 or no value means no limit."),
         ({"temperature": "secret"}, "temperature: it must be a number."),
@@ -328,7 +339,11 @@ async def test_errors_are_in_plain_words(serve: Serve) -> None:
         ),
         ({"messages": [{"role": "user"}]}, "messages.0.content: it is missing."),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content: it must be a string."),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0: tool messages are not supported."),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0: a tool's message needs a 'tool_call_id'."),
+        (
+            {"messages": [{"role": "tool", "content": "x", "tool_call_id": "secret"}]},
+            "messages.0.tool_call_id: no call in the messages before has this id.",
+        ),
         ({"stream_options": 5}, "stream_options: it must be an object."),
     ]
     for fields, message in wrong:

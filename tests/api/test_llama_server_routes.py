@@ -7,7 +7,8 @@ import orjson
 import pytest
 
 from service import __version__
-from service.protocol.frames import Rejected, too_long
+from service.protocol.context_length import too_long
+from service.protocol.frames import Rejected
 from tests.conftest import Serve, Service
 from tests.events import numbers, parse
 from tests.fakes import PROMPT, STORY

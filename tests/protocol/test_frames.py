@@ -36,6 +36,7 @@ from service.protocol.prompting import Prompting
 from service.protocol.said import Candidate, Said, TokenLogprob
 from service.protocol.sampling import MAX_FLOAT, Sampling
 from service.protocol.structure import Structure
+from service.protocol.tooling import Tooling
 
 TO_ENGINE: list[type[Any]] = [Options, Submit, Cancel]
 FRAMES: list[type[Any]] = [*TO_ENGINE, Build, Loading, Ready, Accepted, Rejected, Started, Step, Beat, Fatal]
@@ -63,7 +64,7 @@ def frames(cls: type[Any]) -> st.SearchStrategy[Any]:
 
 
 st.register_type_strategy(float, st.floats(-MAX_FLOAT, MAX_FLOAT))
-for struct_type in (Sampling, Prompting, Constraints, Candidate, TokenLogprob, Said, Structure):
+for struct_type in (Sampling, Prompting, Constraints, Candidate, TokenLogprob, Said, Structure, Tooling):
     st.register_type_strategy(struct_type, frames(struct_type))
 any_frame: st.SearchStrategy[Any] = st.sampled_from(FRAMES).flatmap(frames)
 

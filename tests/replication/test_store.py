@@ -22,6 +22,7 @@ from service.protocol.frames import Submit
 from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
 from service.protocol.structure import Structure
+from service.protocol.tooling import NO_TOOLING, Tooling
 from service.replication.records import (
     End,
     Event,
@@ -151,6 +152,14 @@ def test_fields_of_this_version_are_stored_where_they_are_used() -> None:
         "field": "json_schema",
     }
     assert "structure" not in json.loads(encode_record(RECORD))["submit"]
+
+
+def test_a_record_with_tools() -> None:
+    """They are written where there are any, and an adopter gets them."""
+    tooling = Tooling(tools="[]", turns=((0, "tool_call_id", "a"),), effort="none")
+    record = replace(RECORD, submit=replace(RECORD.submit, tooling=tooling))
+    assert decode_record(encode_record(record)) == record
+    assert record.without_prompt().submit.tooling == NO_TOOLING
 
 
 def test_versions_read_each_others_entries() -> None:

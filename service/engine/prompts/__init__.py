@@ -1,4 +1,4 @@
 """From a request to a sequence: templates, tokens, limits, and the process for slow prompts and grammars.
 
-May import: sampling, host, llama, sequences, protocol.
+May import: formats, sampling, host, llama, sequences, protocol.
 """

@@ -20,7 +20,8 @@ from service.engine.sampling.structures import Structures
 from service.engine.sequences.echo import Echo
 from service.engine.sequences.sequence import Sequence
 from service.engine.sequences.text import Text
-from service.protocol.frames import Accepted, Rejected, Submit, too_long
+from service.protocol.context_length import too_long
+from service.protocol.frames import Accepted, Rejected, Submit
 
 # Log-probabilities of one prompt, each token's own and the likeliest ones': its first event has them all, and the front
 # encodes it while no other stream is sent anything (measured: 55 ms).

@@ -38,14 +38,23 @@ class Jinja:
         self._absent = {} if _needs_no_tools(self) else self._absent
         self._in_parts = _roles_in_parts(self)
 
-    def __call__(self, messages: Messages, date: datetime, *, opens_answer: bool = True) -> str:
-        """The prompt; opens_answer: with the generation prompt. Raises TemplateError."""
-        return self.render(messages, date, self._in_parts, opens_answer=opens_answer)
+    def __call__(self, messages: Messages, date: datetime, *, opens_answer: bool = True, **variables: Any) -> str:
+        """The prompt; opens_answer: with the generation prompt. variables: of the template's own. Raises
+        TemplateError."""
+        return self.render(messages, date, self._in_parts, opens_answer=opens_answer, **variables)
 
-    def render(self, messages: Messages, date: datetime, in_parts: frozenset[str], *, opens_answer: bool = True) -> str:
+    def render(
+        self,
+        messages: Messages,
+        date: datetime,
+        in_parts: frozenset[str],
+        *,
+        opens_answer: bool = True,
+        **variables: Any,
+    ) -> str:
         """The same with the contents of these roles as lists of parts. Raises TemplateError."""
         given = [_in_parts(m) if m.get("role") in in_parts else m for m in messages]
-        return self.fill(given, opens_answer=opens_answer, date=date)
+        return self.fill(given, opens_answer=opens_answer, date=date, **variables)
 
     def fill(self, messages: Messages, *, opens_answer: bool = True, date: datetime = ANY_DAY, **variables: Any) -> str:
         """The template with these variables of its own, of which it gets copies. Raises TemplateError."""
@@ -69,7 +78,9 @@ class Jinja:
         return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
 
 
-def _in_parts(message: Mapping[str, str]) -> dict[str, Any]:
+def _in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(message["content"], str):  # there is none, or it is in parts already
+        return message
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 

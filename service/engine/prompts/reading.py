@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from service.engine.llama.model import LlamaError
 from service.engine.prompts.chat_template import NoTemplate
 from service.engine.prompts.jinja import TemplateError
-from service.engine.prompts.template import Prompts
+from service.engine.prompts.template import NoSwitch, Prompts
 from service.engine.sampling.gbnf_parser import GrammarError
 from service.protocol.frames import Rejected, Submit
 from service.protocol.sampling import MAX_BIASES
@@ -47,13 +47,15 @@ class Reading:
             if submit.messages is not None:
                 if submit.or_raw and self._prompts.template.render is None:
                     return replace(submit, messages=None, tokens=self._raw(submit, submit.messages[0]["content"]))
-                tokens = self._prompts.chat(submit.messages, submit.asked_at, submit.prompting)
+                tokens = self._prompts.chat(submit.messages, submit.asked_at, submit.prompting, submit.tooling)
                 return replace(submit, messages=None, tokens=tokens, stop=[*submit.stop, *self._prompts.template.stop])
             if submit.text is not None:
                 text = submit.text if submit.echo else None
                 return replace(submit, text=text, tokens=self._raw(submit, submit.text))
         except NoTemplate as e:
             return Rejected(submit.id, "no_chat_template", str(e), "messages")
+        except NoSwitch as e:
+            return Rejected(submit.id, "invalid_request", f"reasoning_effort: {e}", "reasoning_effort")
         except GrammarError as e:
             return not_followed(submit, e)
         except TooManyBiases as e:

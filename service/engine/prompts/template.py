@@ -10,13 +10,26 @@ from __future__ import annotations
 import bisect
 import re
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property, partial
 from typing import Any, Protocol
 
+from service.engine.formats.choosing import format_of
+from service.engine.formats.format import HERMES, Format
+from service.engine.formats.history import for_template
+from service.engine.formats.probe import tool_values
+from service.engine.formats.switching import switched
 from service.engine.prompts.chat_template import NoTemplate, choose
 from service.engine.prompts.chat_template import Vocabulary as Spelling
+from service.engine.prompts.conversation import WORDS, Conversation, conversation
+from service.engine.prompts.jinja import Jinja
 from service.protocol.prompting import USUAL_PROMPTING, Prompting
+from service.protocol.tooling import NO_TOOLING, Tooling
+
+
+class NoSwitch(Exception):
+    """The chat template can't switch reasoning as asked."""
 
 
 class Vocabulary(Spelling, Protocol):
@@ -41,22 +54,32 @@ class Prompts:
         lead = vocabulary.tokenize("\0", add_special=False, parse_special=False)
         self._lead = lead if len(lead) > 1 else []
 
+    @cached_property
+    def format(self) -> Format:
+        """How the model writes reasoning and calls."""
+        render = self.template.render
+        return format_of(render, render.source) if isinstance(render, Jinja) else HERMES
+
     def chat(
-        self, messages: Sequence[dict[str, str]], asked_at: float | None = None, prompting: Prompting = USUAL_PROMPTING
+        self,
+        messages: Sequence[dict[str, str]],
+        asked_at: float | None = None,
+        prompting: Prompting = USUAL_PROMPTING,
+        tooling: Tooling = NO_TOOLING,
     ) -> list[int]:
-        """The prompt's ids, BOS once where the model wants one. Raises TemplateError, NoTemplate.
+        """The prompt's ids, BOS once where the model wants one. Raises TemplateError, NoTemplate, NoSwitch.
 
         asked_at: seconds since the epoch, for templates that use the date; None: now.
         """
-        adds = prompting.add_special_tokens
+        said, adds = conversation(messages, tooling), prompting.add_special_tokens
         if self._control is None:
-            return self._tokenize(self._render(messages, asked_at, prompting), adds)
+            return self._tokenize(self._render(said, asked_at, prompting), adds)
         hidden = _Hidden()
-        messages = [{k: self._control.sub(hidden, v) for k, v in m.items()} for m in messages]
-        rendered = self._render(messages, asked_at, prompting)
-        cautious = [{**m, "content": self._hide_edges(m["content"], hidden)} for m in messages]
-        if cautious != messages:
-            # The start or end of a content may make a control token with adjacent text.
+        said = said.mapped(partial(self._control.sub, hidden))
+        rendered = self._render(said, asked_at, prompting)
+        cautious = said.mapped(partial(self._hide_edges, hidden=hidden), but=WORDS)
+        if cautious != said:
+            # The start or end of a text may make a control token with adjacent text.
             alone = self._render(cautious, asked_at, prompting)
             if self._control.findall(alone) != self._control.findall(rendered):
                 rendered = alone
@@ -129,13 +152,27 @@ class Prompts:
         before = len(text) - len(text.lstrip())
         return text[:before] + core + text[len(text.rstrip()) :]
 
-    def _render(self, messages: Sequence[dict[str, str]], asked_at: float | None, prompting: Prompting) -> str:
-        if self.template.render is None:
+    def _render(self, said: Conversation, asked_at: float | None, prompting: Prompting) -> str:
+        render, date = self.template.render, datetime.now() if asked_at is None else datetime.fromtimestamp(asked_at)
+        if render is None:
             raise NoTemplate(self.template.note)
-        date = datetime.now() if asked_at is None else datetime.fromtimestamp(asked_at)
+        messages: Sequence[Mapping[str, Any]] = said.messages
+        fill: Callable[..., str] = render
+        if not said.is_plain:
+            messages, tools = for_template(self.format, said.messages, said.tools)
+            if isinstance(render, Jinja):
+                fill = partial(render, **self._variables(render, said.effort, tools))
         if prompting.continue_final_message:  # what an answer begins with, after what opens it
-            return self.template.render(messages[:-1], date) + messages[-1]["content"]
-        return self.template.render(messages, date, opens_answer=prompting.add_generation_prompt)
+            return fill(messages[:-1], date) + str(messages[-1]["content"])
+        return fill(messages, date, opens_answer=prompting.add_generation_prompt)
+
+    def _variables(self, render: Jinja, effort: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What lists tools and switches reasoning in the template. Raises NoSwitch."""
+        level = effort if effort != "on" else None
+        variables = switched(self.format.switches, thinks=effort == "on" or None, effort=level or None)
+        if variables is None:
+            raise NoSwitch("The model's chat template has no switch for that.")
+        return {**variables, **(tool_values(render, tools) if tools else {})}
 
 
 class _Hidden:
@@ -143,6 +180,7 @@ class _Hidden:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self._numbers: dict[str, int] = {}
         # Unguessable, so no client can write a placeholder; letters only, so that no filter changes it.
         self._mark = "".join(chr(ord("a") + b % 26) for b in secrets.token_bytes(24))
 
@@ -150,9 +188,11 @@ class _Hidden:
         return self.hide(match.group())
 
     def hide(self, text: str) -> str:
-        """The placeholder that now stands for `text`."""
-        self.texts.append(text)
-        return f"{self._mark}{_letters(len(self.texts) - 1)}{self._mark}"
+        """The placeholder that now stands for `text`, the same for equal ones: ids are to stay equal."""
+        if text not in self._numbers:
+            self._numbers[text] = len(self.texts)
+            self.texts.append(text)
+        return f"{self._mark}{_letters(self._numbers[text])}{self._mark}"
 
     def split(self, rendered: str) -> list[str]:
         """Text, placeholder's number in letters, text, ...: an odd number of parts."""

@@ -16,6 +16,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from service.engine.llama.model import Model
 from service.engine.prompts import template
 from service.engine.prompts.chat_template import NoTemplate
+from service.engine.prompts.conversation import Conversation
 from service.engine.prompts.jinja import TemplateError
 from service.engine.prompts.template import Prompts
 from service.protocol.prompting import Prompting
@@ -508,9 +509,9 @@ def test_placeholders_cannot_be_guessed(bpe: Model, monkeypatch: pytest.MonkeyPa
     prompts = Prompts(bpe)
     render = prompts._render
 
-    def spy(messages: Sequence[dict[str, str]], asked_at: float | None, prompting: Prompting) -> str:
-        seen.append(messages[0]["content"])
-        return render(messages, asked_at, prompting)
+    def spy(said: Conversation, asked_at: float | None, prompting: Prompting) -> str:
+        seen.append(said.messages[0]["content"])
+        return render(said, asked_at, prompting)
 
     monkeypatch.setattr(prompts, "_render", spy)
     prompts.chat([{"role": "user", "content": "<|im_end|>"}])
