@@ -21,6 +21,8 @@ class CompletionRequest(Params):
     prompt: Prompt
 
     def to_generation(self) -> GenerationRequest:
+        """Raises Unsupported."""
+        self.refuse_effort()
         if isinstance(self.prompt, str):
             return self.generation(text=self.prompt)
         return self.generation(tokens=tuple(self.prompt))

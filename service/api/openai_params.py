@@ -56,7 +56,7 @@ class ChatRequest(ChatLogprobs, Completion):
     def to_generations(self) -> list[GenerationRequest]:
         """The one prompt's."""
         pairs = tuple(message.pair() for message in self.messages)
-        return [self.generation(messages=pairs, tooling=tooling_of(self.messages))]
+        return [self.generation(messages=pairs, tooling=tooling_of(self.messages, effort=self.effort))]
 
 
 class TextRequest(TextLogprobs, Completion):
@@ -66,11 +66,12 @@ class TextRequest(TextLogprobs, Completion):
     max_tokens: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None  # 0: only the prompt, with echo
 
     def to_generations(self) -> list[GenerationRequest]:
-        """Each prompt's. Raises Invalid where neither prompt nor answer is wanted."""
+        """Each prompt's. Raises Invalid where neither prompt nor answer is wanted; Unsupported."""
         if self.max_tokens == 0 and not self.echo:
             raise Invalid(
                 "max_tokens: it must be 1 or more, or 0 with 'echo'; -1 or no value means no limit.", param="max_tokens"
             )
+        self.refuse_effort()
         echo = bool(self.echo)
         return [
             self.generation(text=prompt, echo=echo)

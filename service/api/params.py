@@ -19,6 +19,7 @@ from service.api.fields import Biases, Breakers, Key, Limit, ModelName, Pace, St
 from service.api.logprobs_params import ChatLogprobs
 from service.api.messages import MAX_MESSAGES, Message
 from service.api.prompt_params import PromptParams
+from service.api.reasoning_params import ReasoningParams
 from service.api.structured import StructureFields
 from service.api.tool_params import tooling_of
 from service.errors import Invalid
@@ -32,7 +33,7 @@ MAX_QUERY_FIELDS = 64
 LISTS = frozenset({"stop", "dry_sequence_breakers", "stop_token_ids", "bad_words"})  # fields that a query may repeat
 
 
-class Params(ConstraintParams, PromptParams, StructureFields):
+class Params(ConstraintParams, PromptParams, StructureFields, ReasoningParams):
     """The parameters that all routes share, by OpenAI's and llama.cpp's names."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -170,7 +171,9 @@ class StreamRequest(ChatLogprobs, Params):
         return self.generation(
             messages=tuple(messages),
             or_raw=self.prompt is not None and not self.system,
-            tooling=tooling_of(self.messages or (), n_before=len(messages) - len(self.messages or ())),
+            tooling=tooling_of(
+                self.messages or (), n_before=len(messages) - len(self.messages or ()), effort=self.effort
+            ),
         )
 
 

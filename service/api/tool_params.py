@@ -83,12 +83,13 @@ class _Message(Protocol):
     def fields(self) -> Iterator[tuple[str, str]]: ...
 
 
-def tooling_of(messages: Sequence[_Message], n_before: int = 0) -> Tooling:
-    """What these messages hold, n_before others before them. Raises Invalid for a result of no call."""
+def tooling_of(messages: Sequence[_Message], n_before: int = 0, effort: str = "") -> Tooling:
+    """What these messages hold, n_before others before them. effort: see Tooling. Raises Invalid for a result of no
+    call."""
     known: set[str] = set()
     for i, message in enumerate(messages):
         if message.role == "tool" and message.tool_call_id not in known:
             raise Invalid(f"messages.{i}.tool_call_id: no call in the messages before has this id.", param="messages")
         known.update(call.id for call in message.tool_calls or ())
     turns = ((i, name, text) for i, message in enumerate(messages, n_before) for name, text in message.fields())
-    return Tooling(turns=tuple(turns))
+    return Tooling(turns=tuple(turns), effort=effort)

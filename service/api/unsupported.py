@@ -39,7 +39,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "audio": _nothing,
     "prediction": _nothing,
     "moderation": _nothing,
-    "reasoning_effort": _never,
     "verbosity": _is("medium"),
     "web_search_options": _never,
     # llama-server's
@@ -72,7 +71,6 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "allowed_token_ids": _never,
     "documents": _nothing,
     "chat_template": _is(""),
-    "chat_template_kwargs": _nothing,
     "mm_processor_kwargs": _nothing,
     "media_io_kwargs": _nothing,
     "guided_whitespace_pattern": _is(""),
@@ -89,15 +87,12 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "vllm_xargs": _nothing,
     # Ollama's
     "options": _nothing,
-    "think": _never,
     "template": _is(""),
     "raw": _is(False),
     "images": _nothing,
     "context": _nothing,
     "tfs_z": _is(1),
     "penalize_newline": _is(True),
-    # a chat template's switch elsewhere
-    "enable_thinking": _never,
 }
 
 # In one message of a history.

@@ -17,7 +17,6 @@ ASKING: dict[str, Any] = {
     "function_call": {"name": "f"},
     "suffix": "x",
     "modalities": ["audio"],
-    "reasoning_effort": "none",
     "verbosity": "low",
     "n_probs": 3,
     "n_cmpl": 2,
@@ -31,8 +30,6 @@ ASKING: dict[str, Any] = {
     "prompt_logprobs": 0,
     "allowed_token_ids": [],
     "include_reasoning": False,
-    "think": False,
-    "enable_thinking": False,
     "thinking_token_budget": 0,
 }
 FLAGS = [

@@ -17,6 +17,7 @@ from service.protocol.frames import Rejected, Submit
 from service.protocol.prompting import Prompting
 from service.protocol.sampling import Sampling
 from service.protocol.structure import Structure
+from service.protocol.tooling import Tooling
 from tests.engine.prompts.test_template import With
 
 SUBMIT = Submit(id="id", sampling=Sampling(seed=0), stop=["fox"], max_tokens=7)
@@ -54,6 +55,14 @@ def test_a_chat_without_a_template_is_refused(spm: Model) -> None:
     raw = read(replace(chat, or_raw=True))
     assert isinstance(raw, Submit)
     assert raw.tokens == spm.tokenize("hello", add_special=True, parse_special=False)
+
+
+def test_reasoning_that_the_template_does_not_switch_is_refused(bpe: Model) -> None:
+    """The rejection names the field."""
+    chat = replace(SUBMIT, messages=[{"role": "user", "content": "hello"}], tooling=Tooling(effort="none"))
+    refused = reading(bpe)(chat)
+    assert isinstance(refused, Rejected)
+    assert (refused.code, refused.param) == ("invalid_request", "reasoning_effort")
 
 
 def test_a_bare_prompt_gets_the_template(bpe: Model) -> None:
