@@ -21,6 +21,7 @@ from service.engine.llama.model import Model
 from service.engine.llama.sampler_chain import Candidates
 from service.engine.llama.token_matcher import TokenMatcher
 from service.engine.sampling.chain import is_rebuildable
+from service.engine.sampling.forbidden import Forbidden
 from service.engine.sampling.sampler import GRAMMAR_S, make
 from service.engine.sampling.structured import Lookahead, StructuredSampler, StructureError
 from service.engine.sampling.structures import Structures
@@ -244,3 +245,21 @@ def test_close_twice(bpe: Model, structures: Structures) -> None:
     drawing = sampler(bpe, structures, form("regex", "a"), WARM)
     drawing.close()
     drawing.close()
+
+
+def test_what_is_forbidden_for_a_while(bpe: Model, make_context: MakeContext, structures: Structures) -> None:
+    """Bad words do not occur, and the answer does not end before min_tokens unless nothing else fits."""
+    context = make_context(bpe)
+    a, b = (bpe.tokenize(letter, add_special=False, parse_special=False)[0] for letter in "ab")
+    limits = Forbidden(ends=bpe.end_tokens, min_tokens=12, words=[(a, b), (b, b, b)])
+    for pattern, expected in (("[ab]{1,40}", "a*|b{1,2}a*"), ("a{3}", "aaa")):
+        drawing = structures.sampler(form("regex", pattern), make(bpe, WARM, forbidden=limits), ())
+        drawing.go_on([1], [])
+        (index,) = context.decode([(0, 0, [1], True)])
+        made: list[int] = []
+        while not bpe.end_tokens & set(made):
+            made.append(drawing.draw(context.logits(index).copy(), Candidates(bpe.n_vocab)))
+        drawing.close()
+        context.forget(0)
+        assert re.fullmatch(expected, text_of(bpe, made))
+        assert len(made) > 12 or pattern == "a{3}"
