@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from service.api.llama_server_params import CompletionRequest
 from service.api.openai_params import ChatRequest, TextRequest
 from service.api.params import Params, StreamRequest
-from service.api.unsupported import HARMLESS, HARMLESS_BESIDE, SEVERAL
+from service.api.unsupported import HARMLESS, HARMLESS_WITH, SEVERAL
 
 MODELS: dict[str, type[Params]] = {
     "/v1/chat/completions": ChatRequest,
@@ -20,7 +20,7 @@ MODELS: dict[str, type[Params]] = {
     "/completion": CompletionRequest,
     "/stream": StreamRequest,
 }
-REFUSED = frozenset({*HARMLESS, *SEVERAL, *HARMLESS_BESIDE})
+REFUSED = frozenset({*HARMLESS, *SEVERAL, *HARMLESS_WITH})
 
 # fmt: off
 # (lists, not code: as many names a line as fit)

@@ -39,7 +39,7 @@ class ToolCall(BaseModel):
 
 
 class Turn(BaseModel):
-    """What a message may hold beside its role and content."""
+    """What a message may hold in addition to its role and content."""
 
     model_config = ConfigDict(strict=True)
 

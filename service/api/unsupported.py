@@ -109,7 +109,7 @@ HARMLESS_IN_MESSAGE: dict[str, Callable[[Any], bool]] = {
 SEVERAL: dict[str, Callable[[Any], bool]] = {"n": _is(1), "n_cmpl": _is(1), "best_of": _is(1)}
 
 # Field -> the same where that depends on the rest of the body.
-HARMLESS_BESIDE: dict[str, Callable[[dict[str, Any], Any], bool]] = {
+HARMLESS_WITH: dict[str, Callable[[dict[str, Any], Any], bool]] = {
     "tools": lambda body, tools: not tools or body.get("tool_choice") == "none",
     "functions": lambda body, functions: not functions or body.get("function_call") == "none",
 }
@@ -117,9 +117,9 @@ HARMLESS_BESIDE: dict[str, Callable[[dict[str, Any], Any], bool]] = {
 
 def refuse_unsupported(body: dict[str, Any], *, may_have_several: bool = False) -> None:
     """Raises Unsupported for the first field with an unsupported value. may_have_several: choices."""
-    beside = {name: partial(is_harmless, body) for name, is_harmless in HARMLESS_BESIDE.items()}
+    with_others = {name: partial(is_harmless, body) for name, is_harmless in HARMLESS_WITH.items()}
     several = {} if may_have_several else SEVERAL
-    if name := _asking(body, HARMLESS) or _asking(body, several) or _asking(body, beside):
+    if name := _asking(body, HARMLESS) or _asking(body, several) or _asking(body, with_others):
         raise Unsupported(f"'{name}' with this value is not supported.", param=name)
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of a prompt's tokens, for those who have it repeated before the answer."""
+"""Log-probabilities of a prompt's tokens, where it is repeated before the answer."""
 
 from __future__ import annotations
 

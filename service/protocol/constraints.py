@@ -17,7 +17,7 @@ class Constraints(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
 
     bad_words: never generated; each a text, or its token ids once the engine has tokenized it
     stop_token_ids: each ends the answer, as an end token does
-    min_tokens: before it has so many, neither an end token nor a stop string ends it
+    min_tokens: while the answer has fewer, neither an end token nor a stop string ends it
     include_stop_str_in_output: its text holds the stop string that ended it
     skip_special_tokens: its text leaves out control tokens
     t_max_predict_ms: it ends with the first line that is complete this long after the first token; 0: no limit

@@ -16,7 +16,7 @@ class Prompting(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_un
     add_generation_prompt: the chat template opens the answer after the messages
     continue_final_message: the last message is the beginning of the answer
     add_special_tokens: BOS in front, where the model wants one; None: unless the chat template writes it
-    truncate_prompt_tokens: only its last so many tokens count; -1: those that leave room for
+    truncate_prompt_tokens: how many of its last tokens count; -1: those that leave room for
         max_tokens, or half of the context
     cache_prompt: its prefix may be taken from the cache
     """

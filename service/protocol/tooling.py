@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Tooling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The functions that a model may call, and what messages hold beside role and content."""
+    """The functions that a model may call, and what messages hold in addition to role and content."""
 
     tools: str = ""  # OpenAI's list of functions as JSON; "": none
     # (index of a message, field, text): tool_calls (OpenAI's list as JSON), tool_call_id, reasoning_content

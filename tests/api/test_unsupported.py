@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.api.unsupported import HARMLESS, HARMLESS_BESIDE, HARMLESS_IN_MESSAGE, SEVERAL, lost_of, refuse_unsupported
+from service.api.unsupported import HARMLESS, HARMLESS_IN_MESSAGE, HARMLESS_WITH, SEVERAL, lost_of, refuse_unsupported
 from service.errors import Unsupported
 
 # Values that would change the answer.
@@ -53,7 +53,7 @@ USUAL: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("name", [*HARMLESS, *SEVERAL, *HARMLESS_BESIDE])
+@pytest.mark.parametrize("name", [*HARMLESS, *SEVERAL, *HARMLESS_WITH])
 def test_each_is_refused_by_its_name(name: str) -> None:
     """With any value that would change the answer; null is accepted."""
     asking = ASKING.get(name, True if name in FLAGS else {"x": 1})

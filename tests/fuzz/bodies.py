@@ -10,7 +10,7 @@ import orjson
 
 from service.api.openai_params import ChatRequest, TextRequest
 from service.api.params import StreamRequest, validate
-from service.api.unsupported import HARMLESS, HARMLESS_BESIDE, HARMLESS_IN_MESSAGE
+from service.api.unsupported import HARMLESS, HARMLESS_IN_MESSAGE, HARMLESS_WITH
 from service.errors import Invalid
 from tests.fuzz.request import Request
 from tests.fuzz.values import BROKEN, POISON, VALUES, any_value, edges, text
@@ -20,7 +20,7 @@ CHAT, TEXT = b"/v1/chat/completions", b"/v1/completions"
 CHATS, TEXTS = (CHAT, b"/chat/completions"), (TEXT, b"/completions", b"/completion")
 POSTS = (b"/stream", b"/v1/streams", *CHATS, *TEXTS)
 MODELS = {**TextRequest.model_fields, **ChatRequest.model_fields, **StreamRequest.model_fields}
-UNSUPPORTED = sorted({*HARMLESS, *HARMLESS_BESIDE})
+UNSUPPORTED = sorted({*HARMLESS, *HARMLESS_WITH})
 NAMES = sorted({*MODELS, *UNSUPPORTED, "stream", "stream_options", "user", "id", "tenant", "__proto__", ""})
 PROMPT: Field = (b'"prompt"', b'"Tell me a story"')
 MESSAGES: Field = (b'"messages"', b'[{"role":"user","content":"hi"}]')

@@ -101,7 +101,7 @@ class Rendering:
     """What the template wants of a history, and what it can't render."""
 
     arguments_as_text: bool = False
-    empty_content: str | None = ""  # beside calls
+    empty_content: str | None = ""  # of a message with calls
     id_form: str = "{id}"  # of call ids; {short}: nine letters and digits, {name}, {index}: the call's
     lists_tools: bool = True
     writes_calls: bool = True

@@ -117,7 +117,7 @@ def _keys(call: Mapping[str, Any]) -> Keys:
 def _lead(probe: Probe, text: str, shape: _Shape) -> tuple[str, str]:
     """What precedes the first call, and what stands between a text and that."""
     lead = text[: _spans(text, shape, (ONE,))[0][0][0]]
-    with suppress(Exception):  # some templates take no text beside calls
+    with suppress(Exception):  # some templates take no text with calls
         with_text = probe.call_turn(ONE, content=TEXT)
         at = with_text.find(TEXT)
         if 0 <= at < with_text.find(NAMES[0]):  # what is there with and without a text is the call's own

@@ -54,11 +54,11 @@ class PrefillChunker:
         if self.n_tile and n >= self.n_tile / MOST_TIMES:
             n = max(1, round(n / self.n_tile)) * self.n_tile
         n = min(max(n, self._least(n_decoding)), self.n_batch)
-        beside = 0 if is_apart(n + n_decoding, self.n_tile) else n_decoding
-        return max(1, n - (n + beside) % AT_ONCE)
+        n_decoded_with_it = 0 if is_apart(n + n_decoding, self.n_tile) else n_decoding
+        return max(1, n - (n + n_decoded_with_it) % AT_ONCE)
 
     def use(self, n_threads: int) -> None:
-        """The next steps are computed with so many threads: with one instead of two a chunk takes twice the time."""
+        """The next steps are computed with n_threads: with one instead of two a chunk takes twice the time."""
         if n_threads == self._n_threads:
             return
         self._speeds[self._n_threads] = self.row_s, self.decode_s
