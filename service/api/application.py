@@ -13,6 +13,7 @@ from service.api.choices import Choices
 from service.api.llama_server_routes import LlamaServerRoutes
 from service.api.openai_routes import OpenAIRoutes
 from service.api.resume import Attached, Resuming
+from service.api.shared import Shared
 from service.api.stream_routes import StreamRoutes
 from service.protocol.frames import Ready
 from service.streams.directory import Directory
@@ -31,19 +32,14 @@ def generating_routes(
     Resuming."""
     choices = Choices(directory, access)
     resuming = Resuming(directory=directory, access=access, choices=choices, attached=attached)
-    stream = StreamRoutes(
-        directory=directory, access=access, resuming=resuming, choices=choices, loaded=loaded, bodies=bodies
-    )
-    openai = OpenAIRoutes(
+    shared = Shared(
         directory=directory,
         access=access,
         resuming=resuming,
         choices=choices,
-        loaded=loaded,
         bodies=bodies,
+        loaded=loaded,
         version=version,
     )
-    llama_server = LlamaServerRoutes(
-        directory=directory, access=access, resuming=resuming, loaded=loaded, bodies=bodies, version=version
-    )
-    return [route for routes in (stream, openai, llama_server) for route in with_aliases(routes.routes())]
+    kinds = (StreamRoutes(shared), OpenAIRoutes(shared), LlamaServerRoutes(shared))
+    return [route for routes in kinds for route in with_aliases(routes.routes())]

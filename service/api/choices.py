@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
-import orjson
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from service.api.access import Access
 from service.api.merge import Merge
 from service.api.receipt import receipt
-from service.api.respond import HEADERS, note
+from service.api.respond import abort, begun, note, whole
 from service.api.wire import Wire
 from service.dialects.openai import Chunks, Whole, usage_of
 from service.errors import StreamLost
@@ -54,26 +54,18 @@ class Choices:
         """Write all events after `place`, as they come, until each stream is closed and read, or one has failed.
 
         Raises the error of one that ended before the engine accepted its prompt; nothing is sent then."""
-
-        def abort() -> None:
-            if request.transport is not None:
-                request.transport.abort()
-
-        attach = self._directory.streams.attach
+        attach, stall = self._directory.streams.attach, partial(abort, request)
         place = place or Place.start(combined)
         with ExitStack() as stack:
             readers = [
                 stack.enter_context(
-                    attach(s, place=_next(last), after=_missing(s, last), pace=pace, is_bare=is_bare, stall=abort)
+                    attach(s, place=_next(last), after=_missing(s, last), pace=pace, is_bare=is_bare, stall=stall)
                 )
                 for s, last in zip(streams, place.event_ids(), strict=True)
             ]
             try:
                 await _together(reader.admitted() for reader in readers)
-                response = web.StreamResponse(headers={**HEADERS, "X-Stream-Id": combined.id})
-                if request.version < HttpVersion11:  # as in respond.send
-                    response.force_close()
-                await response.prepare(request)
+                response = await begun(request, combined.id)
                 merge = Merge(Wire.of(request, response), place, is_bare=is_bare)
                 if await _all_read(readers, merge) and (tail := merge.tail(_tail(combined, streams))):
                     await merge.wire.send(tail)
@@ -93,9 +85,7 @@ class Choices:
             finally:
                 if any(stream.error for stream in streams):
                     await self.end(streams)
-        body = orjson.dumps(_whole(combined, streams))
-        headers = {"Cache-Control": "no-store", "X-Stream-Id": combined.id}
-        return web.Response(body=body, content_type="application/json", headers=headers)
+        return whole(combined.id, _whole(combined, streams))
 
     def receipt(self, combined: Combined, streams: list[Stream]) -> web.Response:
         """Each stream's receipt, in the choices' order."""

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-import orjson
 from aiohttp import web
 
-from service.api.access import Access
-from service.api.body import Bodies
-from service.api.choices import Choices
 from service.api.openai_params import (
     ChatRequest,
     TextRequest,
@@ -21,42 +16,25 @@ from service.api.openai_params import (
     truncate,
 )
 from service.api.params import parse_query, validate
-from service.api.respond import send
-from service.api.resume import Resuming, last_event_id
-from service.api.start import idempotency_key, is_resumable, start, start_all
+from service.api.respond import send, send_whole
+from service.api.resume import last_event_id
+from service.api.shared import Shared
+from service.api.start import Terms, idempotency_key, is_resumable, start, start_all
 from service.api.stream_routes import pace_of, query
 from service.api.unsupported import refuse_unsupported
 from service.dialects.events import Dialect
 from service.dialects.logprobs import Kind
 from service.dialects.openai import Answer, Chunks, Whole
-from service.errors import ModelNotFound, NotReady
-from service.protocol.frames import Ready
+from service.errors import ModelNotFound
 from service.streams.choices import Combined
-from service.streams.directory import Directory
 from service.streams.stream import Stream
 
 
 class OpenAIRoutes:
-    """`loaded()` is what the engine runs, or None before it is ready."""
+    """Streams in OpenAI's dialects."""
 
-    def __init__(
-        self,
-        *,
-        directory: Directory,
-        access: Access,
-        resuming: Resuming,
-        choices: Choices,
-        loaded: Callable[[], Ready | None],
-        bodies: Bodies,
-        version: str,
-    ) -> None:
-        self._directory = directory
-        self._access = access
-        self._resuming = resuming
-        self._choices = choices
-        self._loaded = loaded
-        self._bodies = bodies
-        self._version = version
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._created = int(time.time())
 
     def routes(self) -> list[web.RouteDef]:
@@ -74,18 +52,18 @@ class OpenAIRoutes:
         return await self._complete(request, "text", TextRequest)
 
     async def models(self, request: web.Request) -> web.StreamResponse:
-        self._access.tenant(request)
-        ready = self._ready()
-        names = self._access.model_names or (ready.model,)
+        self._shared.access.tenant(request)
+        ready = self._shared.ready()
+        names = self._shared.access.model_names or (ready.model,)
         return web.json_response(
             {"object": "list", "data": [model_object(name, ready, self._created) for name in names]}
         )
 
     async def model(self, request: web.Request) -> web.StreamResponse:
-        self._access.tenant(request)
-        ready = self._ready()
+        self._shared.access.tenant(request)
+        ready = self._shared.ready()
         name = request.match_info["name"]
-        if name not in (self._access.model_names or (ready.model,)):
+        if name not in (self._shared.access.model_names or (ready.model,)):
             raise ModelNotFound("There is no model with this name; see /v1/models.", param="model")
         return web.json_response(model_object(name, ready, self._created))
 
@@ -93,28 +71,28 @@ class OpenAIRoutes:
         self, request: web.Request, kind: Kind, schema: type[ChatRequest] | type[TextRequest]
     ) -> web.StreamResponse:
         if last := last_event_id(request, {}):
-            return await self._resuming.resume(request, last, parse_query(query(request)))
+            return await self._shared.resuming.resume(request, last, parse_query(query(request)))
         streams, combined, pace = await self._start(request, kind, schema)
         is_whole = isinstance(streams[0].dialect, Whole)
         is_bare = not streams[0].grace_s  # ids and comments only if resumable: strict OpenAI clients know `data` alone
         if combined is None:
             if is_whole:
-                return await self._whole(streams[0])
-            return await send(request, self._directory.streams, streams[0], pace=pace, is_bare=is_bare)
+                return await send_whole(self._shared.directory.streams, streams[0])
+            return await send(request, self._shared.directory.streams, streams[0], pace=pace, is_bare=is_bare)
         if is_whole:
-            return await self._choices.whole(combined, streams)
-        return await self._choices.send(request, combined, streams, pace=pace, is_bare=is_bare)
+            return await self._shared.choices.whole(combined, streams)
+        return await self._shared.choices.send(request, combined, streams, pace=pace, is_bare=is_bare)
 
     async def _start(
         self, request: web.Request, kind: Kind, schema: type[ChatRequest] | type[TextRequest]
     ) -> tuple[list[Stream], Combined | None, float | None]:
         """The streams, the id that names them all if there are several, and their reader's pace; the parsed body is not
         kept while they last."""
-        tenant = self._access.tenant(request)
+        tenant = self._shared.access.tenant(request)
         pace = pace_of(request)
-        async with self._bodies.parsed(request, tenant) as body:
+        async with self._shared.bodies.parsed(request, tenant) as body:
             refuse_unsupported(body, may_have_several=True)
-            if loaded := self._loaded():
+            if loaded := self._shared.loaded():
                 truncate(body, loaded.n_ctx_seq)
                 refuse_too_long(body, loaded.n_ctx_seq)
             asked = validate(schema, body)
@@ -122,59 +100,32 @@ class OpenAIRoutes:
         check_include_usage(asked)
         wanted = asked.to_generations()
         n = check_choices(asked, len(wanted))
-        self._access.check_model(asked.model or None)
-        ready = self._ready()
+        self._shared.access.check_model(asked.model or None)
+        ready = self._shared.ready()
         asked.default_to(ready.sampling)
         generations = asked.to_generations()
-        fingerprint = f"rill-{self._version}-{ready.llama_cpp}"
+        fingerprint = f"rill-{self._shared.version}-{ready.llama_cpp}"
         answer = Answer(kind, model=asked.model or ready.model, fingerprint=fingerprint)
         key = idempotency_key(request)
-        resumable, pace = key is not None or is_resumable(request), pace if asked.stream else None
+        pace = pace if asked.stream else None
 
         def dialect(index: int | None = None) -> Dialect:
             if asked.stream:
                 return Chunks(answer, include_usage=asked.include_usage, index=index)
             return Whole(answer, index=index)
 
-        if n * len(generations) == 1:
-            (generation,) = generations
-            stream = await start(
-                request,
-                self._directory,
-                generation,
-                dialect(),
-                tenant=tenant,
-                key=key,
-                asked=(kind, asked.stream, asked.include_usage, *wanted),
-                resumable=resumable,
-                pace=pace,
-            )
-            return [stream], None, pace
-        each = [one for generation in generations for one in generation.times(n)]
-        combined, streams = await start_all(
-            request,
-            self._directory,
-            [(one, dialect(index)) for index, one in enumerate(each)],
-            n=n,
+        is_single = n * len(generations) == 1
+        terms = Terms(
             tenant=tenant,
             key=key,
-            asked=(kind, asked.stream, asked.include_usage, n, tuple(wanted)),
-            resumable=resumable,
+            asked=(kind, asked.stream, asked.include_usage, *(wanted if is_single else (n, tuple(wanted)))),
+            resumable=key is not None or is_resumable(request),
             pace=pace,
         )
+        if is_single:
+            stream = await start(request, self._shared.directory, generations[0], dialect(), terms)
+            return [stream], None, pace
+        each = [one for generation in generations for one in generation.times(n)]
+        requests = [(one, dialect(index)) for index, one in enumerate(each)]
+        combined, streams = await start_all(request, self._shared.directory, requests, n, terms)
         return streams, combined, pace
-
-    async def _whole(self, stream: Stream) -> web.Response:
-        """The whole answer, once it is complete."""
-        with self._directory.streams.attach(stream, stall=lambda: None) as reader:
-            await reader.closed()
-        assert stream.summary is not None and isinstance(stream.dialect, Whole)
-        body = orjson.dumps(stream.dialect.body(stream.summary))
-        headers = {"Cache-Control": "no-store", "X-Stream-Id": stream.id}
-        return web.Response(body=body, content_type="application/json", headers=headers)
-
-    def _ready(self) -> Ready:
-        ready = self._loaded()
-        if ready is None:
-            raise NotReady("The model is being loaded.", retry_after_s=2.0)
-        return ready

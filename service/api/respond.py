@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+import orjson
 from aiohttp import HttpVersion11, web
 
 from service.api.middleware import EXCHANGE
 from service.api.wire import Wire
+from service.dialects.openai import Whole
 from service.streams.registry import Streams
 from service.streams.stream import Stream
 
@@ -33,20 +38,42 @@ async def send(
 
     Raises the stream's error if it ended before the engine accepted its prompt; nothing is sent.
     """
-
-    def abort() -> None:
-        if request.transport is not None:
-            request.transport.abort()
-
-    with streams.attach(stream, place=place, after=after, pace=pace, is_bare=is_bare, stall=abort) as reader:
+    stall = partial(abort, request)
+    with streams.attach(stream, place=place, after=after, pace=pace, is_bare=is_bare, stall=stall) as reader:
         await reader.admitted()
-        response = web.StreamResponse(headers={**HEADERS, "X-Stream-Id": stream.id})
-        if request.version < HttpVersion11:  # no chunked encoding: the body ends with the connection
-            response.force_close()
-        await response.prepare(request)
+        response = await begun(request, stream.id)
         await reader.send(Wire.of(request, response))
     await response.write_eof()
     return response
+
+
+async def send_whole(streams: Streams, stream: Stream) -> web.Response:
+    """The whole answer, once it is complete; the stream's dialect is a Whole. Raises the stream's error."""
+    with streams.attach(stream, stall=lambda: None) as reader:
+        await reader.closed()
+    assert stream.summary is not None and isinstance(stream.dialect, Whole)
+    return whole(stream.id, stream.dialect.body(stream.summary))
+
+
+def whole(id: str, body: dict[str, Any]) -> web.Response:
+    """An answer in one piece. id: the stream's, or that of several answers."""
+    headers = {"Cache-Control": "no-store", "X-Stream-Id": id}
+    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=headers)
+
+
+async def begun(request: web.Request, id: str) -> web.StreamResponse:
+    """A response of events whose headers are sent."""
+    response = web.StreamResponse(headers={**HEADERS, "X-Stream-Id": id})
+    if request.version < HttpVersion11:  # no chunked encoding: the body ends with the connection
+        response.force_close()
+    await response.prepare(request)
+    return response
+
+
+def abort(request: web.Request) -> None:
+    """Give up the connection."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def note(request: web.Request, stream: Stream, *, attached: bool = False) -> None:
