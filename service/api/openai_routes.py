@@ -102,8 +102,8 @@ class OpenAIRoutes:
         n = check_choices(asked, len(wanted))
         self._shared.access.check_model(asked.model or None)
         ready = self._shared.ready()
-        asked.default_to(ready.sampling)
-        generations = asked.to_generations()
+        defaults = asked.not_given(ready.sampling)
+        generations = [one.sampled_by(defaults) for one in wanted]
         fingerprint = f"rill-{self._shared.version}-{ready.llama_cpp}"
         answer = Answer(kind, model=asked.model or ready.model, fingerprint=fingerprint)
         key = idempotency_key(request)

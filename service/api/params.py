@@ -74,12 +74,11 @@ class Params(ConstraintParams, PromptParams, StructureFields, ReasoningParams):
     ignore_eos: bool | None = None
     pace: Pace | None = None
 
-    def default_to(self, model: Mapping[str, float]) -> None:
-        """Take the model's own defaults (Ready.sampling) for what is not given."""
-        for name, value in model.items():
-            other = self.repetition_penalty if name == "repeat_penalty" else None
-            if getattr(self, name) is None and other is None:
-                setattr(self, name, value)
+    def not_given(self, model: Mapping[str, float]) -> dict[str, float]:
+        """Of the model's own defaults (Ready.sampling) those of what the request does not set, under any name."""
+        given = {name for name in model if getattr(self, name) is not None}
+        given |= {"repeat_penalty"} if self.repetition_penalty is not None else set()
+        return {n: max(0, value) if n == "top_k" else value for n, value in model.items() if n not in given}
 
     def generation(
         self,

@@ -135,12 +135,12 @@ class StreamRoutes:
         resumable."""
         wanted = asked.to_generation()
         self._shared.access.check_model(wanted.model)
-        if ready := self._shared.loaded():
-            asked.default_to(ready.sampling)
+        ready = self._shared.loaded()
+        defaults = asked.not_given(ready.sampling) if ready else {}
         stream = await start(
             request,
             self._shared.directory,
-            asked.to_generation(),
+            wanted.sampled_by(defaults),
             Native(),
             Terms(tenant=tenant, key=asked.key, asked=wanted, resumable=resumable or bool(asked.key), pace=asked.pace),
         )

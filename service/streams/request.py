@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from msgspec.structs import replace
@@ -44,6 +45,10 @@ class GenerationRequest:
         there."""
         shown = [f for f in fields(self) if f.name not in LATER or getattr(self, f.name) != f.default]
         return f"GenerationRequest({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+
+    def sampled_by(self, defaults: Mapping[str, float]) -> GenerationRequest:
+        """The same with these values of Sampling's fields."""
+        return dataclasses.replace(self, sampling=replace(self.sampling, **defaults)) if defaults else self
 
     def times(self, n: int) -> list[GenerationRequest]:
         """n requests for different answers: with a seed given, the k-th has k more."""

@@ -148,8 +148,7 @@ def test_the_models_own_defaults() -> None:
     ]
     for given, expected in cases:
         asked = validate(StreamRequest, {"prompt": "x", **given})
-        asked.default_to(own)
-        s = asked.to_generation().sampling
+        s = asked.to_generation().sampled_by(asked.not_given(own)).sampling
         assert (s.temperature, s.top_k, s.repeat_penalty) == expected
 
 

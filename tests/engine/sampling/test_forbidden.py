@@ -14,7 +14,7 @@ def test_nothing_by_default() -> None:
 
 
 def test_no_end_before_min_tokens() -> None:
-    """Each end is forbidden until the answer has so many tokens."""
+    """Each end is forbidden until the answer has min_tokens."""
     forbidden = Forbidden(ends=[4, 2], min_tokens=2)
     assert (forbidden.after([]), forbidden.after([7]), forbidden.after([7, 7])) == ([2, 4], [2, 4], [])
     assert (forbidden.varies, forbidden.ever) == (True, frozenset({2, 4}))
